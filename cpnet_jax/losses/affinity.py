@@ -1,0 +1,164 @@
+"""The Affinity Loss (section 3.1 of the paper, equations 1 to 4).
+
+A context prior P, one row a position, is taught to be the ideal affinity map A (a_ij = 1 where positions i and j share
+a class): pair by pair with a binary cross entropy, and row by row through precision, recall and specificity.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# The release's binary cross entropy (torch's) clamps logarithms here.
+MIN_LOG = -100.0
+
+
+class AffinityLoss(NamedTuple):
+    """Scalars. `total` = unary_weight * unary + global_weight * (precision + recall + specificity).
+
+    The three global terms are the means over rows of -log of the quantity they are named after.
+    """
+
+    total: Float[Array, ""]
+    unary: Float[Array, ""]
+    precision: Float[Array, ""]
+    recall: Float[Array, ""]
+    specificity: Float[Array, ""]
+
+
+def downsample_labels(labels: Int[Array, "b H W"], size: tuple[int, int]) -> Int[Array, "b n"]:
+    """Labels at the prior's resolution by nearest neighbour: the top-left pixel of each cell, row-major, n = h * w.
+
+    Args:
+      labels: class indices.
+      size: (h, w) of the feature map.
+
+    Raises:
+      ValueError: where (h, w) does not divide (H, W).
+    """
+    b, height, width = labels.shape
+    h, w = size
+    if height % h or width % w:
+        raise ValueError(f"labels of {height}x{width} cannot be sampled to {h}x{w}: the sides must divide")
+    return labels[:, :: height // h, :: width // w].reshape(b, h * w)
+
+
+def ideal_affinity_map(labels: Int[Array, "b n"], ignore_label: int = 255) -> Float[Array, "b n n"]:
+    """A = L L^T of the one-hot labels L: 1 where two positions share a class (equation 1).
+
+    Ignored positions form one more class, as in the release: `ignore_label` is one more value to compare.
+    """
+    del ignore_label  # Part of the signature for symmetry; equality needs no special case.
+    return _same_class(labels).astype(jnp.float32)
+
+
+def affinity_loss(
+    prior: Float[Array, "b n n"] | Any,
+    labels: Int[Array, "b n"],
+    *,
+    unary_weight: float = 1.0,
+    global_weight: float = 1.0,
+    exclude_diagonal: bool = True,
+    ignored: Literal["class", "mask"] = "class",
+    ignore_label: int = 255,
+) -> AffinityLoss:
+    """L_p = unary_weight * L_u + global_weight * L_g (equations 2 to 4), safe under jit and grad in every corner.
+
+    Everything is computed from logits: a saturated prior keeps its gradient and no logarithm of zero is taken.
+
+    Args:
+      prior: logits Z of the prior, P = sigmoid(Z), row i = position i; or anything with a method `logits()` that
+        gives them, such as `models.PriorFactors`.
+      labels: class of each position (see `downsample_labels`).
+      unary_weight, global_weight: lambda_u and lambda_g (the paper: 1 and 1).
+      exclude_diagonal: leave i = j out of recall (numerator and denominator) and of precision's numerator, but not
+        of its denominator, as in the release. False is the paper's formula to the letter.
+      ignored: what positions with `ignore_label` are. "class": one more class (the release). "mask": their rows and
+        columns leave every sum and mean; an image without any label contributes nothing.
+      ignore_label: the label of ignored positions.
+
+    Returns:
+      The loss and its terms. A denominator of zero counts as 1 and a logarithm is at least -100, as in the release:
+      a row whose precision, recall or specificity is exactly zero adds 100 and has no gradient.
+
+    Raises:
+      ValueError: on shapes that do not fit, or another `ignored`.
+    """
+    logits = prior.logits() if hasattr(prior, "logits") else jnp.asarray(prior)
+    _check(logits, labels, ignored)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    valid = labels != ignore_label if ignored == "mask" else jnp.ones_like(labels, bool)
+    sums = _row_sums(logits, labels, valid, exclude_diagonal)
+
+    pairs = (valid.sum(axis=1).astype(logits.dtype) ** 2).sum()
+    unary = jnp.where(valid, sums.cross_entropy, 0).sum() / _one_if_zero(pairs)
+    precision = _mean_negative_log(sums.true_positive, sums.predicted, valid)
+    recall = _mean_negative_log(sums.true_positive, sums.positive, valid)
+    specificity = _mean_negative_log(sums.true_negative, sums.negative, valid)
+    total = unary_weight * unary + global_weight * (precision + recall + specificity)
+    return AffinityLoss(total, unary, precision, recall, specificity)
+
+
+class _RowSums(NamedTuple):
+    """Sums over the columns of each row; all that the loss needs of the N x N arrays."""
+
+    cross_entropy: Float[Array, "b n"]  # sum_j BCE(p, a)
+    true_positive: Float[Array, "b n"]  # sum_j a p
+    predicted: Float[Array, "b n"]  # sum_j p
+    positive: Float[Array, "b n"]  # sum_j a
+    true_negative: Float[Array, "b n"]  # sum_j (1 - a)(1 - p)
+    negative: Float[Array, "b n"]  # sum_j (1 - a)
+
+
+def _row_sums(
+    logits: Float[Array, "b n n"], labels: Int[Array, "b n"], valid: Bool[Array, "b n"], exclude_diagonal: bool
+) -> _RowSums:
+    dtype = logits.dtype
+    column = valid[:, None, :]
+    same = _same_class(labels)
+    target = same & column
+    if exclude_diagonal:
+        target &= ~jnp.eye(labels.shape[1], dtype=bool)
+    other = ~same & column
+    p = jax.nn.sigmoid(logits)
+    cross_entropy = jax.nn.softplus(logits) - jnp.where(same, logits, 0)
+    return _RowSums(
+        cross_entropy=jnp.where(column, cross_entropy, 0).sum(axis=2),
+        true_positive=jnp.where(target, p, 0).sum(axis=2),
+        predicted=jnp.where(column, p, 0).sum(axis=2),
+        positive=target.sum(axis=2).astype(dtype),
+        # sigmoid(-z) rather than 1 - p, which is exactly 0 in float32 from z = 17 on.
+        true_negative=jnp.where(other, jax.nn.sigmoid(-logits), 0).sum(axis=2),
+        negative=other.sum(axis=2).astype(dtype),
+    )
+
+
+def _mean_negative_log(
+    numerator: Float[Array, "b n"], denominator: Float[Array, "b n"], valid: Bool[Array, "b n"]
+) -> Float[Array, ""]:
+    """-log(numerator / denominator), clamped at 100, averaged over the valid rows of the batch."""
+    ratio = numerator / _one_if_zero(denominator)
+    # The inner `where` keeps log's infinite derivative at 0 out of the gradient, where 0 * inf would be NaN.
+    positive = ratio > 0
+    log = jnp.where(positive, jnp.log(jnp.where(positive, ratio, 1)), MIN_LOG)
+    rows = valid.sum().astype(ratio.dtype)
+    return jnp.where(valid, -jnp.maximum(log, MIN_LOG), 0).sum() / _one_if_zero(rows)
+
+
+def _same_class(labels: Int[Array, "b n"]) -> Bool[Array, "b n n"]:
+    return labels[:, :, None] == labels[:, None, :]
+
+
+def _one_if_zero(x: Array) -> Array:
+    return jnp.where(x == 0, 1, x)
+
+
+def _check(logits: Array, labels: Array, ignored: str) -> None:
+    if labels.ndim != 2 or logits.shape != (*labels.shape, labels.shape[-1]):
+        raise ValueError(
+            f"prior logits have shape {logits.shape} and labels {labels.shape}; "
+            "they must be (batch, n, n) and (batch, n)"
+        )
+    if ignored not in ("class", "mask"):
+        raise ValueError(f"ignored is {ignored!r}; it must be 'class' or 'mask'")

@@ -1,0 +1,44 @@
+"""The training objective (equation 7 of the paper): L = L_s + 0.4 L_a + 1.0 L_p."""
+
+from typing import Any
+
+from jaxtyping import Array, Float, Int
+
+from cpnet_jax.losses.affinity import affinity_loss, downsample_labels
+from cpnet_jax.losses.cross_entropy import upsampled_cross_entropy
+
+
+def total_loss(
+    output: Any,
+    labels: Int[Array, "b H W"],
+    *,
+    prior_size: tuple[int, int],
+    aux_weight: float = 0.4,
+    prior_weight: float = 1.0,
+    ignore_label: int = 255,
+    **affinity_options: Any,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The objective and its terms.
+
+    Args:
+      output: has `logits`, `aux_logits` and `prior` (see `models.CPNetOutput`); terms of what is None are left out.
+      labels: full-resolution class indices.
+      prior_size: (h, w) of the feature map.
+      aux_weight, prior_weight: weights of the auxiliary loss L_a and of the affinity loss L_p.
+      affinity_options: see `affinity_loss`.
+
+    Returns:
+      (loss, terms): terms are unweighted scalars named segmentation, aux, affinity_unary, affinity_precision,
+      affinity_recall, affinity_specificity.
+    """
+    terms = {"segmentation": upsampled_cross_entropy(output.logits, labels, ignore_label=ignore_label)}
+    loss = terms["segmentation"]
+    if output.aux_logits is not None:
+        terms["aux"] = upsampled_cross_entropy(output.aux_logits, labels, ignore_label=ignore_label)
+        loss = loss + aux_weight * terms["aux"]
+    if output.prior is not None:
+        positions = downsample_labels(labels, prior_size)
+        affinity = affinity_loss(output.prior, positions, ignore_label=ignore_label, **affinity_options)
+        terms |= {f"affinity_{name}": value for name, value in affinity._asdict().items() if name != "total"}
+        loss = loss + prior_weight * affinity.total
+    return loss, terms

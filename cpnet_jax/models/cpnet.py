@@ -1,0 +1,104 @@
+"""CPNet (figure 3 of the paper): dilated ResNet, Context Prior Layer, segmentation head and auxiliary head."""
+
+from typing import Any, Literal, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cpnet_jax.models.context_prior import ContextPrior, PriorFactors
+from cpnet_jax.models.layers import ConvBN, small_normal
+from cpnet_jax.models.resnet import ResNet
+
+OUTPUT_STRIDE = 8
+
+
+class CPNetOutput(NamedTuple):
+    """What one forward pass gives; logits are float32 at output stride 8.
+
+    `aux_logits` is None without the auxiliary head, `prior` is None without the context prior.
+    """
+
+    logits: Float[Array, "b h/8 w/8 k"]
+    aux_logits: Float[Array, "b h/8 w/8 k"] | None
+    prior: PriorFactors | None
+
+
+class Head(nn.Module):
+    """3x3 convolution, BN, ReLU, dropout of whole channels (as in the release), 1x1 classifier."""
+
+    channels: int
+    num_classes: int
+    dropout: float
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w k"]:
+        x = ConvBN(self.channels, (3, 3), dtype=self.dtype, name="conv")(x, train=train)
+        x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
+        classifier = nn.Conv(
+            self.num_classes, (1, 1), kernel_init=small_normal, dtype=self.dtype, name="classifier"
+        )
+        return classifier(x).astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+class CPNet(nn.Module):
+    """The whole network.
+
+    Attributes:
+      num_classes: K.
+      depth: of the backbone: 18, 34, 50 or 101.
+      prior_size: (h, w) of the feature map = crop size / 8; used only with the context prior.
+      stem: "deep" (the release) or "classic" (7x7).
+      channels: of the head, the aggregation and the contexts (the paper: 512).
+      aux_channels: of the auxiliary head (256); 0 leaves the head out.
+      aggregation_kernel: k of the Aggregation Module (11).
+      context_prior: False gives the dilated FCN of the paper's ablation: same backbone, same head on its features.
+      dropout: rate before both classifiers (0.1).
+      dtype: of the activations, float32 when None; jnp.bfloat16 for accelerators. Parameters, BatchNorm statistics,
+        the prior and the returned logits are float32 either way.
+
+    Apply with `train=True`, `mutable=["batch_stats"]` and a "dropout" rng to train.
+    """
+
+    num_classes: int
+    depth: int = 50
+    prior_size: tuple[int, int] = (60, 60)
+    stem: Literal["deep", "classic"] = "deep"
+    channels: int = 512
+    aux_channels: int = 256
+    aggregation_kernel: int = 11
+    context_prior: bool = True
+    dropout: float = 0.1
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> CPNetOutput:
+        """images: normalised (mean 0, standard deviation about 1), sides divisible by 8.
+
+        Raises:
+          ValueError: on sides that 8 does not divide, or another size than 8 * prior_size with the context prior.
+        """
+        if images.shape[1] % OUTPUT_STRIDE or images.shape[2] % OUTPUT_STRIDE:
+            raise ValueError(f"images are {images.shape[1]}x{images.shape[2]}: both sides must be multiples of 8")
+        res4, res5 = ResNet(self.depth, self.stem, dtype=self.dtype, name="backbone")(images, train=train)
+        features, prior = res5, None
+        if self.context_prior:
+            intra, inter, prior = ContextPrior(
+                self.prior_size, self.channels, self.aggregation_kernel, self.dtype, name="context"
+            )(res5, train=train)
+            features = jnp.concatenate([res5, intra, inter], axis=-1)
+        logits = Head(self.channels, self.num_classes, self.dropout, self.dtype, name="head")(features, train=train)
+        aux_logits = None
+        if self.aux_channels:
+            aux_logits = Head(self.aux_channels, self.num_classes, self.dropout, self.dtype, name="aux_head")(
+                res4, train=train
+            )
+        return CPNetOutput(logits, aux_logits, prior)
+
+
+def upsample(logits: Float[Array, "b h w k"], size: tuple[int, int]) -> Float[Array, "b H W k"]:
+    """Bilinear interpolation with half-pixel centres (torch's align_corners=False) to size (H, W)."""
+    b, _, _, k = logits.shape
+    return jax.image.resize(logits, (b, *size, k), "bilinear", antialias=False)

@@ -1,0 +1,97 @@
+"""The two layers everything else is made of: convolution and convolution + BN (+ ReLU)."""
+
+import math
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+BN_EPSILON = 1e-5
+# linen weighs the old value, torch the new one: this is torch's momentum 0.1.
+BN_MOMENTUM = 0.9
+
+
+def he_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """He initialisation with fan-out of a kernel (..., in, out), as in the authors' release and torchvision's ResNets."""
+    *window, _, out = shape
+    return _normal(key, shape, math.sqrt(2 / (math.prod(window) * out)), dtype)
+
+
+def he_depthwise(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """He initialisation of a depthwise kernel (kh, kw, 1, channels).
+
+    Each output channel feeds kh * kw values of its own, so that is its fan; counting the other channels too would
+    shrink the activations by sqrt(channels) at each of the two convolutions.
+    """
+    return _normal(key, shape, math.sqrt(2 / (shape[0] * shape[1])), dtype)
+
+
+def small_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+    """N(0, 0.01): the release's initialisation of its classifiers."""
+    return _normal(key, shape, 0.01, dtype)
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...], std: float, dtype: Any) -> Array:
+    """Normal numbers drawn on the host: XLA would compile a generator for every shape, seconds for a ResNet."""
+
+    def draw(seed: np.ndarray) -> np.ndarray:
+        return (std * np.random.default_rng(np.asarray(seed)).standard_normal(shape, np.float32)).astype(dtype)
+
+    seed = key if jnp.issubdtype(key.dtype, jnp.uint32) else jax.random.key_data(key)
+    return jax.pure_callback(draw, jax.ShapeDtypeStruct(shape, dtype), seed, vmap_method="sequential")
+
+
+def conv(
+    features: int,
+    kernel_size: tuple[int, int],
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    **kwargs: Any,
+) -> nn.Conv:
+    """A convolution with torch's explicit symmetric padding (`SAME` shifts by a pixel at stride 2)."""
+    padding = [(dilation * (k - 1) // 2,) * 2 for k in kernel_size]
+    kwargs = {"kernel_init": he_fan_out, "use_bias": False} | kwargs
+    return nn.Conv(features, kernel_size, strides=stride, padding=padding, kernel_dilation=dilation, **kwargs)
+
+
+# Statistics are over the global batch when the step is jitted over a mesh, always in float32.
+batch_norm = partial(nn.BatchNorm, momentum=BN_MOMENTUM, epsilon=BN_EPSILON)
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias, BatchNorm and, by choice, ReLU.
+
+    Attributes:
+      features: output channels.
+      kernel_size: (height, width).
+      stride, dilation: of the convolution.
+      relu: whether a ReLU follows.
+      scale_init: initialiser of the BatchNorm's scale.
+      dtype: of the activations; parameters and statistics stay float32.
+    """
+
+    features: int
+    kernel_size: tuple[int, int]
+    stride: int = 1
+    dilation: int = 1
+    relu: bool = True
+    scale_init: Any = nn.initializers.ones
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w cin"], *, train: bool) -> Float[Array, "b h2 w2 features"]:
+        x = conv(
+            self.features,
+            self.kernel_size,
+            stride=self.stride,
+            dilation=self.dilation,
+            dtype=self.dtype,
+            name="conv",
+        )(x)
+        x = batch_norm(use_running_average=not train, scale_init=self.scale_init, dtype=self.dtype, name="bn")(x)
+        return nn.relu(x) if self.relu else x

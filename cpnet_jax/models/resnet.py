@@ -1,0 +1,132 @@
+"""Dilated ResNet-18/34/50/101 (section 4.1 of the paper: output stride 8)."""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from cpnet_jax.models.layers import ConvBN
+
+STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions (ResNet-18/34). `first_dilation` is the dilation of the one that may carry the stride."""
+
+    channels: int
+    stride: int
+    first_dilation: int
+    dilation: int
+    dtype: Any = None
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w cin"], *, train: bool) -> Float[Array, "b h2 w2 cout"]:
+        y = ConvBN(self.channels, (3, 3), self.stride, self.first_dilation, dtype=self.dtype, name="conv1")(
+            x, train=train
+        )
+        y = ConvBN(
+            self.channels,
+            (3, 3),
+            dilation=self.dilation,
+            relu=False,
+            scale_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="conv2",
+        )(y, train=train)
+        return nn.relu(_shortcut(x, y, self.stride, self.dtype, train) + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1 (ResNet-50/101); the stride sits on the 3x3 convolution."""
+
+    channels: int
+    stride: int
+    first_dilation: int
+    dilation: int
+    dtype: Any = None
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w cin"], *, train: bool) -> Float[Array, "b h2 w2 cout"]:
+        y = ConvBN(self.channels, (1, 1), dtype=self.dtype, name="conv1")(x, train=train)
+        y = ConvBN(self.channels, (3, 3), self.stride, self.first_dilation, dtype=self.dtype, name="conv2")(
+            y, train=train
+        )
+        y = ConvBN(
+            self.channels * self.expansion,
+            (1, 1),
+            relu=False,
+            scale_init=nn.initializers.zeros,
+            dtype=self.dtype,
+            name="conv3",
+        )(y, train=train)
+        return nn.relu(_shortcut(x, y, self.stride, self.dtype, train) + y)
+
+
+def _shortcut(x: Array, y: Array, stride: int, dtype: Any, train: bool) -> Array:
+    """The identity, or a strided 1x1 projection where the shape changes. Called inside a block's compact method."""
+    if x.shape == y.shape:
+        return x
+    return ConvBN(y.shape[-1], (1, 1), stride, relu=False, dtype=dtype, name="downsample")(x, train=train)
+
+
+class ResNet(nn.Module):
+    """A ResNet whose last stages trade stride for dilation.
+
+    The first block of a dilated stage keeps half its stage's dilation, which makes the features at output stride 8,
+    sub-sampled, equal to those of the ordinary network with the same weights. The last BatchNorm of every residual
+    branch starts at zero, as in the authors' release when there are no pretrained weights.
+
+    Attributes:
+      depth: 18, 34, 50 or 101.
+      stem: "deep" (3x3/2 32, 3x3 32, 3x3 64; "v1c", what the release uses) or "classic" (7x7/2 64).
+      strides, dilations: per stage. The defaults give output stride 8; (1, 2, 2, 2) and (1, 1, 1, 1) the
+        classification network.
+      dtype: of the activations.
+
+    Raises:
+      ValueError: on an unknown depth or stem.
+    """
+
+    depth: int = 50
+    stem: Literal["deep", "classic"] = "deep"
+    strides: tuple[int, ...] = (1, 2, 1, 1)
+    dilations: tuple[int, ...] = (1, 1, 2, 4)
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool
+    ) -> tuple[Float[Array, "b h/8 w/8 c4"], Float[Array, "b h/8 w/8 c5"]]:
+        """Features of the last two stages (res4, res5) of normalised images."""
+        if self.depth not in STAGE_SIZES:
+            raise ValueError(f"depth is {self.depth}; a ResNet here has depth {sorted(STAGE_SIZES)}")
+        block = Bottleneck if self.depth >= 50 else BasicBlock
+        x = self._stem(images, train)
+        features = []
+        for stage, size in enumerate(STAGE_SIZES[self.depth]):
+            dilation = self.dilations[stage]
+            for index in range(size):
+                first = index == 0
+                x = block(
+                    channels=64 * 2**stage,
+                    stride=self.strides[stage] if first else 1,
+                    first_dilation=max(dilation // 2, 1) if first else dilation,
+                    dilation=dilation,
+                    dtype=self.dtype,
+                    name=f"layer{stage + 1}_{index}",
+                )(x, train=train)
+            features.append(x)
+        return features[-2], features[-1]
+
+    def _stem(self, x: Array, train: bool) -> Array:
+        if self.stem == "deep":
+            x = ConvBN(32, (3, 3), 2, dtype=self.dtype, name="stem1")(x, train=train)
+            x = ConvBN(32, (3, 3), dtype=self.dtype, name="stem2")(x, train=train)
+            x = ConvBN(64, (3, 3), dtype=self.dtype, name="stem3")(x, train=train)
+        elif self.stem == "classic":
+            x = ConvBN(64, (7, 7), 2, dtype=self.dtype, name="stem1")(x, train=train)
+        else:
+            raise ValueError(f"stem is {self.stem!r}; it must be 'deep' or 'classic'")
+        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))

@@ -1,0 +1,87 @@
+"""One optimiser step: a pure function of (state, batch), written for the *global* batch.
+
+Under jit over a mesh with the batch split and the state replicated, BatchNorm statistics and the losses' counts of
+labelled pixels are global by construction, on one device as on a thousand.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree, UInt8
+
+from cpnet_jax.training.state import TrainState
+
+Batch = dict[str, UInt8[Array, "b h w 3"] | UInt8[Array, "b h w"]]
+# (model output, labels) -> (loss, its terms by name)
+Loss = Callable[[Any, Int[Array, "b h w"]], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    model: nn.Module,
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    normalize: Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h w 3"]],
+    accumulate: int = 1,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """(state, batch) -> (state after one update, metrics).
+
+    Args:
+      batch: "image" and "label", see `data.pipeline`.
+      model, loss, tx: what is trained, on what, how.
+      normalize: uint8 images -> what the model takes.
+      accumulate: the batch is worked through in that many parts whose gradients are averaged: memory for time. Each
+        part has its own BatchNorm statistics and its own count of labelled pixels.
+
+    Returns:
+      The new state, and scalars: loss, its terms, and the global norm of the gradient.
+
+    Raises:
+      ValueError: where `accumulate` does not divide the batch.
+    """
+    dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+
+    def loss_of(params: PyTree, batch_stats: PyTree, key: jax.Array, part: Batch) -> tuple[Array, Any]:
+        output, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            normalize(part["image"]),
+            train=True,
+            mutable=["batch_stats"],
+            rngs={"dropout": key},
+        )
+        value, terms = loss(output, part["label"].astype(jnp.int32))
+        return value, (updates["batch_stats"], {"loss": value} | terms)
+
+    def gradients(batch_stats: PyTree, key_and_part: tuple[jax.Array, Batch]) -> tuple[PyTree, Any]:
+        grad, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(state.params, batch_stats, *key_and_part)
+        return batch_stats, (grad, metrics)
+
+    if accumulate == 1:
+        batch_stats, (grad, metrics) = gradients(state.batch_stats, (dropout_key, batch))
+    else:
+        parts = (jax.random.split(dropout_key, accumulate), jax.tree.map(partial(_in_parts, accumulate), batch))
+        batch_stats, stacked = jax.lax.scan(gradients, state.batch_stats, parts)
+        grad, metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
+
+    updates, opt_state = tx.update(grad, state.opt_state, state.params)
+    new_state = state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return new_state, metrics | {"gradient_norm": optax.global_norm(grad)}
+
+
+def _in_parts(parts: int, x: Array) -> Array:
+    """(b, ...) -> (parts, b / parts, ...), part i holding every parts-th example so that no data crosses devices."""
+    if x.shape[0] % parts:
+        raise ValueError(f"a batch of {x.shape[0]} does not divide into {parts} parts")
+    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
