@@ -1,0 +1,70 @@
+"""Every field with its default: the paper's settings for ADE20K with a ResNet-50. Experiments only override.
+
+A field is also a flag: --config.optimizer.base_lr=0.01
+"""
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = ml_collections.ConfigDict()
+    config.name = "default"  # the workdir defaults to runs/NAME
+    config.seed = 0  # of initialisation, shuffling, augmentation and dropout
+    config.batch_size = 16  # global: over all devices of all processes
+    config.total_steps = 80_000  # optimiser steps
+    config.total_epochs = placeholder(float)  # the same in passes over the training split; wins over total_steps
+    config.eval_every = 8_000  # steps between evaluations; 0: only at the end
+    config.checkpoint_every = 2_000  # steps between checkpoints; each evaluation saves one too
+    config.log_every = 50  # steps between entries of metrics.jsonl and TensorBoard
+    config.compilation_cache = "~/.cache/cpnet_jax"  # compiled programs kept from run to run; empty: none
+
+    config.data = data = ml_collections.ConfigDict()
+    data.name = "ade20k"
+    data.num_classes = 150
+    data.dir = "data"  # prepared datasets
+    data.source = ""  # folder of the raw files, for datasets that need one
+    data.train_split = ""  # empty: the dataset's own
+    data.eval_split = ""
+    data.crop_size = (480, 480)  # height, width; the context prior is (height / 8, width / 8)
+    data.scales = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)  # one is drawn for each example
+    data.flip_probability = 0.5
+    data.mean = (123.675, 116.28, 103.53)  # RGB, 0 .. 255
+    data.std = (58.395, 57.12, 57.375)
+    data.threads = 4  # that decode and augment
+
+    config.model = model = ml_collections.ConfigDict()
+    model.depth = 50  # ResNet-18, 34, 50 or 101
+    model.stem = "deep"  # "deep": three 3x3 convolutions (the release); "classic": one 7x7
+    model.context_prior = True  # False: the dilated FCN of the paper's ablation
+    model.channels = 512  # of the head, the aggregation and the contexts
+    model.aux_channels = 256  # of the auxiliary head; 0: none
+    model.aggregation_kernel = 11
+    model.dropout = 0.1
+    model.bfloat16 = False  # activations in bfloat16; parameters, statistics and losses stay float32
+
+    config.loss = loss = ml_collections.ConfigDict()
+    loss.aux_weight = 0.4
+    loss.prior_weight = 1.0
+    loss.unary_weight = 1.0  # lambda_u
+    loss.global_weight = 1.0  # lambda_g
+    loss.exclude_diagonal = True  # as the release; False: the paper's formula to the letter
+    loss.ignored = "class"  # ignored positions: "class": one more class (the release); "mask": leave every sum
+
+    config.optimizer = optimizer = ml_collections.ConfigDict()
+    optimizer.base_lr = 0.02
+    optimizer.power = 0.9  # of the poly schedule
+    optimizer.min_lr = 0.0
+    optimizer.warmup_steps = 0
+    optimizer.momentum = 0.9
+    optimizer.weight_decay = 1e-4
+    optimizer.head_lr_multiplier = 1.0  # the authors' code on ADE20K: 10
+    optimizer.decay_norm_and_bias = True
+    optimizer.clip_global_norm = placeholder(float)  # none: no clipping
+    optimizer.accumulate = 1  # parts a batch is worked through in
+
+    config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.checkpoint = "latest"  # what --mode=eval takes: "latest" or "best" (by validation mIoU)
+    evaluation.batch_size = 16  # windows, over all devices
+    evaluation.pictures = 8  # images of which image, label and prediction are drawn at the end
+    return config

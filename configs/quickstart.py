@@ -1,0 +1,24 @@
+"""A CPNet-R18 on `scenes`, from nothing to a measured mIoU in minutes on a laptop.
+
+    python main.py --config=configs/quickstart.py
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.name = "quickstart"
+    config.batch_size = 8
+    config.total_steps = 150
+    config.eval_every = 0
+    config.checkpoint_every = 50
+    config.log_every = 10
+    config.data.name = "scenes"
+    config.data.num_classes = 12
+    config.data.crop_size = (128, 128)
+    config.data.scales = (0.75, 1.0, 1.25)
+    config.model.depth = 18
+    config.model.channels = 128
+    config.model.aux_channels = 128
+    return config

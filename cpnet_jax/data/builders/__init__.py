@@ -1,0 +1,69 @@
+"""Prepared datasets: ArrayRecord files written once by TFDS builders, read without TensorFlow.
+
+Every record is the same whatever the dataset: "id" (text), "image" (the bytes of a JPEG or PNG) and "label" (a
+one-channel PNG of training ids: class indices, or 255 where nobody should look).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from cpnet_jax import progress
+from cpnet_jax.data.builders.base import SegmentationBuilder
+from cpnet_jax.data.builders.camvid import CamvidBuilder
+from cpnet_jax.data.builders.scenes import ScenesBuilder
+from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.errors import UserError
+
+BUILDERS: dict[str, type[SegmentationBuilder]] = {"camvid": CamvidBuilder, "scenes": ScenesBuilder}
+
+
+def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> SegmentationBuilder:
+    """The dataset's records under `data_dir`, written now if they are not there yet.
+
+    TFDS writes into a temporary folder and renames it when all is done, so an interrupted preparation leaves nothing
+    that a later run would take for whole.
+
+    Args:
+      dataset: its descriptor.
+      data_dir: where prepared datasets live.
+      source: folder of the raw files, for datasets that need one.
+
+    Raises:
+      UserError: where the source is missing or faulty, or the records were made from another source.
+    """
+    source = Path(source).expanduser().resolve() if source else None
+    builder = BUILDERS[dataset.name](data_dir=Path(data_dir).expanduser(), source=source)
+    if builder.is_prepared():
+        made_from = builder.info.metadata["source"]
+        if source is not None and made_from != str(source):
+            raise UserError(
+                f"{builder.data_dir} was prepared from {made_from}, not from {source}: delete it to prepare again, "
+                "or name another config.data.dir"
+            )
+        return builder
+    builder.check_source()
+    print(f"Preparing {dataset.name} in {builder.data_dir}", flush=True)
+    (tfds.enable_progress_bar if progress.on_terminal() else tfds.disable_progress_bar)()
+    builder.download_and_prepare(file_format="array_record")
+    for split, expected in dataset.splits.items():
+        found = builder.info.splits[split].num_examples if split in builder.info.splits else 0
+        if found != expected:
+            print(f"Warning: split {split} of {dataset.name} has {found} examples; the published one has {expected}")
+    return builder
+
+
+def records(builder: SegmentationBuilder, split: str) -> Sequence[dict[str, Any]]:
+    """A random-access, picklable sequence of undecoded records.
+
+    Raises:
+      UserError: where the prepared dataset has no such split.
+    """
+    if split not in builder.info.splits:
+        raise UserError(
+            f"the dataset {builder.name} in {builder.data_dir} has no split {split!r}, only {sorted(builder.info.splits)}"
+        )
+    raw = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
+    return builder.as_data_source(split, decoders=raw)

@@ -1,0 +1,162 @@
+"""Places: how a coast and a room are laid out, and what is painted over what."""
+
+import numpy as np
+
+from cpnet_jax.data.scenes import textures, things
+from cpnet_jax.data.scenes.canvas import Canvas, Slot, below, polygon
+
+CLASSES = (
+    "sky", "sea", "sand", "grass", "boat", "parasol",
+    "wall", "floor", "bed", "table", "chair", "cabinet",
+)  # fmt: skip
+
+SKY, SEA, SAND, GRASS, BOAT, PARASOL, WALL, FLOOR, BED, TABLE, CHAIR, CABINET = range(12)
+
+# For each place, the two members of its hard pair: (label, label of its cue, cue).
+COAST_PAIR = ((SEA, BOAT, things.boat), (SAND, PARASOL, things.parasol))
+ROOM_PAIR = ((BED, CABINET, things.cabinet), (TABLE, CHAIR, things.chair))
+
+
+def draw(rng, size, member: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a picture (H, W, 3) uint8 and its labels (H, W) uint8.
+
+    `member` forces the hard pair's first or second member, in place of the coin. The
+    streams are split so that the layout, the surfaces and the film never see the coin.
+    """
+    choice, layout, surface, cue, film = rng.spawn(5)
+    place = (_coast, _room)[choice.integers(2)]
+    coin = int(choice.integers(2)) if member is None else member
+    relief = 1 + 0.04 * textures.noise(surface, size, (3, 3), 2)
+    canvas = Canvas(size, relief[..., None])
+    place(canvas, layout, surface, cue, coin)
+    lit = canvas.image * textures.light(film, size)
+    return textures.expose(film, lit), canvas.label
+
+
+def _coast(canvas, layout, surface, cue, coin):
+    """Sky, a headland, bright sea, the dusky ground, its things, a bank of grass."""
+    height, width = canvas.size
+    ground, cue_label, thing = COAST_PAIR[coin]
+    horizon = height * layout.uniform(0.26, 0.42)
+    shore = horizon + height * layout.uniform(0.05, 0.11)
+    level = np.full(width, horizon)
+
+    canvas.cover(np.ones(canvas.size, np.float32), textures.sky(surface, canvas.size, horizon), SKY)
+    if layout.random() < 0.6:
+        hills = horizon - height * _slope(layout, width, (0.05, 0.16), (-0.1, 0.02))
+        canvas.cover(below(hills, canvas.size), textures.grass(surface, canvas.size) * 0.8, GRASS)
+    canvas.cover(below(level, canvas.size), textures.bright_sea(surface, canvas.size), SEA)
+    edge = shore + height * 0.012 * _wander(layout, width)
+    dusk = textures.dusky_ground(surface, canvas.size, horizon)
+    canvas.cover(below(edge, canvas.size), dusk, ground)
+    for slot in _slots(layout, canvas.size, shore + 0.03 * height, (0.15, 0.24), reach=0.3):
+        _cast_shadow(canvas, slot)
+        canvas.stand(thing(cue), slot, cue_label)
+    if layout.random() < 0.6:
+        bank = height * (1 - _slope(layout, width, (0.18, 0.34), (-0.25, 0.02)))
+        tufts = 0.012 * height * layout.standard_normal(width)
+        canvas.cover(below(bank + tufts, canvas.size), textures.grass(surface, canvas.size), GRASS)
+
+
+def _room(canvas, layout, surface, cue, coin):
+    """A wall, a floor, and a covered block with things standing behind it."""
+    height, width = canvas.size
+    block_label, cue_label, thing = ROOM_PAIR[coin]
+    base = height * layout.uniform(0.40, 0.52)
+
+    canvas.cover(np.ones(canvas.size, np.float32), textures.wall(surface, canvas.size), WALL)
+    _turn_corner(canvas, layout)
+    boards = textures.floor(surface, canvas.size, base - 0.3 * height)
+    ground = below(np.full(width, base), canvas.size)
+    canvas.shade(below(np.full(width, base - 0.03 * height), canvas.size) - ground, 0.75)
+    canvas.cover(ground, boards, FLOOR)
+    _let_sun_in(canvas, layout)
+    top, front = _block_faces(layout, canvas.size, base)
+    slots = _slots(layout, canvas.size, base + 0.03 * height, (0.24, 0.36), reach=0.2)
+    for slot in slots:
+        _cast_shadow(canvas, slot)
+        canvas.stand(thing(cue), slot, cue_label)
+    _cover_block(canvas, textures.cloth(surface, canvas.size), top, front, block_label)
+
+
+def _slots(layout, size, back, heights, reach) -> list[Slot]:
+    """Two to four spots on the ground, each in its own lane, the far ones first.
+
+    The farthest stands at the very back, where no block and no bank can hide it.
+    """
+    height, width = size
+    count = int(layout.integers(2, 5))
+    depths = np.sort(reach * layout.random(count) ** 2)
+    depths[0] = 0
+    lanes = (layout.permutation(count) + layout.uniform(0.1, 0.9, count)) / count
+    return [
+        Slot(
+            x=width * (0.06 + 0.88 * lane),
+            foot=back + depth * height,
+            height=height * layout.uniform(*heights) * (1 + 2 * depth),
+            mirror=int(layout.choice((-1, 1))),
+            rim=layout.random() < 0.6,
+        )
+        for depth, lane in zip(depths, lanes, strict=True)
+    ]
+
+
+def _cast_shadow(canvas, slot):
+    """A flat shadow on the ground, the same for whatever stands in the slot."""
+    turn = np.linspace(0, 2 * np.pi, 24)
+    ring = np.stack([0.45 * np.cos(turn) + 0.12 * slot.mirror, 0.07 * np.sin(turn)], 1)
+    canvas.shade(polygon(ring * slot.height + (slot.x, slot.foot), canvas.size), 0.6)
+
+
+def _slope(layout, width, high, low) -> np.ndarray:
+    """A rugged rise (W,) from a low side to a high side, left or right."""
+    ramp = np.linspace(layout.uniform(*low), layout.uniform(*high), width)
+    return (ramp + 0.012 * _wander(layout, width))[:: layout.choice((-1, 1))]
+
+
+def _wander(layout, width) -> np.ndarray:
+    """A smooth random line (W,) about zero."""
+    knots = layout.standard_normal(9)
+    return np.interp(np.linspace(0, 8, width), np.arange(9), knots)
+
+
+def _turn_corner(canvas, layout):
+    """Where two walls meet, one of them lies in shade."""
+    height, width = canvas.size
+    x = width * layout.uniform(0.1, 0.9)
+    side = width * layout.choice((0, 1))
+    corners = np.array([(x, 0), (side, 0), (side, height), (x, height)])
+    canvas.shade(polygon(corners, canvas.size), layout.uniform(0.8, 0.95))
+
+
+def _let_sun_in(canvas, layout):
+    """A slanted patch of sunlight from a window out of view, in half of the rooms."""
+    height, width = canvas.size
+    left, breadth, lean = width * layout.uniform((0, 0.15, -0.4), (0.8, 0.35, 0.4))
+    corners = np.array([(0, 0.1), (breadth, 0.1), (breadth + lean, 1), (lean, 1)])
+    patch = polygon(corners * (1, height) + (left, 0), canvas.size)
+    canvas.shade(patch, layout.choice((1.0, 1.14)))
+
+
+def _block_faces(layout, size, base) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of a block's top (4, 2) and of its hanging front (N, 2), in perspective."""
+    height, width = size
+    back = base + height * layout.uniform(0.05, 0.16)
+    brink = back + height * layout.uniform(0.13, 0.22)
+    hem = brink + height * layout.uniform(0.10, 0.20)
+    middle, half = width * layout.uniform(0.35, 0.65), width * layout.uniform(0.26, 0.42)
+    far_half, far_middle = 0.8 * half, middle + 0.2 * (width / 2 - middle)
+    top = [(far_middle - far_half, back), (far_middle + far_half, back),
+           (middle + half, brink), (middle - half, brink)]  # fmt: skip
+    across = np.linspace(middle + half, middle - half, 25)
+    drape = hem + 0.012 * height * np.sin(np.arange(25) * 1.6)
+    front = [(middle - half, brink), (middle + half, brink), *zip(across, drape, strict=True)]
+    return np.array(top), np.array(front)
+
+
+def _cover_block(canvas, cloth, top, front, label):
+    """The cloth over a block: its shadow, the lit top, the darker front."""
+    whole = np.vstack([top[:2], front[2:]])
+    canvas.shade(polygon(whole + (0, 0.03 * canvas.size[0]), canvas.size), 0.55)
+    canvas.cover(polygon(whole, canvas.size), cloth * things.LIT, label, rim=True)
+    canvas.cover(polygon(front, canvas.size), cloth * things.SHADED, label)

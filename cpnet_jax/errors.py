@@ -1,0 +1,16 @@
+"""Failures that are the user's to repair: told in one sentence, without a traceback."""
+
+
+class UserError(Exception):
+    """A mistake in a config, a flag or the data. The message says which file or field, what is wrong, what to do.
+
+    `exit_status` is what the process ends with.
+    """
+
+    exit_status = 2
+
+
+class TrainingDiverged(UserError):
+    """A loss stopped being finite. The checkpoints before it are intact."""
+
+    exit_status = 3

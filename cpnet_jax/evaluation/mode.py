@@ -1,0 +1,30 @@
+"""--mode=eval: a trained workdir's figures on the evaluation split."""
+
+from pathlib import Path
+
+import ml_collections
+
+from cpnet_jax import configuration, files
+from cpnet_jax.errors import UserError
+from cpnet_jax.experiment import Experiment
+from cpnet_jax.training.checkpoint import Checkpoints
+
+
+def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Evaluates the latest or best checkpoint; writes DIR/eval.json and DIR/predictions, prints the table.
+
+    Raises:
+      UserError: where the workdir holds no checkpoint, or one of another config.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")
+    experiment = Experiment(config)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.best() if config.eval.checkpoint == "best" else checkpoints.latest()
+        if step is None:
+            raise UserError(f"{workdir}/checkpoints holds no whole checkpoint: train first, or name another --workdir")
+        configuration.check_same_run(config, checkpoints.config(step), workdir)
+        state, _ = checkpoints.restore(step, experiment.abstract_state())
+    evaluation = experiment.evaluate(state, pictures_dir=workdir / "predictions")
+    files.write_json(workdir / "eval.json", evaluation.as_json(step=step, **experiment.evaluation_settings()))
+    print(f"\n{evaluation.table()}\n\nStep {step}; {workdir}/eval.json holds these figures.")

@@ -1,0 +1,134 @@
+"""The parts of one experiment, put together from its config; what training and evaluation share."""
+
+from collections.abc import Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+from cpnet_jax import configuration, sharding
+from cpnet_jax.data import builders, catalog, pipeline
+from cpnet_jax.data.normalize import normalize
+from cpnet_jax.errors import UserError
+from cpnet_jax.evaluation import pictures
+from cpnet_jax.evaluation.evaluate import Evaluation, Prediction, evaluate
+from cpnet_jax.inference.network import ApplyNetwork, compiled_network
+from cpnet_jax.inference.windows import predict
+from cpnet_jax.progress import track
+from cpnet_jax.training.state import TrainState, create_state
+from cpnet_jax.training.step import train_step
+
+
+class Experiment:
+    """Data, model, optimiser and mesh of a config. Resolves the config's durations.
+
+    Raises:
+      UserError: where the config or the data cannot work.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict) -> None:
+        configuration.check(config)
+        self.dataset = catalog.get(config.data.name)
+        configuration.check_dataset(config, self.dataset)
+        self.mesh = sharding.make_mesh()
+        devices = self.mesh.size
+        if config.batch_size // config.optimizer.accumulate % devices:
+            raise UserError(
+                f"config.batch_size is {config.batch_size} in {config.optimizer.accumulate} part(s): each part must be "
+                f"a multiple of the {devices} devices"
+            )
+        builder = builders.prepare(self.dataset, config.data.dir, config.data.source)
+        self.train_records = builders.records(builder, config.data.train_split or self.dataset.train_split)
+        self.eval_split = config.data.eval_split or self.dataset.eval_split
+        self.eval_records = builders.records(builder, self.eval_split)
+        configuration.resolve_durations(config, len(self.train_records))
+        self.config = config
+        self.model = configuration.make_model(config)
+        self.schedule = configuration.make_schedule(config)
+        self.tx = configuration.make_optimizer(config)
+        self._decode = partial(
+            pipeline.decode, num_classes=len(self.dataset.classes), ignore_label=self.dataset.ignore_label
+        )
+
+    def initial_state(self) -> TrainState:
+        """The state at step 0, on every device."""
+        return self._create_state()
+
+    def abstract_state(self) -> TrainState:
+        """Its shapes, dtypes and shardings."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(self.mesh)),
+            jax.eval_shape(self._create_state),
+        )
+
+    @cached_property
+    def _create_state(self) -> Any:
+        create = partial(create_state, self.model, self.tx, tuple(self.config.data.crop_size), self.config.seed)
+        return jax.jit(create, out_shardings=sharding.replicated(self.mesh))
+
+    def train_stream(self, position: int) -> pipeline.TrainStream:
+        """This process's training batches from that global batch on."""
+        return pipeline.TrainStream(
+            self.train_records,
+            decode=self._decode,
+            augmentation=configuration.make_augmentation(self.config, self.dataset),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            position=position,
+            process=(jax.process_index(), jax.process_count()),
+            threads=self.config.data.threads,
+        )
+
+    def train_step(self) -> Any:
+        """The jitted step: (state, batch) -> (state, metrics). The state passed in is given up."""
+        data = self.config.data
+        step = partial(
+            train_step,
+            model=self.model,
+            loss=configuration.make_loss(self.config),
+            tx=self.tx,
+            normalize=partial(normalize, mean=data.mean, std=data.std),
+            accumulate=self.config.optimizer.accumulate,
+        )
+        return jax.jit(step, donate_argnums=0)
+
+    def evaluate(self, state: TrainState, *, pictures_dir: Path | None = None) -> Evaluation:
+        """Single scale, on the evaluation split. Draws the first few predictions where a folder is given."""
+        predictions = track(self._predictions(state), f"Evaluating on {self.eval_split}", total=len(self.eval_records))
+        return evaluate(predictions, self.dataset, each=partial(self._draw, pictures_dir))
+
+    def evaluation_settings(self) -> dict[str, Any]:
+        """How `evaluate` measures, for whoever reads the figures later."""
+        return {
+            "dataset": self.dataset.name,
+            "split": self.eval_split,
+            "multi_scale": False,
+            "flip": False,
+            "window": list(self.config.data.crop_size),
+        }
+
+    def _predictions(self, state: TrainState) -> Iterator[Prediction]:
+        # A batch that every device has an equal part of.
+        batch_size = -(-self.config.eval.batch_size // self.mesh.size) * self.mesh.size
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        return predict(
+            partial(self._network, variables),
+            pipeline.examples(self.eval_records, decode=self._decode, threads=self.config.data.threads),
+            crop_size=tuple(self.config.data.crop_size),
+            batch_size=batch_size,
+            fill=self.config.data.mean,
+        )
+
+    @cached_property
+    def _network(self) -> ApplyNetwork:
+        return compiled_network(self.model, self.mesh, mean=self.config.data.mean, std=self.config.data.std)
+
+    def _draw(self, folder: Path | None, place: int, prediction: Prediction) -> None:
+        if folder is None or place >= self.config.eval.pictures:
+            return
+        example, predicted = prediction
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = pictures.panel(example["image"], example["label"], predicted, self.dataset)
+        picture.save(folder / f"{example['id']}.png")

@@ -1,0 +1,207 @@
+"""The training loop.
+
+Its order is a contract, which resuming relies on:
+
+    evaluate > save > next(batch) > step
+
+A checkpoint of step t is written after the evaluation of step t and before batch t is taken. So a run that starts from
+it has nothing to repeat: it takes batch t and goes on as if it had never stopped.
+"""
+
+import json
+import math
+import time
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from cpnet_jax import configuration, files, sharding
+from cpnet_jax.errors import TrainingDiverged
+from cpnet_jax.evaluation.evaluate import Evaluation
+from cpnet_jax.experiment import Experiment
+from cpnet_jax.progress import Progress
+from cpnet_jax.training.checkpoint import Checkpoints
+from cpnet_jax.training.metrics import MetricsWriter
+from cpnet_jax.training.state import TrainState
+
+
+def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains to config.total_steps, resuming from the newest checkpoint in the workdir; evaluates at the end.
+
+    Raises:
+      UserError: on a mistake in the config or the data, or a workdir that belongs to another config.
+      TrainingDiverged: on a loss that is not finite.
+    """
+    experiment = Experiment(config)
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        state, start = _start(experiment, checkpoints, workdir)
+        if start == config.total_steps:
+            print(_finished(workdir, start))
+            return
+        files.write_json(workdir / "config.json", configuration.as_dict(config))
+        with MetricsWriter(workdir, start) as writer:
+            evaluation = _loop(experiment, state, start, checkpoints, writer, workdir)
+    print(f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/predictions the pictures.")
+
+
+def _start(experiment: Experiment, checkpoints: Checkpoints, workdir: Path) -> tuple[TrainState, int]:
+    """The state to go on from, and its step."""
+    step = checkpoints.latest()
+    if step is None:
+        return experiment.initial_state(), 0
+    configuration.check_same_run(experiment.config, checkpoints.config(step), workdir)
+    state, position = checkpoints.restore(step, experiment.abstract_state())
+    assert position == step, "one global batch is taken a step"
+    return state, step
+
+
+def _loop(
+    experiment: Experiment,
+    state: TrainState,
+    start: int,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    workdir: Path,
+) -> Evaluation:
+    config, total = experiment.config, experiment.config.total_steps
+    train_step = experiment.train_step()
+    stream = experiment.train_stream(position=start)
+    with Progress(total, "Training", initial=start) as progress:
+        monitor = _Monitor(experiment, writer, progress)
+        progress.say(_announcement(experiment, start))
+        for step in range(start, total + 1):
+            last, fresh = step == total, step > start
+
+            # evaluate
+            evaluation = None
+            if last or (fresh and _due(step, config.eval_every)):
+                monitor.catch_up()
+                evaluation = experiment.evaluate(state, pictures_dir=workdir / "predictions" if last else None)
+                _report(evaluation, step, experiment, writer, progress, workdir)
+
+            # save
+            if fresh and (evaluation is not None or _due(step, config.checkpoint_every)):
+                monitor.catch_up()
+                checkpoints.save(
+                    step,
+                    state,
+                    position=stream.position,
+                    config=configuration.as_dict(config),
+                    miou=evaluation and evaluation.scores.mean_iou,
+                )
+            if last:
+                return evaluation
+            monitor.resume_clock()
+
+            # next(batch)
+            batch = sharding.to_devices(experiment.mesh, next(stream))
+
+            # step
+            state, metrics = train_step(state, batch)
+            monitor.step_taken(step + 1, metrics)
+    raise AssertionError("unreachable: the loop ends at its last step")
+
+
+class _Monitor:
+    """Watches the metrics one step behind the device, so that neither waits for the other.
+
+    Stops the run at the first loss or gradient that is not finite; logs means over `log_every` steps.
+    """
+
+    def __init__(self, experiment: Experiment, writer: MetricsWriter, progress: Progress) -> None:
+        self._config, self._schedule = experiment.config, experiment.schedule
+        self._writer, self._progress = writer, progress
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._window: list[dict[str, float]] = []
+        self._seconds = 0.0
+        self._clock: float | None = None
+
+    def resume_clock(self) -> None:
+        """Time counts towards images/s from here, if it did not already."""
+        self._clock = self._clock or time.monotonic()
+
+    def step_taken(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """`metrics` of a step that may still be running."""
+        self._read_pending()
+        self._pending = step, metrics
+
+    def catch_up(self) -> None:
+        """Waits for the last step, and stops the clock: evaluations and checkpoints are no training time."""
+        self._read_pending()
+        self._clock = None
+
+    def _read_pending(self) -> None:
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        bad = [name for name, value in values.items() if not math.isfinite(value)]
+        if bad:
+            raise TrainingDiverged(
+                f"step {step}: {', '.join(f'{name} is {values[name]}' for name in bad)}; the checkpoints before it are "
+                "intact: lower config.optimizer.base_lr, add config.optimizer.warmup_steps, or clip the gradient"
+            )
+        self._seconds += time.monotonic() - self._clock
+        self._clock = time.monotonic()
+        self._window.append(values)
+        rate = len(self._window) * self._config.batch_size / self._seconds
+        self._progress.advance(**_figures(values, rate))
+        if step % self._config.log_every == 0 or step == self._config.total_steps:
+            self._log(step, rate)
+
+    def _log(self, step: int, rate: float) -> None:
+        means = {name: sum(values[name] for values in self._window) / len(self._window) for name in self._window[0]}
+        # The rate that the last update was made with.
+        lr = float(self._schedule(step - 1))
+        self._writer.write(step, means | {"lr": lr, "images_per_second": rate})
+        self._window, self._seconds = [], 0.0
+
+
+def _figures(values: dict[str, float], rate: float) -> dict[str, str]:
+    """What the progress line shows: the loss, its terms by short names, images/s."""
+    affinity = [value for name, value in values.items() if name.startswith("affinity_")]
+    shown = {"loss": values["loss"], "seg": values["segmentation"]}
+    if "aux" in values:
+        shown["aux"] = values["aux"]
+    if affinity:
+        shown["affinity"] = sum(affinity)
+    return {name: f"{value:.3f}" for name, value in shown.items()} | {"img/s": f"{rate:.1f}"}
+
+
+def _due(step: int, every: int) -> bool:
+    return bool(every) and step % every == 0
+
+
+def _report(
+    evaluation: Evaluation,
+    step: int,
+    experiment: Experiment,
+    writer: MetricsWriter,
+    progress: Progress,
+    workdir: Path,
+) -> None:
+    found = evaluation.scores
+    writer.write(
+        step,
+        {"mIoU": found.mean_iou, "pixel_accuracy": found.pixel_accuracy, "mean_accuracy": found.mean_accuracy},
+    )
+    files.write_json(workdir / "eval.json", evaluation.as_json(step=step, **experiment.evaluation_settings()))
+    progress.say(f"Step {step}: mIoU {100 * found.mean_iou:.2f} %, pixel accuracy {100 * found.pixel_accuracy:.2f} %")
+
+
+def _announcement(experiment: Experiment, start: int) -> str:
+    config = experiment.config
+    begins = f"resuming at step {start} of" if start else "training for"
+    return (
+        f"{experiment.mesh.size} {jax.devices()[0].platform.upper()} device(s), {len(experiment.train_records)} training "
+        f"and {len(experiment.eval_records)} evaluation images; {begins} {config.total_steps} steps of "
+        f"{config.batch_size}. The first step compiles."
+    )
+
+
+def _finished(workdir: Path, step: int) -> str:
+    path = workdir / "eval.json"
+    miou = json.loads(path.read_text())["mIoU"] if path.exists() else None
+    result = "" if miou is None else f"; {path} says mIoU {100 * miou:.2f} %"
+    return f"{workdir} is finished: {step} steps{result}. Another --workdir starts anew."

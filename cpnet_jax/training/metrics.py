@@ -1,0 +1,50 @@
+"""Where the figures of a run go: metrics.jsonl and TensorBoard."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+from tensorboardX import SummaryWriter
+
+from cpnet_jax import files
+
+
+class MetricsWriter:
+    """Appends to DIR/metrics.jsonl and DIR/tensorboard.
+
+    Args:
+      workdir: DIR.
+      step: the run goes on from here; what an interrupted run logged after it is dropped, since those steps are
+        taken again.
+    """
+
+    def __init__(self, workdir: Path, step: int) -> None:
+        self._path = workdir / "metrics.jsonl"
+        _drop_after(self._path, step)
+        self._file = self._path.open("a")
+        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+        self._tensorboard.close()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line, flushed at once, and one scalar each."""
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._tensorboard.add_scalar(name, value, step)
+
+
+def _drop_after(path: Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        # A line without its end was cut off by a crash.
+        if line.endswith("\n") and json.loads(line)["step"] <= step:
+            kept.append(line)
+    files.write_text(path, "".join(kept))

@@ -1,0 +1,59 @@
+"""Trains or evaluates a CPNet.
+
+    python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval] [--config.any.field=value ...]
+
+Running the same command again resumes. Exit status: 0 done, 1 a defect of this program (with a traceback), 2 a mistake
+in the config, the data or the flags, 3 a loss that is no longer finite.
+"""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cpnet_jax.errors import UserError
+
+CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME unless given.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise UserError(f"{argv[1]!r} is no flag: flags start with --, fields of the config with --config.")
+    config = CONFIG.value
+    workdir = Path(WORKDIR.value or f"runs/{config.name}").expanduser()
+    # Imported here, so that --help and mistakes in flags answer at once.
+    from cpnet_jax import runtime
+
+    runtime.configure(config.compilation_cache)
+    if MODE.value == "train":
+        from cpnet_jax.training.loop import train
+
+        train(config, workdir)
+    else:
+        from cpnet_jax.evaluation.mode import evaluate_workdir
+
+        evaluate_workdir(config, workdir)
+
+
+def run() -> None:
+    """Tells a user's mistake in one sentence, lets our own go through with a traceback."""
+    logging.set_verbosity(logging.ERROR)
+    try:
+        app.run(main, flags_parser=_parse_flags)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(str(error)) from error
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,334 @@
+"""The context prior layer against a float64 oracle built of plain torch operations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip('torch')
+
+import oracles  # noqa: E402
+from oracles import assert_close  # noqa: E402
+
+from cpnet_jax import losses, models  # noqa: E402
+from cpnet_jax.models.aggregation import Aggregation  # noqa: E402
+from cpnet_jax.models.context_prior import ContextPrior  # noqa: E402
+
+BATCH, GRID, FAN_IN, CHANNELS = 2, (3, 5), 7, 6
+N = GRID[0] * GRID[1]
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def parameter_shapes(n=N, channels=CHANNELS, kernel=5, fan_in=FAN_IN):
+    bn = {'scale': (channels,), 'bias': (channels,)}
+    column = {'kernel': (kernel, 1, 1, channels), 'bias': (channels,)}
+    row = {'kernel': (1, kernel, 1, channels), 'bias': (channels,)}
+    return {
+        'aggregation': {
+            'reduce': {'conv': {'kernel': (3, 3, fan_in, channels)}, 'bn': bn},
+            'column_row': {'column': column, 'row': row},
+            'row_column': {'row': row, 'column': column},
+            'bn': bn,
+        },
+        'prior': {'kernel': (channels, n), 'scale': (n,), 'bias': (n,)},
+        'intra': {'conv': {'kernel': (1, 1, channels, channels)}, 'bn': bn},
+        'inter': {'conv': {'kernel': (1, 1, channels, channels)}, 'bn': bn},
+    }
+
+
+def statistics_shapes(n=N, channels=CHANNELS):
+    bn = {'mean': (channels,), 'var': (channels,)}
+    return {
+        'aggregation': {'reduce': {'bn': bn}, 'bn': bn},
+        'prior': {'mean': (n,), 'var': (n,)},
+        'intra': {'bn': bn},
+        'inter': {'bn': bn},
+    }
+
+
+def fill(shapes, rng):
+    """Random values for a tree of shapes: kernels of unit gain, scales and variances away from zero."""
+
+    def leaf(path, shape):
+        name = path[-1].key
+        if name == 'kernel':
+            return rng.normal(size=shape) / np.prod(shape[:-1]) ** 0.5
+        return rng.uniform(0.5, 1.5, shape) if name in ('scale', 'var') else 0.5 * rng.normal(size=shape)
+
+    return jax.tree_util.tree_map_with_path(leaf, shapes, is_leaf=lambda node: isinstance(node, tuple))
+
+
+def make_case(kernel=5, grid=GRID, seed=0):
+    """(input, params, batch_stats) as float64 numpy arrays."""
+    rng = np.random.default_rng(seed)
+    n = grid[0] * grid[1]
+    x = rng.normal(size=(BATCH, *grid, FAN_IN))
+    return x, fill(parameter_shapes(n, kernel=kernel), rng), fill(statistics_shapes(n), rng)
+
+
+def make_module(kernel=5, grid=GRID, dtype=jnp.float64):
+    return ContextPrior(prior_size=grid, channels=CHANNELS, aggregation_kernel=kernel, dtype=dtype)
+
+
+def apply(module, x, params, stats, train):
+    """(outputs, statistics after the step)."""
+    variables = {'params': params, 'batch_stats': stats}
+    if not train:
+        return module.apply(variables, x, train=False), stats
+    outputs, updates = module.apply(variables, x, train=True, mutable=['batch_stats'])
+    return outputs, updates['batch_stats']
+
+
+def to_torch(tree, requires_grad=False):
+    return jax.tree.map(lambda leaf: oracles.tensor(leaf, requires_grad), tree)
+
+
+def assert_trees_close(actual, expected, tolerance, floor=0.0):
+    actual, expected = (jax.tree_util.tree_flatten_with_path(tree)[0] for tree in (actual, expected))
+    assert [path for path, _ in actual] == [path for path, _ in expected]
+    for (path, leaf), (_, expected_leaf) in zip(actual, expected):
+        assert_close(leaf, expected_leaf, tolerance, floor, jax.tree_util.keystr(path))
+
+
+def shapes(tree):
+    return jax.tree.map(lambda leaf: leaf.shape, tree)
+
+
+# Aggregation
+
+
+@pytest.mark.parametrize('kernel', [5, 11])
+@pytest.mark.parametrize('train', [True, False])
+def test_aggregation_agrees_with_the_oracle(x64, train, kernel):
+    x, params, stats = make_case(kernel)
+    params, stats = params['aggregation'], stats['aggregation']
+    module = Aggregation(channels=CHANNELS, kernel_size=kernel, dtype=jnp.float64)
+    out, new_stats = jax.jit(lambda *args: apply(module, *args, train))(x, params, stats)
+    expected, expected_stats = oracles.aggregation(oracles.tensor(x), to_torch(params), to_torch(stats), train)
+    assert_close(out, expected, 1e-10)
+    assert_trees_close(new_stats, expected_stats, 1e-10)
+
+
+def test_aggregation_defaults_are_those_of_the_paper():
+    module = Aggregation()
+    assert (module.channels, module.kernel_size) == (512, 11)
+    layer = ContextPrior(prior_size=(60, 60))
+    assert (layer.channels, layer.aggregation_kernel) == (512, 11)
+
+
+# The whole layer
+
+
+@pytest.mark.parametrize('kernel', [5, 11])
+def test_parameters_have_the_documented_names_and_shapes(kernel):
+    x = jnp.zeros((BATCH, *GRID, FAN_IN))
+    variables = make_module(kernel, dtype=jnp.float32).init(jax.random.key(0), x, train=False)
+    assert shapes(variables['params']) == parameter_shapes(kernel=kernel)
+    assert shapes(variables['batch_stats']) == statistics_shapes()
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+
+
+@pytest.mark.parametrize('kernel', [5, 11])
+@pytest.mark.parametrize('train', [True, False])
+def test_outputs_and_prior_agree_with_the_oracle(x64, train, kernel):
+    x, params, stats = make_case(kernel)
+
+    @jax.jit
+    def run(x, params, stats):
+        (intra, inter, prior), new_stats = apply(make_module(kernel), x, params, stats, train)
+        return intra, inter, prior.logits(), prior.features, new_stats
+
+    actual = run(x, params, stats)
+    expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), train)
+    for name, got, wanted in zip(('intra', 'inter', 'logits', 'features'), actual, expected):
+        assert_close(got, wanted, 1e-10, name=name)
+    assert_trees_close(actual[-1], expected[-1], 1e-10)
+
+
+def test_float32_agrees_with_the_oracle():
+    x, params, stats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), make_case())
+    (intra, inter, prior), _ = apply(make_module(dtype=jnp.float32), x, params, stats, True)
+    expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), True)
+    for name, got, wanted in zip(('intra', 'inter', 'logits'), (intra, inter, prior.logits()), expected):
+        assert got.dtype == jnp.float32
+        assert_close(got, wanted, 3e-5, name=name)
+
+
+@pytest.mark.parametrize('ignored', ['class', 'mask'])
+@pytest.mark.parametrize('kernel', [5, 11])
+@pytest.mark.parametrize('train', [True, False])
+def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, kernel, ignored):
+    """Of a random scalar of both contexts, the logits of the prior and the affinity loss."""
+    x, params, stats = make_case(kernel)
+    rng = np.random.default_rng(1)
+    by_intra, by_inter = rng.normal(size=(2, BATCH, *GRID, CHANNELS))
+    by_logits = 0.1 * rng.normal(size=(BATCH, N, N))
+    labels = rng.integers(0, 3, (BATCH, N))
+    labels[1, 4:9] = 255
+
+    @jax.jit
+    def run(x, params):
+        def scalar(x, params):
+            (intra, inter, prior), _ = apply(make_module(kernel), x, params, stats, train)
+            affinity = losses.affinity_loss(prior, labels, ignored=ignored).total
+            return (
+                (intra * by_intra).sum() + (inter * by_inter).sum() + (prior.logits() * by_logits).sum() + affinity
+            )
+
+        return jax.value_and_grad(scalar, argnums=(0, 1))(x, params)
+
+    value, (grad_x, grad_params) = run(x, params)
+
+    tx, tparams = oracles.tensor(x, True), to_torch(params, True)
+    intra, inter, logits, _, _ = oracles.context_prior(tx, tparams, to_torch(stats), train)
+    expected = (intra * oracles.tensor(by_intra)).sum() + (inter * oracles.tensor(by_inter)).sum()
+    expected = expected + (logits * oracles.tensor(by_logits)).sum()
+    expected = expected + oracles.affinity_loss(logits, labels, ignored=ignored).total
+    expected.backward()
+
+    assert_close(value, expected, 1e-10, name='value')
+    assert_close(grad_x, tx.grad, 1e-10, name='input')
+    # The floor is for biases in front of a BatchNorm, whose gradient is zero but for rounding.
+    assert_trees_close(grad_params, jax.tree.map(lambda leaf: leaf.grad, tparams), 1e-10, floor=1e-2)
+
+
+def test_running_statistics_move_a_tenth_towards_the_biased_batch_statistics(x64):
+    x, params, stats = make_case()
+    (_, _, prior), new_stats = apply(make_module(), x, params, stats, True)
+    z = np.asarray(prior.features).reshape(-1, CHANNELS) @ params['prior']['kernel']
+    assert_close(new_stats['prior']['mean'], 0.9 * stats['prior']['mean'] + 0.1 * z.mean(0), 1e-10)
+    assert_close(new_stats['prior']['var'], 0.9 * stats['prior']['var'] + 0.1 * z.var(0, ddof=0), 1e-10)
+    expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), True)[-1]
+    assert_trees_close(new_stats, expected, 1e-10)
+
+
+def test_variance_survives_a_mean_a_thousand_times_the_spread():
+    """In float32: uncentred moments would lose the variance, or turn it negative."""
+    x, params, stats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), make_case())
+    params['aggregation']['bn']['bias'][:] = 100.0
+    params['aggregation']['bn']['scale'][:] = 0.1
+    (_, _, prior), new_stats = apply(make_module(dtype=jnp.float32), x, params, stats, True)
+    features = np.asarray(prior.features, np.float64).reshape(-1, CHANNELS)
+    variance = (features @ params['prior']['kernel'].astype(np.float64)).var(0)
+    batch_variance = (np.asarray(new_stats['prior']['var'], np.float64) - 0.9 * stats['prior']['var']) / 0.1
+    assert_close(batch_variance, variance, 1e-3)
+
+
+def test_evaluation_leaves_the_statistics_alone(x64):
+    x, params, stats = make_case()
+    _, updates = make_module().apply(
+        {'params': params, 'batch_stats': stats}, x, train=False, mutable=['batch_stats']
+    )
+    assert_trees_close(updates.get('batch_stats', stats), stats, 0.0)
+
+
+def test_evaluation_of_one_image_does_not_depend_on_the_others(x64):
+    x, params, stats = make_case()
+    (intra, inter, _), _ = apply(make_module(), x, params, stats, False)
+    (intra_alone, inter_alone, _), _ = apply(make_module(), x[1:], params, stats, False)
+    assert_close(intra[1:], intra_alone, 1e-13)
+    assert_close(inter[1:], inter_alone, 1e-13)
+
+
+def test_prior_of_the_layer_is_what_the_contexts_are_made_of(x64):
+    """intra = relu(bn(conv(contexts of the features))), with the prior that the loss will see."""
+    x, params, stats = make_case()
+    (intra, inter, prior), _ = apply(make_module(), x, params, stats, False)
+    contexts = prior.contexts(prior.features)
+    for name, out, context in zip(('intra', 'inter'), (intra, inter), contexts):
+        context = oracles.tensor(context).reshape(BATCH, *GRID, CHANNELS)
+        expected, _ = oracles.conv_bn_relu(context, to_torch(params[name]), to_torch(stats[name]), False)
+        assert_close(out, expected, 1e-10, name=name)
+
+
+def test_row_of_the_prior_depends_on_its_neighbourhood_only(x64):
+    """Rows are positions in row-major order: a pixel moves the rows within reach of the aggregation, and no other."""
+    grid = (6, 8)
+    x, params, stats = make_case(kernel=3, grid=grid)
+    moved = x.copy()
+    moved[0, 1, 5] += 1.0
+    module = make_module(kernel=3, grid=grid)
+    logits, moved_logits = (apply(module, y, params, stats, False)[0][2].logits() for y in (x, moved))
+    change = np.abs(np.asarray(moved_logits - logits)).max(-1).reshape(BATCH, *grid)
+    reached = np.zeros((BATCH, *grid), bool)
+    reached[0, 0:4, 3:8] = True  # the 3x3 convolution and a path of kernel 3 reach two positions each way
+    assert (change[~reached] < 1e-12).all()
+    assert (change[reached] > 1e-6).mean() > 0.8
+
+
+# PriorFactors
+
+
+def make_factors(batch=2, n=12, channels=4, dtype=np.float64, seed=2):
+    rng = np.random.default_rng(seed)
+    sizes = (batch, n, channels), (channels, n), (n,)
+    return models.PriorFactors(*(jnp.asarray(rng.normal(size=size).astype(dtype)) for size in sizes))
+
+
+def test_logits_of_factors_are_their_affine_product(x64):
+    prior = make_factors()
+    expected = np.asarray(prior.features) @ np.asarray(prior.kernel) + np.asarray(prior.bias)
+    assert_close(jax.jit(lambda prior: prior.logits())(prior), expected, 1e-13)
+
+
+@pytest.mark.parametrize('n', [12, 2100])
+def test_contexts_and_their_gradients_agree_with_the_oracle(x64, n):
+    """Also for more positions than any reasonable block of rows has."""
+    prior = make_factors(batch=2 if n < 100 else 1, n=n)
+    rng = np.random.default_rng(3)
+    shape = (*prior.features.shape[:2], 3)  # as many channels as the values have, not as the features
+    values, by_intra, by_inter = rng.normal(size=(3, *shape))
+
+    def scalar(prior, values):
+        intra, inter = prior.contexts(values)
+        return (intra * by_intra).sum() + (inter * by_inter).sum(), (intra, inter)
+
+    (grad_prior, grad_values), (intra, inter) = jax.jit(jax.grad(scalar, (0, 1), has_aux=True))(prior, values)
+
+    x, w, b, v = (oracles.tensor(a, True) for a in (prior.features, prior.kernel, prior.bias, values))
+    p = torch.sigmoid(x @ w + b)
+    expected = p @ v / n, (1 - p) @ v / n
+    ((expected[0] * oracles.tensor(by_intra)).sum() + (expected[1] * oracles.tensor(by_inter)).sum()).backward()
+    assert_close(intra, expected[0], 1e-10, name='intra')
+    assert_close(inter, expected[1], 1e-10, name='inter')
+    for name, grad, leaf in zip(
+        ('features', 'kernel', 'bias', 'values'),
+        (grad_prior.features, grad_prior.kernel, grad_prior.bias, grad_values),
+        (x, w, b, v),
+    ):
+        assert_close(grad, leaf.grad, 1e-10, name=name)
+
+
+@pytest.mark.parametrize('dtype, tolerance', [('float64', 1e-13), ('float32', 1e-6)])
+def test_contexts_sum_to_the_mean_over_all_positions(dtype, tolerance):
+    with jax.enable_x64(dtype == 'float64'):
+        prior = make_factors(dtype=dtype)
+        intra, inter = prior.contexts(prior.features)
+        mean = np.asarray(prior.features, np.float64).mean(1, keepdims=True)
+        assert_close(intra + inter, np.broadcast_to(mean, intra.shape), tolerance)
+
+
+def test_row_of_factors_depends_on_its_position_only(x64):
+    prior = make_factors()
+    moved = models.PriorFactors(prior.features.at[1, 5].add(1.0), prior.kernel, prior.bias)
+    changed = np.asarray(prior.logits() != moved.logits()).any(-1)
+    assert changed.sum() == 1 and changed[1, 5]
+
+
+@pytest.mark.parametrize('level', [30.0, 200.0])
+def test_saturated_prior_splits_the_positions_between_the_contexts(level):
+    """P is 1 where the logits are large and 0 where they are small, without overflow."""
+    n = 6
+    sign = np.random.default_rng(4).choice([-1.0, 1.0], (n, n)).astype(np.float32)
+    prior = models.PriorFactors(jnp.eye(n)[None], jnp.asarray(level * sign), jnp.zeros(n))
+    values = np.random.default_rng(5).normal(size=(1, n, 3)).astype(np.float32)
+    intra, inter = prior.contexts(jnp.asarray(values))
+    assert_close(intra[0], (sign > 0) @ values[0] / n, 1e-6)
+    assert_close(inter[0], (sign < 0) @ values[0] / n, 1e-6)
+    grad = jax.grad(lambda prior: (prior.contexts(jnp.asarray(values))[0] ** 2).sum())(prior)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(grad))

@@ -1,0 +1,190 @@
+"""Float64 oracles, written from the formulas of the paper and of the design page and sharing no code with `cpnet_jax`.
+
+Everything is plain and slow on purpose: one image at a time, one row of the prior at a time, BatchNorm by hand. The
+functions take and return torch tensors in float64, so that autograd supplies the gradients; labels are numpy integers.
+"""
+
+import types
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+TERMS = ('total', 'unary', 'precision', 'recall', 'specificity')
+
+
+def tensor(array, requires_grad=False):
+    """A float64 leaf that holds a copy of `array`."""
+    return torch.tensor(np.asarray(array, np.float64), requires_grad=requires_grad)
+
+
+def assert_close(actual, expected, tolerance, floor=0.0, name='array'):
+    """Largest difference at most `tolerance` times the largest magnitude expected (or `floor`, if that is larger)."""
+    actual, expected = (
+        np.asarray(a.detach() if isinstance(a, torch.Tensor) else a, np.float64) for a in (actual, expected)
+    )
+    assert actual.shape == expected.shape, f'{name}: shape {actual.shape} instead of {expected.shape}'
+    assert np.isfinite(actual).all(), f'{name}: not finite'
+    scale = max(np.abs(expected).max(initial=0.0), floor)
+    error = np.abs(actual - expected).max(initial=0.0)
+    assert error <= tolerance * scale, f'{name}: off by {error:.3e}, {tolerance:.0e} of {scale:.3e} allowed'
+
+
+# Labels
+
+
+def downsample_labels(labels, size):
+    """(B, H, W) -> (B, h*w): the top-left pixel of every cell."""
+    batch, height, width = labels.shape
+    rows, columns = size
+    out = np.zeros((batch, rows * columns), labels.dtype)
+    for b in range(batch):
+        for r in range(rows):
+            for c in range(columns):
+                out[b, r * columns + c] = labels[b, r * (height // rows), c * (width // columns)]
+    return out
+
+
+def ideal_affinity_map(labels):
+    """a_ij = [y_i = y_j]; the ignore label is a class like any other here."""
+    batch, n = labels.shape
+    return np.array([[[float(labels[b, i] == labels[b, j]) for j in range(n)] for i in range(n)] for b in range(batch)])
+
+
+# Losses
+
+
+def _minus_log_ratio(numerator, denominator):
+    """-log(numerator / denominator): a denominator of 0 counts as 1, the log stops at -100, where the gradient is 0."""
+    if denominator == 0:
+        denominator = torch.ones_like(denominator)
+    if numerator == 0:
+        return torch.full_like(numerator, 100.0)
+    return -torch.clamp(torch.log(numerator / denominator), min=-100.0)
+
+
+def affinity_loss(
+    logits,
+    labels,
+    *,
+    unary_weight=1.0,
+    global_weight=1.0,
+    exclude_diagonal=True,
+    ignored='class',
+    ignore_label=255,
+):
+    """The terms of the affinity loss of logits (B, N, N) and labels (B, N), image by image and row by row."""
+    labels = np.asarray(labels, np.int64)
+    unary, precision, recall, specificity = [], [], [], []
+    pairs = 0
+    for z_image, y_image in zip(logits, labels):
+        kept = np.flatnonzero(y_image != ignore_label) if ignored == 'mask' else np.arange(len(y_image))
+        rows = z_image.unbind()
+        for i in kept:
+            z = rows[i][kept]
+            p = torch.sigmoid(z)
+            a = torch.tensor(y_image[kept] == y_image[i], dtype=torch.float64)
+            off_diagonal = torch.tensor(kept != i, dtype=torch.float64)
+            same = a * off_diagonal if exclude_diagonal else a
+            unary.append((F.softplus(z, threshold=1e9) - a * z).sum())  # -a log p - (1 - a) log(1 - p)
+            pairs += len(kept)
+            hits = (same * p).sum()
+            precision.append(_minus_log_ratio(hits, p.sum()))
+            recall.append(_minus_log_ratio(hits, same.sum()))
+            specificity.append(_minus_log_ratio(((1 - a) * (1 - p)).sum(), (1 - a).sum()))
+    nothing = 0.0 * logits.sum()
+    unary, precision, recall, specificity = (
+        torch.stack(rows).sum() / count if count else nothing
+        for rows, count in (
+            (unary, pairs),
+            (precision, len(precision)),
+            (recall, len(recall)),
+            (specificity, len(specificity)),
+        )
+    )
+    total = unary_weight * unary + global_weight * (precision + recall + specificity)
+    return types.SimpleNamespace(total=total, unary=unary, precision=precision, recall=recall, specificity=specificity)
+
+
+def cross_entropy(logits, labels, ignore_label=255):
+    """Mean over the labelled pixels of the whole batch of logits (B, H, W, K); 0 if there are none."""
+    picked = []
+    for b, r, c in np.argwhere(labels != ignore_label):
+        z = logits[b, r, c]
+        picked.append(torch.logsumexp(z, 0) - z[int(labels[b, r, c])])
+    return torch.stack(picked).mean() if picked else 0.0 * logits.sum()
+
+
+def upsample(logits, size):
+    """Bilinear with half-pixel centres, (B, h, w, K) -> (B, H, W, K)."""
+    return F.interpolate(logits.permute(0, 3, 1, 2), size, mode='bilinear', align_corners=False).permute(0, 2, 3, 1)
+
+
+def upsampled_cross_entropy(logits, labels, ignore_label=255):
+    return cross_entropy(upsample(logits, labels.shape[1:]), labels, ignore_label)
+
+
+# The context prior layer. `params` and `stats` are nested dicts of torch tensors named as in the linen modules.
+
+MOMENTUM = 0.9
+EPSILON = 1e-5
+
+
+def _conv(x, kernel, bias=None):
+    """Stride 1, zero padding that keeps the size; a kernel (kh, kw, 1, C) is depthwise."""
+    kh, kw, fan_in, _ = kernel.shape
+    groups = x.shape[-1] // fan_in
+    out = F.conv2d(
+        x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, padding=(kh // 2, kw // 2), groups=groups
+    )
+    return out.permute(0, 2, 3, 1)
+
+
+def _batch_norm(x, params, stats, train):
+    """Over all axes but the last, with the biased variance: (normalised, statistics after the step)."""
+    mean, var = stats['mean'], stats['var']
+    if train:
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes)
+        var = ((x - mean) ** 2).mean(axes)
+        stats = {
+            'mean': (MOMENTUM * stats['mean'] + (1 - MOMENTUM) * mean).detach(),
+            'var': (MOMENTUM * stats['var'] + (1 - MOMENTUM) * var).detach(),
+        }
+    return (x - mean) / torch.sqrt(var + EPSILON) * params['scale'] + params['bias'], stats
+
+
+def conv_bn_relu(x, params, stats, train):
+    x, bn = _batch_norm(_conv(x, params['conv']['kernel']), params['bn'], stats['bn'], train)
+    return torch.relu(x), {'bn': bn}
+
+
+def aggregation(x, params, stats, train):
+    """(features (B, H, W, C), new statistics)."""
+    x, reduce = conv_bn_relu(x, params['reduce'], stats['reduce'], train)
+
+    def path(name, order):
+        out = x
+        for step in order:
+            out = _conv(out, **params[name][step])
+        return out
+
+    x = path('column_row', ('column', 'row')) + path('row_column', ('row', 'column'))
+    x, bn = _batch_norm(x, params['bn'], stats['bn'], train)
+    return torch.relu(x), {'reduce': reduce, 'bn': bn}
+
+
+def context_prior(x, params, stats, train):
+    """(intra (B, H, W, C), inter (B, H, W, C), prior logits (B, N, N), features (B, N, C), new statistics)."""
+    features, aggregation_stats = aggregation(x, params['aggregation'], stats['aggregation'], train)
+    batch, height, width, channels = features.shape
+    n = height * width
+    features = features.reshape(batch, n, channels)
+    logits, prior_stats = _batch_norm(features @ params['prior']['kernel'], params['prior'], stats['prior'], train)
+    p = torch.sigmoid(logits)
+    intra = torch.stack([p[b] @ features[b] / n for b in range(batch)]).reshape(batch, height, width, channels)
+    inter = torch.stack([(1 - p[b]) @ features[b] / n for b in range(batch)]).reshape(batch, height, width, channels)
+    intra, intra_stats = conv_bn_relu(intra, params['intra'], stats['intra'], train)
+    inter, inter_stats = conv_bn_relu(inter, params['inter'], stats['inter'], train)
+    new_stats = {'aggregation': aggregation_stats, 'prior': prior_stats, 'intra': intra_stats, 'inter': inter_stats}
+    return intra, inter, logits, features, new_stats
