@@ -1,0 +1,28 @@
+"""A CPNet-R18 from scratch on CamVid (SegNet split, 11 classes, 480x360).
+
+    python main.py --config=configs/camvid.py --config.data.source=FOLDER
+
+FOLDER holds train, trainannot, val, valannot (and test, testannot). Meant for one accelerator; --config.model.depth=50
+for the larger network. On two CPU cores a short version runs in about an hour, see the README for its figures:
+
+    python main.py --config=configs/camvid.py --config.data.source=FOLDER --workdir=runs/camvid_cpu \
+        --config.data.crop_size="(192,256)" --config.batch_size=8 --config.total_steps=800 --config.model.channels=256
+"""
+
+from configs import default
+
+
+def get_config():
+    config = default.get_config()
+    config.name = "camvid"
+    config.total_steps = 12_000
+    config.eval_every = 1_000
+    config.checkpoint_every = 500
+    config.data.name = "camvid"
+    config.data.num_classes = 11
+    config.data.crop_size = (360, 480)  # the whole image: a prior of 45 x 60
+    config.data.scales = (0.75, 1.0, 1.25, 1.5, 1.75)
+    config.model.depth = 18
+    config.optimizer.base_lr = 0.02
+    config.optimizer.warmup_steps = 50
+    return config
