@@ -1,6 +1,6 @@
 """A CPNet-R18 on `scenes`, from nothing to a measured mIoU in minutes on a laptop.
 
-    python main.py --config=configs/quickstart.py
+python main.py --config=configs/quickstart.py
 """
 
 from configs import default

@@ -43,7 +43,14 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config.data.crop_size is {tuple(crop)}: height and width must be positive multiples of {OUTPUT_STRIDE}"
         )
-    for field in ("batch_size", "total_steps", "eval.batch_size", "optimizer.accumulate", "log_every", "checkpoint_every"):
+    for field in (
+        "batch_size",
+        "total_steps",
+        "eval.batch_size",
+        "optimizer.accumulate",
+        "log_every",
+        "checkpoint_every",
+    ):
         value = _field(config, field)
         if value < 1:
             raise UserError(f"config.{field} is {value}: it must be at least 1")
@@ -69,7 +76,7 @@ def check_dataset(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
     """Raises UserError where the config counts other classes than the dataset."""
     if config.data.num_classes != len(dataset.classes):
         raise UserError(
-            f"config.data.num_classes is {config.data.num_classes} but {dataset.name} has {len(dataset.classes)} classes"
+            f"config.data.num_classes is {config.data.num_classes}: {dataset.name} has {len(dataset.classes)} classes"
         )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-TERMS = ('total', 'unary', 'precision', 'recall', 'specificity')
+TERMS = ("total", "unary", "precision", "recall", "specificity")
 
 
 def tensor(array, requires_grad=False):
@@ -18,16 +18,16 @@ def tensor(array, requires_grad=False):
     return torch.tensor(np.asarray(array, np.float64), requires_grad=requires_grad)
 
 
-def assert_close(actual, expected, tolerance, floor=0.0, name='array'):
+def assert_close(actual, expected, tolerance, floor=0.0, name="array"):
     """Largest difference at most `tolerance` times the largest magnitude expected (or `floor`, if that is larger)."""
     actual, expected = (
         np.asarray(a.detach() if isinstance(a, torch.Tensor) else a, np.float64) for a in (actual, expected)
     )
-    assert actual.shape == expected.shape, f'{name}: shape {actual.shape} instead of {expected.shape}'
-    assert np.isfinite(actual).all(), f'{name}: not finite'
+    assert actual.shape == expected.shape, f"{name}: shape {actual.shape} instead of {expected.shape}"
+    assert np.isfinite(actual).all(), f"{name}: not finite"
     scale = max(np.abs(expected).max(initial=0.0), floor)
     error = np.abs(actual - expected).max(initial=0.0)
-    assert error <= tolerance * scale, f'{name}: off by {error:.3e}, {tolerance:.0e} of {scale:.3e} allowed'
+    assert error <= tolerance * scale, f"{name}: off by {error:.3e}, {tolerance:.0e} of {scale:.3e} allowed"
 
 
 # Labels
@@ -70,15 +70,15 @@ def affinity_loss(
     unary_weight=1.0,
     global_weight=1.0,
     exclude_diagonal=True,
-    ignored='class',
+    ignored="class",
     ignore_label=255,
 ):
     """The terms of the affinity loss of logits (B, N, N) and labels (B, N), image by image and row by row."""
     labels = np.asarray(labels, np.int64)
     unary, precision, recall, specificity = [], [], [], []
     pairs = 0
-    for z_image, y_image in zip(logits, labels):
-        kept = np.flatnonzero(y_image != ignore_label) if ignored == 'mask' else np.arange(len(y_image))
+    for z_image, y_image in zip(logits, labels, strict=True):
+        kept = np.flatnonzero(y_image != ignore_label) if ignored == "mask" else np.arange(len(y_image))
         rows = z_image.unbind()
         for i in kept:
             z = rows[i][kept]
@@ -117,7 +117,7 @@ def cross_entropy(logits, labels, ignore_label=255):
 
 def upsample(logits, size):
     """Bilinear with half-pixel centres, (B, h, w, K) -> (B, H, W, K)."""
-    return F.interpolate(logits.permute(0, 3, 1, 2), size, mode='bilinear', align_corners=False).permute(0, 2, 3, 1)
+    return F.interpolate(logits.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
 
 
 def upsampled_cross_entropy(logits, labels, ignore_label=255):
@@ -134,34 +134,32 @@ def _conv(x, kernel, bias=None):
     """Stride 1, zero padding that keeps the size; a kernel (kh, kw, 1, C) is depthwise."""
     kh, kw, fan_in, _ = kernel.shape
     groups = x.shape[-1] // fan_in
-    out = F.conv2d(
-        x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, padding=(kh // 2, kw // 2), groups=groups
-    )
+    out = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, padding=(kh // 2, kw // 2), groups=groups)
     return out.permute(0, 2, 3, 1)
 
 
 def _batch_norm(x, params, stats, train):
     """Over all axes but the last, with the biased variance: (normalised, statistics after the step)."""
-    mean, var = stats['mean'], stats['var']
+    mean, var = stats["mean"], stats["var"]
     if train:
         axes = tuple(range(x.ndim - 1))
         mean = x.mean(axes)
         var = ((x - mean) ** 2).mean(axes)
         stats = {
-            'mean': (MOMENTUM * stats['mean'] + (1 - MOMENTUM) * mean).detach(),
-            'var': (MOMENTUM * stats['var'] + (1 - MOMENTUM) * var).detach(),
+            "mean": (MOMENTUM * stats["mean"] + (1 - MOMENTUM) * mean).detach(),
+            "var": (MOMENTUM * stats["var"] + (1 - MOMENTUM) * var).detach(),
         }
-    return (x - mean) / torch.sqrt(var + EPSILON) * params['scale'] + params['bias'], stats
+    return (x - mean) / torch.sqrt(var + EPSILON) * params["scale"] + params["bias"], stats
 
 
 def conv_bn_relu(x, params, stats, train):
-    x, bn = _batch_norm(_conv(x, params['conv']['kernel']), params['bn'], stats['bn'], train)
-    return torch.relu(x), {'bn': bn}
+    x, bn = _batch_norm(_conv(x, params["conv"]["kernel"]), params["bn"], stats["bn"], train)
+    return torch.relu(x), {"bn": bn}
 
 
 def aggregation(x, params, stats, train):
     """(features (B, H, W, C), new statistics)."""
-    x, reduce = conv_bn_relu(x, params['reduce'], stats['reduce'], train)
+    x, reduce = conv_bn_relu(x, params["reduce"], stats["reduce"], train)
 
     def path(name, order):
         out = x
@@ -169,22 +167,22 @@ def aggregation(x, params, stats, train):
             out = _conv(out, **params[name][step])
         return out
 
-    x = path('column_row', ('column', 'row')) + path('row_column', ('row', 'column'))
-    x, bn = _batch_norm(x, params['bn'], stats['bn'], train)
-    return torch.relu(x), {'reduce': reduce, 'bn': bn}
+    x = path("column_row", ("column", "row")) + path("row_column", ("row", "column"))
+    x, bn = _batch_norm(x, params["bn"], stats["bn"], train)
+    return torch.relu(x), {"reduce": reduce, "bn": bn}
 
 
 def context_prior(x, params, stats, train):
     """(intra (B, H, W, C), inter (B, H, W, C), prior logits (B, N, N), features (B, N, C), new statistics)."""
-    features, aggregation_stats = aggregation(x, params['aggregation'], stats['aggregation'], train)
+    features, aggregation_stats = aggregation(x, params["aggregation"], stats["aggregation"], train)
     batch, height, width, channels = features.shape
     n = height * width
     features = features.reshape(batch, n, channels)
-    logits, prior_stats = _batch_norm(features @ params['prior']['kernel'], params['prior'], stats['prior'], train)
+    logits, prior_stats = _batch_norm(features @ params["prior"]["kernel"], params["prior"], stats["prior"], train)
     p = torch.sigmoid(logits)
     intra = torch.stack([p[b] @ features[b] / n for b in range(batch)]).reshape(batch, height, width, channels)
     inter = torch.stack([(1 - p[b]) @ features[b] / n for b in range(batch)]).reshape(batch, height, width, channels)
-    intra, intra_stats = conv_bn_relu(intra, params['intra'], stats['intra'], train)
-    inter, inter_stats = conv_bn_relu(inter, params['inter'], stats['inter'], train)
-    new_stats = {'aggregation': aggregation_stats, 'prior': prior_stats, 'intra': intra_stats, 'inter': inter_stats}
+    intra, intra_stats = conv_bn_relu(intra, params["intra"], stats["intra"], train)
+    inter, inter_stats = conv_bn_relu(inter, params["inter"], stats["inter"], train)
+    new_stats = {"aggregation": aggregation_stats, "prior": prior_stats, "intra": intra_stats, "inter": inter_stats}
     return intra, inter, logits, features, new_stats

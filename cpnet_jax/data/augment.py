@@ -1,4 +1,4 @@
-"""Augmentation of an image and its label together (section 4.1 of the paper): numpy in, numpy out, pure given an rng."""
+"""Augmentation of an image and its label together (section 4.1 of the paper): numpy only, pure given an rng."""
 
 from collections.abc import Sequence
 
@@ -33,9 +33,7 @@ def augment(
       ignore_label: the padding's label.
     """
     image, label = resize(image, label, scales[rng.integers(len(scales))])
-    top, left = (
-        int(rng.integers(max(size - crop, 0) + 1)) for size, crop in zip(label.shape, crop_size, strict=True)
-    )
+    top, left = (int(rng.integers(max(size - crop, 0) + 1)) for size, crop in zip(label.shape, crop_size, strict=True))
     rows, columns = slice(top, top + crop_size[0]), slice(left, left + crop_size[1])
     image, label = pad(image[rows, columns], label[rows, columns], crop_size, fill, ignore_label)
     if rng.random() < flip_probability:

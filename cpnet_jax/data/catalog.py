@@ -88,5 +88,7 @@ def get(name: str) -> Dataset:
       UserError: if there is none.
     """
     if name not in DATASETS:
-        raise UserError(f"config.data.name is {name!r}, which this version cannot prepare: use one of {sorted(DATASETS)}")
+        raise UserError(
+            f"config.data.name is {name!r}, which this version cannot prepare: use one of {sorted(DATASETS)}"
+        )
     return DATASETS[name]

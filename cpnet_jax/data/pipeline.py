@@ -113,9 +113,7 @@ def _augmented(
     return {"image": image, "label": label}
 
 
-def examples(
-    records: Sequence[Record], *, decode: Callable[[Record], Example], threads: int = 4
-) -> Iterator[Example]:
+def examples(records: Sequence[Record], *, decode: Callable[[Record], Example], threads: int = 4) -> Iterator[Example]:
     """Every record once, in order, decoded ahead by threads."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
     return iter(grain.MapDataset.source(records).map(decode).to_iter_dataset(options))

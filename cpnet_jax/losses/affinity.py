@@ -39,7 +39,7 @@ def downsample_labels(labels: Int[Array, "b H W"], size: tuple[int, int]) -> Int
     """
     b, height, width = labels.shape
     h, w = size
-    if height % h or width % w:
+    if h < 1 or w < 1 or height % h or width % w:
         raise ValueError(f"labels of {height}x{width} cannot be sampled to {h}x{w}: the sides must divide")
     return labels[:, :: height // h, :: width // w].reshape(b, h * w)
 

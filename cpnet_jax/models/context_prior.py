@@ -116,9 +116,7 @@ class ContextPrior(nn.Module):
                 f"{self.prior_size[0]}x{self.prior_size[1]}: the prior has one channel a position, so images must "
                 "have the size of the training crop (larger ones go through sliding windows)"
             )
-        aggregated = Aggregation(self.channels, self.aggregation_kernel, self.dtype, name="aggregation")(
-            x, train=train
-        )
+        aggregated = Aggregation(self.channels, self.aggregation_kernel, self.dtype, name="aggregation")(x, train=train)
         positions = aggregated.reshape(b, h * w, self.channels)
         prior = Prior(h * w, name="prior")(positions, train=train)
         intra, inter = (context.reshape(b, h, w, self.channels) for context in prior.contexts(positions))

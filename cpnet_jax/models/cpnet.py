@@ -37,9 +37,7 @@ class Head(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w k"]:
         x = ConvBN(self.channels, (3, 3), dtype=self.dtype, name="conv")(x, train=train)
         x = nn.Dropout(self.dropout, broadcast_dims=(1, 2), deterministic=not train)(x)
-        classifier = nn.Conv(
-            self.num_classes, (1, 1), kernel_init=small_normal, dtype=self.dtype, name="classifier"
-        )
+        classifier = nn.Conv(self.num_classes, (1, 1), kernel_init=small_normal, dtype=self.dtype, name="classifier")
         return classifier(x).astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

@@ -16,7 +16,7 @@ BN_MOMENTUM = 0.9
 
 
 def he_fan_out(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-    """He initialisation with fan-out of a kernel (..., in, out), as in the authors' release and torchvision's ResNets."""
+    """He initialisation by fan-out of a kernel (..., in, out), as in the authors' release and torchvision's ResNets."""
     *window, _, out = shape
     return _normal(key, shape, math.sqrt(2 / (math.prod(window) * out)), dtype)
 

@@ -194,8 +194,8 @@ def _announcement(experiment: Experiment, start: int) -> str:
     config = experiment.config
     begins = f"resuming at step {start} of" if start else "training for"
     return (
-        f"{experiment.mesh.size} {jax.devices()[0].platform.upper()} device(s), {len(experiment.train_records)} training "
-        f"and {len(experiment.eval_records)} evaluation images; {begins} {config.total_steps} steps of "
+        f"{experiment.mesh.size} {jax.devices()[0].platform.upper()} device(s), {len(experiment.train_records)} "
+        f"training and {len(experiment.eval_records)} evaluation images; {begins} {config.total_steps} steps of "
         f"{config.batch_size}. The first step compiles."
     )
 

@@ -5,20 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch')
+torch = pytest.importorskip("torch")
 
 import oracles  # noqa: E402
 from oracles import assert_close  # noqa: E402
 
 from cpnet_jax import losses, models  # noqa: E402
 
-TOLERANCE = {'float64': 1e-10, 'float32': 5e-6}
+TOLERANCE = {"float64": 1e-10, "float32": 5e-6}
 CLASSES = 5
 
 
 @pytest.fixture(params=TOLERANCE)
 def dtype(request):
-    with jax.enable_x64(request.param == 'float64'):
+    with jax.enable_x64(request.param == "float64"):
         yield request.param
 
 
@@ -48,24 +48,24 @@ def evaluate_oracle(loss, logits, labels, *options):
     return value, torch.autograd.grad(value, leaf)[0]
 
 
-@pytest.mark.parametrize('label_dtype', [np.int32, np.uint8])
+@pytest.mark.parametrize("label_dtype", [np.int32, np.uint8])
 def test_cross_entropy_agrees_with_the_oracle(dtype, label_dtype):
     logits, labels = make_logits((3, 6, 7), dtype), make_labels((3, 6, 7), dtype=label_dtype)
     value, grad = evaluate(losses.cross_entropy, logits, labels)
     expected, expected_grad = evaluate_oracle(oracles.cross_entropy, logits, labels)
-    assert_close(value, expected, TOLERANCE[dtype], name='value')
-    assert_close(grad, expected_grad, TOLERANCE[dtype], name='gradient')
+    assert_close(value, expected, TOLERANCE[dtype], name="value")
+    assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
 
 
-@pytest.mark.parametrize('ignore_label', [0, 2, -1, 1000])
-@pytest.mark.parametrize('name', ['cross_entropy', 'upsampled_cross_entropy'])
+@pytest.mark.parametrize("ignore_label", [0, 2, -1, 1000])
+@pytest.mark.parametrize("name", ["cross_entropy", "upsampled_cross_entropy"])
 def test_any_ignore_label_will_do(dtype, name, ignore_label):
-    logits = make_logits((2, 8, 16) if name == 'cross_entropy' else (2, 1, 2), dtype)
+    logits = make_logits((2, 8, 16) if name == "cross_entropy" else (2, 1, 2), dtype)
     labels = make_labels((2, 8, 16), ignore_label)
     value, grad = evaluate(getattr(losses, name), logits, labels, ignore_label=ignore_label)
     expected, expected_grad = evaluate_oracle(getattr(oracles, name), logits, labels, ignore_label)
-    assert_close(value, expected, TOLERANCE[dtype], name='value')
-    assert_close(grad, expected_grad, TOLERANCE[dtype], name='gradient')
+    assert_close(value, expected, TOLERANCE[dtype], name="value")
+    assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
 
 
 def test_ignored_pixels_get_no_gradient(dtype):
@@ -75,22 +75,22 @@ def test_ignored_pixels_get_no_gradient(dtype):
     assert (np.abs(np.asarray(grad)[labels != 255]).max(-1) > 0).all()
 
 
-@pytest.mark.parametrize('name', ['cross_entropy', 'upsampled_cross_entropy'])
+@pytest.mark.parametrize("name", ["cross_entropy", "upsampled_cross_entropy"])
 def test_batch_without_a_label_is_zero_with_zero_gradient(dtype, name):
-    logits = make_logits((2, 16, 8) if name == 'cross_entropy' else (2, 2, 1), dtype)
+    logits = make_logits((2, 16, 8) if name == "cross_entropy" else (2, 2, 1), dtype)
     value, grad = evaluate(getattr(losses, name), logits, np.full((2, 16, 8), 255))
     assert value == 0
     assert (np.asarray(grad) == 0).all()
 
 
-@pytest.mark.parametrize('name', ['cross_entropy', 'upsampled_cross_entropy'])
+@pytest.mark.parametrize("name", ["cross_entropy", "upsampled_cross_entropy"])
 def test_image_without_a_label_does_not_change_the_mean(dtype, name):
-    logits = make_logits((2, 16, 8) if name == 'cross_entropy' else (2, 2, 1), dtype)
+    logits = make_logits((2, 16, 8) if name == "cross_entropy" else (2, 2, 1), dtype)
     labels = make_labels((2, 16, 8))
     labels[1] = 255
     value, grad = evaluate(getattr(losses, name), logits, labels)
     alone, alone_grad = evaluate(getattr(losses, name), logits[:1], labels[:1])
-    tolerance = {'float64': 1e-14, 'float32': 1e-6}[dtype]
+    tolerance = {"float64": 1e-14, "float32": 1e-6}[dtype]
     assert_close(value, alone, tolerance)
     assert_close(grad[:1], alone_grad, tolerance)
     assert (np.asarray(grad)[1] == 0).all()
@@ -107,9 +107,9 @@ def test_mean_is_over_pixels_not_over_images(dtype):
     assert abs(float(one) - float(other)) > 0.1
 
 
-@pytest.mark.parametrize('name', ['cross_entropy', 'upsampled_cross_entropy'])
+@pytest.mark.parametrize("name", ["cross_entropy", "upsampled_cross_entropy"])
 def test_extreme_logits_stay_finite(dtype, name):
-    logits = make_logits((2, 16, 8) if name == 'cross_entropy' else (2, 2, 1), dtype, scale=1e4)
+    logits = make_logits((2, 16, 8) if name == "cross_entropy" else (2, 2, 1), dtype, scale=1e4)
     labels = make_labels((2, 16, 8))
     value, grad = evaluate(getattr(losses, name), logits, labels)
     expected, _ = evaluate_oracle(getattr(oracles, name), logits, labels)
@@ -117,9 +117,9 @@ def test_extreme_logits_stay_finite(dtype, name):
     assert np.isfinite(grad).all()
 
 
-@pytest.mark.parametrize('name', ['cross_entropy', 'upsampled_cross_entropy'])
+@pytest.mark.parametrize("name", ["cross_entropy", "upsampled_cross_entropy"])
 def test_bfloat16_logits_give_a_float32_loss(name):
-    logits = jnp.asarray(make_logits((2, 16, 8) if name == 'cross_entropy' else (2, 2, 1), 'float32'), jnp.bfloat16)
+    logits = jnp.asarray(make_logits((2, 16, 8) if name == "cross_entropy" else (2, 2, 1), "float32"), jnp.bfloat16)
     labels = make_labels((2, 16, 8))
     value = getattr(losses, name)(logits, labels)
     expected, _ = evaluate_oracle(getattr(oracles, name), np.asarray(logits, np.float32), labels)
@@ -127,7 +127,7 @@ def test_bfloat16_logits_give_a_float32_loss(name):
     assert_close(value, expected, 5e-6)
 
 
-@pytest.mark.parametrize('labels_shape', [(2, 4, 5), (1, 4, 4), (2, 16), (2, 4, 4, 1), (3, 4, 4)])
+@pytest.mark.parametrize("labels_shape", [(2, 4, 5), (1, 4, 4), (2, 16), (2, 4, 4, 1), (3, 4, 4)])
 def test_labels_of_another_shape_are_refused(labels_shape):
     with pytest.raises(ValueError):
         losses.cross_entropy(jnp.zeros((2, 4, 4, CLASSES)), np.zeros(labels_shape, np.int32))
@@ -138,26 +138,26 @@ def test_labels_of_another_shape_are_refused(labels_shape):
 SIZES = [((2, 3), (16, 24)), ((3, 2), (24, 16)), ((1, 1), (8, 8)), ((3, 4), (17, 25)), ((4, 4), (4, 4))]
 
 
-@pytest.mark.parametrize('grid, size', SIZES)
+@pytest.mark.parametrize("grid, size", SIZES)
 def test_upsampling_is_bilinear_with_half_pixel_centres(dtype, grid, size):
     logits = make_logits((2, *grid), dtype)
     out = jax.jit(models.upsample, static_argnums=1)(jnp.asarray(logits), size)
     assert_close(out, oracles.upsample(oracles.tensor(logits), size), TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize('grid, size', SIZES)
+@pytest.mark.parametrize("grid, size", SIZES)
 def test_upsampled_cross_entropy_agrees_with_the_oracle(dtype, grid, size):
     logits, labels = make_logits((3, *grid), dtype), make_labels((3, *size))
     value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels)
     expected, expected_grad = evaluate_oracle(oracles.upsampled_cross_entropy, logits, labels)
-    assert_close(value, expected, TOLERANCE[dtype], name='value')
-    assert_close(grad, expected_grad, TOLERANCE[dtype], name='gradient')
+    assert_close(value, expected, TOLERANCE[dtype], name="value")
+    assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
 
 
-@pytest.mark.parametrize('grid, size', SIZES[:3])
+@pytest.mark.parametrize("grid, size", SIZES[:3])
 def test_upsampled_cross_entropy_is_cross_entropy_of_the_upsampled(dtype, grid, size):
     logits, labels = make_logits((3, *grid), dtype), make_labels((3, *size), dtype=np.uint8)
     value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels)
     expected, expected_grad = evaluate(lambda z, y: losses.cross_entropy(models.upsample(z, size), y), logits, labels)
-    assert_close(value, expected, TOLERANCE[dtype], name='value')
-    assert_close(grad, expected_grad, TOLERANCE[dtype], name='gradient')
+    assert_close(value, expected, TOLERANCE[dtype], name="value")
+    assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")

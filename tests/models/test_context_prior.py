@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip('torch')
+torch = pytest.importorskip("torch")
 
 import oracles  # noqa: E402
 from oracles import assert_close  # noqa: E402
@@ -25,29 +25,29 @@ def x64():
 
 
 def parameter_shapes(n=N, channels=CHANNELS, kernel=5, fan_in=FAN_IN):
-    bn = {'scale': (channels,), 'bias': (channels,)}
-    column = {'kernel': (kernel, 1, 1, channels), 'bias': (channels,)}
-    row = {'kernel': (1, kernel, 1, channels), 'bias': (channels,)}
+    bn = {"scale": (channels,), "bias": (channels,)}
+    column = {"kernel": (kernel, 1, 1, channels), "bias": (channels,)}
+    row = {"kernel": (1, kernel, 1, channels), "bias": (channels,)}
     return {
-        'aggregation': {
-            'reduce': {'conv': {'kernel': (3, 3, fan_in, channels)}, 'bn': bn},
-            'column_row': {'column': column, 'row': row},
-            'row_column': {'row': row, 'column': column},
-            'bn': bn,
+        "aggregation": {
+            "reduce": {"conv": {"kernel": (3, 3, fan_in, channels)}, "bn": bn},
+            "column_row": {"column": column, "row": row},
+            "row_column": {"row": row, "column": column},
+            "bn": bn,
         },
-        'prior': {'kernel': (channels, n), 'scale': (n,), 'bias': (n,)},
-        'intra': {'conv': {'kernel': (1, 1, channels, channels)}, 'bn': bn},
-        'inter': {'conv': {'kernel': (1, 1, channels, channels)}, 'bn': bn},
+        "prior": {"kernel": (channels, n), "scale": (n,), "bias": (n,)},
+        "intra": {"conv": {"kernel": (1, 1, channels, channels)}, "bn": bn},
+        "inter": {"conv": {"kernel": (1, 1, channels, channels)}, "bn": bn},
     }
 
 
 def statistics_shapes(n=N, channels=CHANNELS):
-    bn = {'mean': (channels,), 'var': (channels,)}
+    bn = {"mean": (channels,), "var": (channels,)}
     return {
-        'aggregation': {'reduce': {'bn': bn}, 'bn': bn},
-        'prior': {'mean': (n,), 'var': (n,)},
-        'intra': {'bn': bn},
-        'inter': {'bn': bn},
+        "aggregation": {"reduce": {"bn": bn}, "bn": bn},
+        "prior": {"mean": (n,), "var": (n,)},
+        "intra": {"bn": bn},
+        "inter": {"bn": bn},
     }
 
 
@@ -56,9 +56,9 @@ def fill(shapes, rng):
 
     def leaf(path, shape):
         name = path[-1].key
-        if name == 'kernel':
+        if name == "kernel":
             return rng.normal(size=shape) / np.prod(shape[:-1]) ** 0.5
-        return rng.uniform(0.5, 1.5, shape) if name in ('scale', 'var') else 0.5 * rng.normal(size=shape)
+        return rng.uniform(0.5, 1.5, shape) if name in ("scale", "var") else 0.5 * rng.normal(size=shape)
 
     return jax.tree_util.tree_map_with_path(leaf, shapes, is_leaf=lambda node: isinstance(node, tuple))
 
@@ -77,11 +77,11 @@ def make_module(kernel=5, grid=GRID, dtype=jnp.float64):
 
 def apply(module, x, params, stats, train):
     """(outputs, statistics after the step)."""
-    variables = {'params': params, 'batch_stats': stats}
+    variables = {"params": params, "batch_stats": stats}
     if not train:
         return module.apply(variables, x, train=False), stats
-    outputs, updates = module.apply(variables, x, train=True, mutable=['batch_stats'])
-    return outputs, updates['batch_stats']
+    outputs, updates = module.apply(variables, x, train=True, mutable=["batch_stats"])
+    return outputs, updates["batch_stats"]
 
 
 def to_torch(tree, requires_grad=False):
@@ -91,7 +91,7 @@ def to_torch(tree, requires_grad=False):
 def assert_trees_close(actual, expected, tolerance, floor=0.0):
     actual, expected = (jax.tree_util.tree_flatten_with_path(tree)[0] for tree in (actual, expected))
     assert [path for path, _ in actual] == [path for path, _ in expected]
-    for (path, leaf), (_, expected_leaf) in zip(actual, expected):
+    for (path, leaf), (_, expected_leaf) in zip(actual, expected, strict=True):
         assert_close(leaf, expected_leaf, tolerance, floor, jax.tree_util.keystr(path))
 
 
@@ -102,11 +102,11 @@ def shapes(tree):
 # Aggregation
 
 
-@pytest.mark.parametrize('kernel', [5, 11])
-@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize("kernel", [5, 11])
+@pytest.mark.parametrize("train", [True, False])
 def test_aggregation_agrees_with_the_oracle(x64, train, kernel):
     x, params, stats = make_case(kernel)
-    params, stats = params['aggregation'], stats['aggregation']
+    params, stats = params["aggregation"], stats["aggregation"]
     module = Aggregation(channels=CHANNELS, kernel_size=kernel, dtype=jnp.float64)
     out, new_stats = jax.jit(lambda *args: apply(module, *args, train))(x, params, stats)
     expected, expected_stats = oracles.aggregation(oracles.tensor(x), to_torch(params), to_torch(stats), train)
@@ -124,17 +124,17 @@ def test_aggregation_defaults_are_those_of_the_paper():
 # The whole layer
 
 
-@pytest.mark.parametrize('kernel', [5, 11])
+@pytest.mark.parametrize("kernel", [5, 11])
 def test_parameters_have_the_documented_names_and_shapes(kernel):
     x = jnp.zeros((BATCH, *GRID, FAN_IN))
     variables = make_module(kernel, dtype=jnp.float32).init(jax.random.key(0), x, train=False)
-    assert shapes(variables['params']) == parameter_shapes(kernel=kernel)
-    assert shapes(variables['batch_stats']) == statistics_shapes()
-    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype('float32')}
+    assert shapes(variables["params"]) == parameter_shapes(kernel=kernel)
+    assert shapes(variables["batch_stats"]) == statistics_shapes()
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize('kernel', [5, 11])
-@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize("kernel", [5, 11])
+@pytest.mark.parametrize("train", [True, False])
 def test_outputs_and_prior_agree_with_the_oracle(x64, train, kernel):
     x, params, stats = make_case(kernel)
 
@@ -145,7 +145,7 @@ def test_outputs_and_prior_agree_with_the_oracle(x64, train, kernel):
 
     actual = run(x, params, stats)
     expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), train)
-    for name, got, wanted in zip(('intra', 'inter', 'logits', 'features'), actual, expected):
+    for name, got, wanted in zip(("intra", "inter", "logits", "features"), actual, expected, strict=True):
         assert_close(got, wanted, 1e-10, name=name)
     assert_trees_close(actual[-1], expected[-1], 1e-10)
 
@@ -154,14 +154,14 @@ def test_float32_agrees_with_the_oracle():
     x, params, stats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), make_case())
     (intra, inter, prior), _ = apply(make_module(dtype=jnp.float32), x, params, stats, True)
     expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), True)
-    for name, got, wanted in zip(('intra', 'inter', 'logits'), (intra, inter, prior.logits()), expected):
+    for name, got, wanted in zip(("intra", "inter", "logits"), (intra, inter, prior.logits()), expected, strict=True):
         assert got.dtype == jnp.float32
         assert_close(got, wanted, 3e-5, name=name)
 
 
-@pytest.mark.parametrize('ignored', ['class', 'mask'])
-@pytest.mark.parametrize('kernel', [5, 11])
-@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize("ignored", ["class", "mask"])
+@pytest.mark.parametrize("kernel", [5, 11])
+@pytest.mark.parametrize("train", [True, False])
 def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, kernel, ignored):
     """Of a random scalar of both contexts, the logits of the prior and the affinity loss."""
     x, params, stats = make_case(kernel)
@@ -176,9 +176,7 @@ def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, ke
         def scalar(x, params):
             (intra, inter, prior), _ = apply(make_module(kernel), x, params, stats, train)
             affinity = losses.affinity_loss(prior, labels, ignored=ignored).total
-            return (
-                (intra * by_intra).sum() + (inter * by_inter).sum() + (prior.logits() * by_logits).sum() + affinity
-            )
+            return (intra * by_intra).sum() + (inter * by_inter).sum() + (prior.logits() * by_logits).sum() + affinity
 
         return jax.value_and_grad(scalar, argnums=(0, 1))(x, params)
 
@@ -191,8 +189,8 @@ def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, ke
     expected = expected + oracles.affinity_loss(logits, labels, ignored=ignored).total
     expected.backward()
 
-    assert_close(value, expected, 1e-10, name='value')
-    assert_close(grad_x, tx.grad, 1e-10, name='input')
+    assert_close(value, expected, 1e-10, name="value")
+    assert_close(grad_x, tx.grad, 1e-10, name="input")
     # The floor is for biases in front of a BatchNorm, whose gradient is zero but for rounding.
     assert_trees_close(grad_params, jax.tree.map(lambda leaf: leaf.grad, tparams), 1e-10, floor=1e-2)
 
@@ -200,9 +198,9 @@ def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, ke
 def test_running_statistics_move_a_tenth_towards_the_biased_batch_statistics(x64):
     x, params, stats = make_case()
     (_, _, prior), new_stats = apply(make_module(), x, params, stats, True)
-    z = np.asarray(prior.features).reshape(-1, CHANNELS) @ params['prior']['kernel']
-    assert_close(new_stats['prior']['mean'], 0.9 * stats['prior']['mean'] + 0.1 * z.mean(0), 1e-10)
-    assert_close(new_stats['prior']['var'], 0.9 * stats['prior']['var'] + 0.1 * z.var(0, ddof=0), 1e-10)
+    z = np.asarray(prior.features).reshape(-1, CHANNELS) @ params["prior"]["kernel"]
+    assert_close(new_stats["prior"]["mean"], 0.9 * stats["prior"]["mean"] + 0.1 * z.mean(0), 1e-10)
+    assert_close(new_stats["prior"]["var"], 0.9 * stats["prior"]["var"] + 0.1 * z.var(0, ddof=0), 1e-10)
     expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), True)[-1]
     assert_trees_close(new_stats, expected, 1e-10)
 
@@ -210,21 +208,19 @@ def test_running_statistics_move_a_tenth_towards_the_biased_batch_statistics(x64
 def test_variance_survives_a_mean_a_thousand_times_the_spread():
     """In float32: uncentred moments would lose the variance, or turn it negative."""
     x, params, stats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), make_case())
-    params['aggregation']['bn']['bias'][:] = 100.0
-    params['aggregation']['bn']['scale'][:] = 0.1
+    params["aggregation"]["bn"]["bias"][:] = 100.0
+    params["aggregation"]["bn"]["scale"][:] = 0.1
     (_, _, prior), new_stats = apply(make_module(dtype=jnp.float32), x, params, stats, True)
     features = np.asarray(prior.features, np.float64).reshape(-1, CHANNELS)
-    variance = (features @ params['prior']['kernel'].astype(np.float64)).var(0)
-    batch_variance = (np.asarray(new_stats['prior']['var'], np.float64) - 0.9 * stats['prior']['var']) / 0.1
+    variance = (features @ params["prior"]["kernel"].astype(np.float64)).var(0)
+    batch_variance = (np.asarray(new_stats["prior"]["var"], np.float64) - 0.9 * stats["prior"]["var"]) / 0.1
     assert_close(batch_variance, variance, 1e-3)
 
 
 def test_evaluation_leaves_the_statistics_alone(x64):
     x, params, stats = make_case()
-    _, updates = make_module().apply(
-        {'params': params, 'batch_stats': stats}, x, train=False, mutable=['batch_stats']
-    )
-    assert_trees_close(updates.get('batch_stats', stats), stats, 0.0)
+    _, updates = make_module().apply({"params": params, "batch_stats": stats}, x, train=False, mutable=["batch_stats"])
+    assert_trees_close(updates.get("batch_stats", stats), stats, 0.0)
 
 
 def test_evaluation_of_one_image_does_not_depend_on_the_others(x64):
@@ -240,7 +236,7 @@ def test_prior_of_the_layer_is_what_the_contexts_are_made_of(x64):
     x, params, stats = make_case()
     (intra, inter, prior), _ = apply(make_module(), x, params, stats, False)
     contexts = prior.contexts(prior.features)
-    for name, out, context in zip(('intra', 'inter'), (intra, inter), contexts):
+    for name, out, context in zip(("intra", "inter"), (intra, inter), contexts, strict=True):
         context = oracles.tensor(context).reshape(BATCH, *GRID, CHANNELS)
         expected, _ = oracles.conv_bn_relu(context, to_torch(params[name]), to_torch(stats[name]), False)
         assert_close(out, expected, 1e-10, name=name)
@@ -276,7 +272,7 @@ def test_logits_of_factors_are_their_affine_product(x64):
     assert_close(jax.jit(lambda prior: prior.logits())(prior), expected, 1e-13)
 
 
-@pytest.mark.parametrize('n', [12, 2100])
+@pytest.mark.parametrize("n", [12, 2100])
 def test_contexts_and_their_gradients_agree_with_the_oracle(x64, n):
     """Also for more positions than any reasonable block of rows has."""
     prior = make_factors(batch=2 if n < 100 else 1, n=n)
@@ -294,19 +290,20 @@ def test_contexts_and_their_gradients_agree_with_the_oracle(x64, n):
     p = torch.sigmoid(x @ w + b)
     expected = p @ v / n, (1 - p) @ v / n
     ((expected[0] * oracles.tensor(by_intra)).sum() + (expected[1] * oracles.tensor(by_inter)).sum()).backward()
-    assert_close(intra, expected[0], 1e-10, name='intra')
-    assert_close(inter, expected[1], 1e-10, name='inter')
+    assert_close(intra, expected[0], 1e-10, name="intra")
+    assert_close(inter, expected[1], 1e-10, name="inter")
     for name, grad, leaf in zip(
-        ('features', 'kernel', 'bias', 'values'),
+        ("features", "kernel", "bias", "values"),
         (grad_prior.features, grad_prior.kernel, grad_prior.bias, grad_values),
         (x, w, b, v),
+        strict=True,
     ):
         assert_close(grad, leaf.grad, 1e-10, name=name)
 
 
-@pytest.mark.parametrize('dtype, tolerance', [('float64', 1e-13), ('float32', 1e-6)])
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-13), ("float32", 1e-6)])
 def test_contexts_sum_to_the_mean_over_all_positions(dtype, tolerance):
-    with jax.enable_x64(dtype == 'float64'):
+    with jax.enable_x64(dtype == "float64"):
         prior = make_factors(dtype=dtype)
         intra, inter = prior.contexts(prior.features)
         mean = np.asarray(prior.features, np.float64).mean(1, keepdims=True)
@@ -320,7 +317,7 @@ def test_row_of_factors_depends_on_its_position_only(x64):
     assert changed.sum() == 1 and changed[1, 5]
 
 
-@pytest.mark.parametrize('level', [30.0, 200.0])
+@pytest.mark.parametrize("level", [30.0, 200.0])
 def test_saturated_prior_splits_the_positions_between_the_contexts(level):
     """P is 1 where the logits are large and 0 where they are small, without overflow."""
     n = 6

@@ -63,7 +63,7 @@ def records(builder: SegmentationBuilder, split: str) -> Sequence[dict[str, Any]
     """
     if split not in builder.info.splits:
         raise UserError(
-            f"the dataset {builder.name} in {builder.data_dir} has no split {split!r}, only {sorted(builder.info.splits)}"
+            f"{builder.name} in {builder.data_dir} has no split {split!r}: take one of {sorted(builder.info.splits)}"
         )
     raw = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
     return builder.as_data_source(split, decoders=raw)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -19,7 +19,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     DATASET: Dataset
     VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
+    RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
 
     def __init__(self, *, data_dir: Path, source: Path | None) -> None:
         self.source = source
@@ -50,9 +50,7 @@ def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
     return cv2.imencode(".png", label)[1].tobytes()
 
 
-def read_pair(
-    image_path: Path, label_path: Path, lookup: dict[int, int]
-) -> tuple[bytes, UInt8[np.ndarray, "h w"]]:
+def read_pair(image_path: Path, label_path: Path, lookup: dict[int, int]) -> tuple[bytes, UInt8[np.ndarray, "h w"]]:
     """The image's bytes as they are, and the label translated to training ids.
 
     Args:

@@ -57,7 +57,6 @@ def _pairs(source: Path, split: str) -> list[tuple[Path, Path]]:
         lonely = sorted((image_names if here is images else label_names) - {path.name for path in there.glob("*.png")})
         if lonely:
             raise UserError(
-                f"{here / lonely[0]} has no {what} in {there} ({len(lonely)} such in all): "
-                "add it or take the file out"
+                f"{here / lonely[0]} has no {what} in {there} ({len(lonely)} such in all): add it or take the file out"
             )
     return [(images / name, labels / name) for name in sorted(image_names)]

@@ -39,9 +39,7 @@ PALETTE = (
 HARD_PAIRS = (("sea", "sand"), ("bed", "table"))
 
 
-def render(
-    seed: int, index: int, size: tuple[int, int] = (128, 128)
-) -> tuple[np.ndarray, np.ndarray]:
+def render(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> tuple[np.ndarray, np.ndarray]:
     """Draw picture `index` of the dataset `seed`, a pure function of its arguments.
 
     Returns

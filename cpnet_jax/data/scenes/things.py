@@ -79,9 +79,7 @@ def cabinet(rng) -> list[Part]:
     """A wardrobe with doors or a chest with drawers, one flank in view."""
     wood = between(rng, (0.72, 0.58, 0.38), (0.90, 0.86, 0.74))
     half = rng.uniform(0.27, 0.42)
-    flank = Part(
-        np.array([(half, 0), (half + 0.12, 0.06), (half + 0.12, 0.97), (half, 1)]), wood * SHADED
-    )
+    flank = Part(np.array([(half, 0), (half + 0.12, 0.06), (half + 0.12, 0.97), (half, 1)]), wood * SHADED)
     carcass = [flank, _quad(-half, 0, half, 1, wood), _quad(-half, 0, half, 0.06, wood * 0.5)]
     return carcass + (_doors if rng.random() < 0.5 else _drawers)(wood, half - 0.04)
 

@@ -1,0 +1,41 @@
+# Everything is set up in .venv by the first target that needs it; only Python 3.11 or newer has to be there.
+PYTHON ?= python3
+VENV ?= .venv
+# TORCH=0 leaves PyTorch out, and with it the tests that compare with it.
+TORCH ?= 1
+BIN = $(VENV)/bin
+
+.PHONY: quickstart test lint compare clean
+
+quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, draw predictions.
+	$(BIN)/python main.py --config=configs/quickstart.py
+
+test: $(VENV)/.ready-test-$(TORCH) lint  ## Run the tests.
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.ready-test-$(TORCH)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+compare: $(VENV)/.ready  ## With and without the context prior, three seeds each.
+	$(BIN)/python benchmarks/context_prior_margin.py
+
+clean:
+	rm -rf $(VENV) runs data
+
+$(VENV)/.ready: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "error: $(PYTHON) is older than 3.11: name a newer one, make PYTHON=python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)"; exit 2; }
+	@echo "Installing the requirements into $(VENV), a minute or so"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+$(VENV)/.ready-test-0: $(VENV)/.ready
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	@touch $@
+
+$(VENV)/.ready-test-1: $(VENV)/.ready-test-0
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'
+	@touch $@
