@@ -12,6 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from cpnet_jax import command_line
 from cpnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
@@ -42,17 +43,10 @@ def run() -> None:
     """Tells a user's mistake in one sentence, lets our own go through with a traceback."""
     logging.set_verbosity(logging.ERROR)
     try:
-        app.run(main, flags_parser=_parse_flags)
+        app.run(main, flags_parser=command_line.parse)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
-
-
-def _parse_flags(argv: list[str]) -> list[str]:
-    try:
-        return flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """From a config file's fields to the parts of an experiment. The only module that reads them."""
 
-import difflib
 import json
 from functools import partial
 from pathlib import Path
@@ -39,7 +38,7 @@ FREE_ON_RESUME = {
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError on a field whose value cannot work."""
     crop = config.data.crop_size
-    if len(crop) != 2 or any(side <= 0 or side % OUTPUT_STRIDE for side in crop):
+    if len(crop) != 2 or any(not isinstance(side, int) or side <= 0 or side % OUTPUT_STRIDE for side in crop):
         raise UserError(
             f"config.data.crop_size is {tuple(crop)}: height and width must be positive multiples of {OUTPUT_STRIDE}"
         )
@@ -68,6 +67,11 @@ def check(config: ml_collections.ConfigDict) -> None:
     for field, allowed in choices.items():
         if _field(config, field) not in allowed:
             raise UserError(f"config.{field} is {_field(config, field)!r}: it must be one of {list(allowed)}")
+    if config.total_epochs is not None and config.total_epochs <= 0:
+        raise UserError(f"config.total_epochs is {config.total_epochs}: it must be positive")
+    scales = config.data.scales
+    if not scales or any(not isinstance(scale, int | float) or scale <= 0 for scale in scales):
+        raise UserError(f"config.data.scales is {tuple(scales)}: give at least one positive number")
     if config.model.aggregation_kernel % 2 == 0:
         raise UserError(f"config.model.aggregation_kernel is {config.model.aggregation_kernel}: it must be odd")
 
@@ -104,12 +108,6 @@ def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], wor
             f"{workdir} holds a run of another config ({'; '.join(differences)}): give the same values, "
             "or another --workdir"
         )
-
-
-def suggest(config: ml_collections.ConfigDict, field: str) -> str:
-    """The existing field most like a mistyped one, or an empty string."""
-    close = difflib.get_close_matches(field, _flat(as_dict(config)), n=1)
-    return close[0] if close else ""
 
 
 def prior_size(config: ml_collections.ConfigDict) -> tuple[int, int]:

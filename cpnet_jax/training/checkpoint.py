@@ -65,6 +65,10 @@ class Checkpoints:
         """The resolved config that a checkpoint was trained with."""
         return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
 
+    def restore_as_saved(self, step: int) -> dict[str, Any]:
+        """The state as nested dicts of arrays on the default device, for whoever wants to look into a checkpoint."""
+        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, int]:
         """(state, data position). `like` has the shapes, dtypes and shardings wanted."""
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)

@@ -77,7 +77,7 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    return new_state, metrics | {"gradient_norm": optax.global_norm(grad)}
+    return new_state, metrics | {"gradient_norm": optax.tree.norm(grad)}
 
 
 def _in_parts(parts: int, x: Array) -> Array:

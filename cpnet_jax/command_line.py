@@ -1,0 +1,69 @@
+"""Flags in, one sentence out where they are wrong."""
+
+import difflib
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from cpnet_jax.errors import UserError
+
+HELP = {"--help", "--helpfull", "--helpshort", "-h", "-?"}
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses absl's flags; returns what is left of argv.
+
+    Raises:
+      UserError: on an unknown flag or field, a value of the wrong type, or a config file that cannot be loaded.
+    """
+    if not HELP & set(argv):
+        _check_fields(argv, _load(_config_path(argv)))
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def _config_path(argv: list[str]) -> str:
+    for argument, following in zip(argv, [*argv[1:], ""], strict=True):
+        if argument in ("--config", "-config"):
+            return following
+        if match := re.match(r"--?config=(.*)", argument):
+            return match[1]
+    raise UserError("--config is missing: name an experiment, --config=configs/quickstart.py for instance")
+
+
+def _load(path: str) -> ConfigDict:
+    """The config as its file gives it: absl would report a mistake in the file as one in the flag."""
+    if not Path(path).is_file():
+        known = ", ".join(map(str, sorted(Path("configs").glob("*.py")))) or "the files in configs/"
+        raise UserError(f"--config={path} is no file: take one of {known}")
+    try:
+        config = runpy.run_path(path)["get_config"]()
+    except Exception as error:
+        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config returns a {type(config).__name__}; it must return a ConfigDict")
+    return config
+
+
+def _check_fields(argv: list[str], config: ConfigDict) -> None:
+    """Raises UserError on the first --config.FIELD that the config does not have."""
+    fields = list(_fields(config))
+    for argument in argv:
+        match = re.match(r"--?config\.([^=]+)", argument)
+        if match and match[1] not in fields:
+            close = difflib.get_close_matches(match[1], fields, n=1)
+            hint = f"did you mean config.{close[0]}?" if close else "configs/default.py lists all there are"
+            raise UserError(f"config.{match[1]} does not exist: {hint}")
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    for name, value in config.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, ConfigDict):
+            yield from _fields(value, f"{prefix}{name}.")

@@ -1,0 +1,159 @@
+"""Augmentation moves an image and its label together, and nothing else decides it than the rng."""
+
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+
+from cpnet_jax.data.augment import augment
+
+IGNORED = 255
+FILL = (123.675, 116.28, 103.53)
+ROUNDED_FILL = (124, 116, 104)
+SCALES = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
+# Colour of each label value; the padding's is that of the ignored label.
+COLOURS = np.random.default_rng(7).integers(0, 256, (256, 3)).astype(np.uint8)
+COLOURS[IGNORED] = ROUNDED_FILL
+
+run = partial(augment, flip_probability=0.5, fill=FILL, ignore_label=IGNORED)
+
+
+def blocks(height: int, width: int, seed: int = 0, side: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    """Rectangles of random classes (void among them), the image coloured by class."""
+    values = np.random.default_rng(seed).choice([0, 3, 7, 20, IGNORED], (-(-height // side), -(-width // side)))
+    label = values.astype(np.uint8).repeat(side, 0).repeat(side, 1)[:height, :width]
+    return COLOURS[label], np.ascontiguousarray(label)
+
+
+def coordinates(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Red is the row, green the column, blue and label a mix of both: every pixel says where it comes from."""
+    rows, columns = np.mgrid[:height, :width]
+    label = (7 * rows + 3 * columns) % 200
+    return np.stack([rows, columns, label], -1).astype(np.uint8), label.astype(np.uint8)
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_colours_match_labels_away_from_boundaries(seed):
+    image, label = blocks(61, 83, seed)
+    image, label = run(image, label, np.random.default_rng(seed), crop_size=(56, 72), scales=SCALES)
+    kernel = np.ones((3, 3), np.uint8)
+    uniform = cv2.erode(label, kernel) == cv2.dilate(label, kernel)
+    uniform[[0, -1]] = uniform[:, [0, -1]] = False  # what the crop cut off may be another class
+    assert uniform.mean() > 0.3
+    assert np.array_equal(image[uniform], COLOURS[label][uniform])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_label_is_the_nearest_source_pixel_of_the_bilinear_image(scale, flip, axis):
+    """On a ramp both say which source pixel they show; a label resized off the centres is up to 0.86 pixels off."""
+    position = np.mgrid[:24, :24][axis].astype(np.uint8)
+    image, label = augment(
+        np.repeat(10 * position[..., None], 3, -1),
+        position,
+        np.random.default_rng(0),
+        crop_size=(round(24 * scale),) * 2,
+        scales=[scale],
+        flip_probability=flip,
+        fill=FILL,
+        ignore_label=IGNORED,
+    )
+    assert len(np.unique(label)) >= min(24, round(24 * scale))
+    assert np.abs(image[..., 0] / 10 - label).max() < 0.56
+
+
+def test_crop_is_one_window_of_both_and_every_window_is_drawn():
+    image, label = coordinates(13, 11)
+    seen = set()
+    for seed in range(400):
+        crop, crop_label = run(image, label, np.random.default_rng(seed), crop_size=(10, 8), scales=[1.0])
+        top, left = crop[..., 0].min(), crop[..., 1].min()
+        window = np.s_[top : top + 10, left : left + 8]
+        mirror = -1 if crop[0, 0, 1] > crop[0, 1, 1] else 1
+        assert np.array_equal(crop, image[window][:, ::mirror])
+        assert np.array_equal(crop_label, label[window][:, ::mirror])
+        seen.add((int(top), int(left)))
+    assert seen == {(top, left) for top in range(4) for left in range(4)}
+
+
+@pytest.mark.parametrize("size", [(1, 1), (24, 32), (23, 33), (25, 31), (16, 80), (90, 9), (64, 64)])
+@pytest.mark.parametrize("scale", SCALES)
+def test_result_has_the_crop_size_whatever_the_image_size(size, scale):
+    image, label = blocks(*size)
+    image, label = run(image, label, np.random.default_rng(1), crop_size=(24, 32), scales=[scale])
+    assert image.shape == (24, 32, 3) and label.shape == (24, 32)
+    assert image.dtype == label.dtype == np.uint8
+    assert image.flags.c_contiguous and label.flags.c_contiguous
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize("size", [(10, 40), (40, 10), (10, 10)])
+def test_padding_is_mean_colour_and_ignored_and_covers_only_what_is_missing(size, flip):
+    image, label = coordinates(*size)
+    image, label = run(image, label, np.random.default_rng(0), crop_size=(20, 24), scales=[1.0], flip_probability=flip)
+    padded = label == IGNORED  # `coordinates` holds none
+    shown = min(size[0], 20), min(size[1], 24)
+    assert (~padded).sum() == shown[0] * shown[1]
+    assert np.array_equal((~padded).any(1).nonzero()[0], np.arange(shown[0]))
+    assert (~padded).any(0).sum() == shown[1]
+    assert (image[padded] == ROUNDED_FILL).all()
+    assert np.array_equal(image[~padded][:, 2], label[~padded])
+
+
+def test_every_scale_of_the_list_and_no_other_is_drawn_about_equally():
+    image, label = coordinates(16, 20)
+    counts = dict.fromkeys(SCALES, 0)
+    for seed in range(600):
+        _, result = run(image, label, np.random.default_rng(seed), crop_size=(40, 50), scales=SCALES)
+        shown = result != IGNORED
+        height, width = shown.any(1).sum(), shown.any(0).sum()
+        assert height / 16 == width / 20
+        counts[height / 16] += 1  # KeyError: a scale outside the list
+    assert set(counts) == set(SCALES)
+    assert min(counts.values()) > 60 and max(counts.values()) < 140
+
+
+@pytest.mark.parametrize(
+    ("probability", "low", "high"), [(0.0, 0, 0), (1.0, 1, 1), (0.5, 0.42, 0.58), (0.2, 0.13, 0.27)]
+)
+def test_flip_happens_as_often_as_asked(probability, low, high):
+    image, label = coordinates(8, 8)
+    flipped = []
+    for seed in range(400):
+        result, _ = run(
+            image, label, np.random.default_rng(seed), crop_size=(8, 8), scales=[1.0], flip_probability=probability
+        )
+        flipped.append(result[0, 0, 1] == 7)
+    assert low <= np.mean(flipped) <= high
+
+
+def test_result_depends_on_the_rng_alone():
+    image, label = blocks(50, 60)
+    results = []
+    for global_seed, seed in ((0, 5), (1, 5), (0, 6)):
+        np.random.seed(global_seed)  # noqa: NPY002 (the state that must not matter)
+        results.append(run(image, label, np.random.default_rng(seed), crop_size=(32, 32), scales=SCALES))
+    first, again, other = results
+    assert np.array_equal(first[0], again[0]) and np.array_equal(first[1], again[1])
+    assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("size", [(20, 20), (40, 40)])
+def test_inputs_are_left_as_they_were(scale, size):
+    image, label = coordinates(30, 30)
+    copies = image.copy(), label.copy()
+    image.flags.writeable = label.flags.writeable = False
+    run(image, label, np.random.default_rng(0), crop_size=size, scales=[scale])
+    assert np.array_equal(image, copies[0]) and np.array_equal(label, copies[1])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_label_value_is_invented(seed):
+    """Interpolated class indices would be other classes."""
+    values = np.array([0, 9, 200], np.uint8)
+    label = np.random.default_rng(seed).choice(values, (37, 41))
+    _, result = run(COLOURS[label], label, np.random.default_rng(seed), crop_size=(48, 32), scales=SCALES)
+    assert set(np.unique(result)) <= {*values, IGNORED}

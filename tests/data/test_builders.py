@@ -1,0 +1,298 @@
+"""Raw folders become records once, whole or not at all; what is wrong with a folder is said in a sentence."""
+
+import contextlib
+import dataclasses
+import shutil
+import subprocess
+import sys
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cpnet_jax.data import builders, catalog, pipeline, scenes
+from cpnet_jax.data.builders import camvid as camvid_module
+from cpnet_jax.data.builders import scenes as scenes_module
+from cpnet_jax.errors import UserError
+
+VOID, IGNORED = 11, 255
+COUNTS = {"train": 5, "val": 3, "test": 2}
+decode11 = partial(pipeline.decode, num_classes=11, ignore_label=IGNORED)
+
+
+def raw_pair(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image and raw label, of another size for every index, all classes and void in the label."""
+    rng = np.random.default_rng([ord(split[0]), index])
+    height, width = 12 + index, 16 + 2 * index
+    label = rng.integers(0, 12, (height, width)).astype(np.uint8)
+    label[0, :12] = np.arange(12)
+    return rng.integers(0, 256, (height, width, 3)).astype(np.uint8), label
+
+
+def write_tree(root: Path, counts: dict[str, int] = COUNTS) -> Path:
+    """CamVid's layout. Label 1 of every split is a palette PNG."""
+    for split, count in counts.items():
+        for folder in (split, f"{split}annot"):
+            (root / folder).mkdir(parents=True)
+        for index in range(count):
+            image, label = raw_pair(split, index)
+            picture = Image.fromarray(label)
+            if index == 1:
+                picture.putpalette(np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tobytes())
+            Image.fromarray(image).save(root / split / f"{split}_{index}.png")
+            picture.save(root / f"{split}annot" / f"{split}_{index}.png")
+    return root
+
+
+def prepared_files(folder: Path) -> dict[Path, tuple[int, bytes]]:
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="session")
+def camvid(tmp_path_factory) -> tuple[Path, Path, builders.SegmentationBuilder]:
+    """(source, data_dir, builder) of a small CamVid, prepared once and to be left as it is."""
+    source = write_tree(tmp_path_factory.mktemp("camvid_raw"))
+    data_dir = tmp_path_factory.mktemp("camvid_prepared")
+    return source, data_dir, builders.prepare(catalog.CAMVID, data_dir, source)
+
+
+@pytest.fixture
+def source(tmp_path) -> Path:
+    """A small CamVid of one's own, to break."""
+    return write_tree(tmp_path / "raw", {"train": 3, "val": 2})
+
+
+# --- CamVid -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("split", COUNTS)
+def test_records_are_the_pairs_of_the_folders(camvid, split):
+    records = builders.records(camvid[2], split)
+    found = {example["id"]: example for example in pipeline.examples(records, decode=decode11)}
+    assert len(records) == COUNTS[split]
+    assert sorted(found) == [f"{split}_{index}" for index in range(COUNTS[split])]
+    for index in range(COUNTS[split]):
+        image, label = raw_pair(split, index)
+        example = found[f"{split}_{index}"]
+        assert np.array_equal(example["image"], image)
+        assert np.array_equal(example["label"], np.where(label == VOID, IGNORED, label))
+        assert example["label"].dtype == np.uint8
+
+
+def test_an_image_is_stored_as_its_very_bytes(camvid):
+    source, _, builder = camvid
+    for record in builders.records(builder, "val"):
+        assert record["image"] == (source / "val" / f"{record['id'].decode()}.png").read_bytes()
+
+
+def test_the_test_split_may_be_absent(source, tmp_path):
+    builder = builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+    assert len(builders.records(builder, "train")) == 3
+    with pytest.raises(UserError, match="test"):
+        builders.records(builder, "test")
+
+
+def test_preparing_and_reading_need_no_tensorflow(source, tmp_path, monkeypatch):
+    class NotInstalled:
+        def find_spec(self, name, *_):
+            if name.partition(".")[0] == "tensorflow":
+                raise ModuleNotFoundError(name)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
+    records = builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out", source), "train")
+    stream = pipeline.TrainStream(
+        records, decode=decode11, augmentation=lambda i, x, _: (i[:4, :4], x[:4, :4]), batch_size=2, seed=0
+    )
+    assert next(stream)["image"].shape == (2, 4, 4, 3)
+    assert "tensorflow" not in sys.modules
+
+
+def test_prepared_twice_is_not_written_again(camvid):
+    source, data_dir, _ = camvid
+    before = prepared_files(data_dir)
+    assert before
+    for again in (source, str(source), ""):  # by any spelling, and unsaid
+        builder = builders.prepare(catalog.CAMVID, data_dir, again)
+        assert len(builders.records(builder, "train")) == COUNTS["train"]
+    assert prepared_files(data_dir) == before
+
+
+def test_prepared_records_outlive_their_source(source, tmp_path):
+    builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+    shutil.rmtree(source)
+    records = builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out"), "val")
+    assert len(list(pipeline.examples(records, decode=decode11))) == 2
+
+
+def test_records_of_another_source_are_refused(camvid, source):
+    first, data_dir, _ = camvid
+    before = prepared_files(data_dir)
+    with pytest.raises(UserError) as caught:
+        builders.prepare(catalog.CAMVID, data_dir, source)
+    assert str(first) in str(caught.value) and str(source) in str(caught.value)
+    assert prepared_files(data_dir) == before
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError, MemoryError])
+def test_interrupted_preparation_leaves_nothing_taken_for_whole(source, tmp_path, monkeypatch, interruption):
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 4:  # the train split is done by then
+            raise interruption
+        return read_pair(*arguments)
+
+    read_pair = camvid_module.read_pair
+    with monkeypatch.context() as patch, pytest.raises(interruption):
+        patch.setattr(camvid_module, "read_pair", interrupted)
+        builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+    builder = builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+    assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
+
+
+def test_killed_preparation_leaves_nothing_taken_for_whole(source, tmp_path):
+    script = """
+import os, sys
+from cpnet_jax.data import builders, catalog
+from cpnet_jax.data.builders import camvid
+read_pair, calls = camvid.read_pair, []
+camvid.read_pair = lambda *a: calls.append(a) or (os._exit(9) if len(calls) == 5 else read_pair(*a))
+builders.prepare(catalog.CAMVID, *sys.argv[1:])
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "out"), str(source)]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, timeout=120, check=False)
+    assert killed.returncode == 9, killed.stderr.decode()
+    builder = builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+    assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
+
+
+# --- what a user's folder may be like --------------------------------------------------------------------------------
+
+
+def png(picture: Image.Image) -> bytes:
+    stream = BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def label_with(value: int) -> bytes:
+    label = raw_pair("train", 0)[1].copy()
+    label[5, 5] = value
+    return png(Image.fromarray(label))
+
+
+LABEL = "trainannot/train_0.png"
+IMAGE = "train/train_0.png"
+# what is done to the tree -> what the sentence must name
+BROKEN = {
+    "train missing": (lambda root: shutil.rmtree(root / "train"), ["train"]),
+    "valannot missing": (lambda root: shutil.rmtree(root / "valannot"), ["valannot"]),
+    "test without testannot": (lambda root: (root / "test").mkdir(), ["testannot"]),
+    "testannot without test": (lambda root: (root / "testannot").mkdir(), ["test"]),
+    "empty source": (lambda root: (shutil.rmtree(root), root.mkdir()), ["train"]),
+    "empty split": (lambda root: [path.unlink() for path in root.glob("val*/*")], ["val"]),
+    "image without its label": (lambda root: (root / LABEL).unlink(), [IMAGE, "trainannot"]),
+    "label without its image": (lambda root: (root / IMAGE).unlink(), [LABEL, "image"]),
+    "label of another size": (
+        lambda root: Image.open(root / LABEL).crop((0, 0, 16, 11)).save(root / LABEL),
+        [LABEL, "16x11", "16x12"],
+    ),
+    "label value 12": (lambda root: (root / LABEL).write_bytes(label_with(12)), [LABEL, "12"]),
+    "label value 200": (lambda root: (root / LABEL).write_bytes(label_with(200)), [LABEL, "200"]),
+    "label in colours": (lambda root: Image.open(root / LABEL).convert("RGB").save(root / LABEL), [LABEL, "RGB"]),
+    "label of 16 bits": (
+        lambda root: Image.fromarray(np.zeros((12, 16), np.uint16)).save(root / LABEL),
+        [LABEL],
+    ),
+    "image cut off": (lambda root: (root / IMAGE).write_bytes((root / IMAGE).read_bytes()[:200]), [IMAGE]),
+    "label cut off": (lambda root: (root / LABEL).write_bytes((root / LABEL).read_bytes()[:80]), [LABEL]),
+    "image cut off in its header": (lambda root: (root / IMAGE).write_bytes(b"\x89PNG\r\n\x1a\n\0\0"), [IMAGE]),
+    "image of no bytes": (lambda root: (root / IMAGE).write_bytes(b""), [IMAGE]),
+    "image is text": (lambda root: (root / IMAGE).write_text("404: Not Found"), [IMAGE]),
+    "image damaged": (
+        lambda root: (root / IMAGE).write_bytes((root / IMAGE).read_bytes().replace(b"IDAT", b"IDAT\1\2\3", 1)),
+        [IMAGE],
+    ),
+}
+
+
+def assert_refused(named: list[str], data_dir: Path, source: Path | str) -> None:
+    with pytest.raises(UserError) as caught:
+        builders.prepare(catalog.CAMVID, data_dir, source)
+    message = str(caught.value)
+    assert all(name in message for name in named), message
+    assert "\n" not in message and caught.value.exit_status == 2
+    assert not list(data_dir.rglob("*.array_record*"))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_bad_source_is_refused_in_a_sentence_and_nothing_is_left(name, source, tmp_path):
+    damage, named = BROKEN[name]
+    damage(source)
+    assert_refused(named, tmp_path / "out", source)
+
+
+@pytest.mark.parametrize("name", ["label value 12", "image cut off", "image without its label"])
+def test_repaired_source_is_prepared(name, source, tmp_path):
+    BROKEN[name][0](source)
+    with contextlib.suppress(UserError):
+        builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+    shutil.rmtree(source)
+    write_tree(source)
+    assert len(builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out", source), "train")) == COUNTS["train"]
+
+
+def test_source_not_set_names_the_field(tmp_path):
+    assert_refused(["config.data.source"], tmp_path / "out", "")
+
+
+def test_missing_source_is_named(tmp_path):
+    assert_refused(["config.data.source", str(tmp_path / "nowhere")], tmp_path / "out", tmp_path / "nowhere")
+
+
+def test_source_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "camvid.zip").write_bytes(b"PK")
+    assert_refused(["config.data.source", "camvid.zip"], tmp_path / "out", tmp_path / "camvid.zip")
+
+
+# --- scenes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def few_scenes(tmp_path_factory) -> tuple[Path, builders.SegmentationBuilder]:
+    """(data_dir, builder) of the first pictures of each split."""
+    with pytest.MonkeyPatch.context() as patch:
+        few = dataclasses.replace(catalog.SCENES, splits={"train": 8, "val": 5})
+        patch.setattr(scenes_module, "SCENES", few)
+        data_dir = tmp_path_factory.mktemp("scenes")
+        return data_dir, builders.prepare(few, data_dir)
+
+
+def test_scenes_splits_never_share_an_image(few_scenes):
+    pictures = [record["image"] for split in ("train", "val") for record in builders.records(few_scenes[1], split)] + [
+        scenes.render(seed, index)[1].tobytes() for seed in scenes_module.SEEDS.values() for index in range(12)
+    ]
+    assert len(set(pictures)) == len(pictures) == 13 + 24
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_scenes_records_are_the_renders(few_scenes, split):
+    decode = partial(pipeline.decode, num_classes=len(scenes.CLASSES), ignore_label=IGNORED)
+    for example in pipeline.examples(builders.records(few_scenes[1], split), decode=decode):
+        name, index = example["id"].rsplit("_", 1)
+        image, label = scenes.render(scenes_module.SEEDS[split], int(index))
+        assert name == split
+        assert np.array_equal(example["label"], label)
+        error = np.abs(example["image"].astype(float) - image)
+        assert error.mean() < 6, "JPEG, in RGB order"
+
+
+def test_scenes_that_were_prepared_accept_a_source_they_never_needed(few_scenes, tmp_path):
+    """Left over from another dataset's command; it decides nothing here."""
+    assert builders.prepare(catalog.SCENES, few_scenes[0], tmp_path).is_prepared()

@@ -1,0 +1,205 @@
+"""Batches depend on the seed and the place in the stream alone; records that cannot be right are refused by name."""
+
+from functools import partial
+from itertools import islice
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from cpnet_jax.data.pipeline import TrainStream, decode, examples
+from cpnet_jax.errors import UserError
+
+CLASSES = 4
+decode4 = partial(decode, num_classes=CLASSES, ignore_label=255)
+
+
+def png(array: np.ndarray) -> bytes:
+    return cv2.imencode(".png", array)[1].tobytes()
+
+
+def make_records(count: int) -> list[dict]:
+    """Record i is of colour i."""
+    label = png(np.zeros((6, 8), np.uint8))
+    return [{"id": f"e{i}", "image": png(np.full((6, 8, 3), i, np.uint8)), "label": label} for i in range(count)]
+
+
+def noted(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """An augmentation that writes down what the rng gave it."""
+    return image[:1, :1], rng.integers(256, size=(2, 2)).astype(np.uint8)
+
+
+def stream(count: int = 7, **settings) -> TrainStream:
+    defaults = {"decode": decode4, "augmentation": noted, "batch_size": 4, "seed": 0}
+    return TrainStream(make_records(count), **{**defaults, **settings})
+
+
+def flat(batches) -> list[tuple[int, ...]]:
+    """(which record, what its augmentation drew) of every example in turn."""
+    return [
+        (int(image[0, 0, 0]), *label.ravel().tolist())
+        for batch in batches
+        for image, label in zip(batch["image"], batch["label"], strict=True)
+    ]
+
+
+def order(count: int, epochs: int, **settings) -> np.ndarray:
+    """Records as drawn, a row an epoch."""
+    taken = islice(stream(count, batch_size=1, **settings), count * epochs)
+    return np.array([example[0] for example in flat(taken)]).reshape(epochs, count)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3, 16])
+def test_batches_are_the_same_for_any_number_of_threads(threads):
+    assert flat(islice(stream(threads=threads), 9)) == flat(islice(stream(), 9))
+
+
+@pytest.mark.parametrize("position", [0, 1, 2, 7, 30])
+def test_starting_at_a_position_gives_what_taking_as_many_gives(position):
+    whole = stream()
+    for _ in range(position):
+        next(whole)
+    resumed = stream(position=position)
+    assert resumed.position == whole.position == position
+    assert flat(islice(resumed, 3)) == flat(islice(whole, 3))
+    assert resumed.position == whole.position == position + 3
+
+
+@pytest.mark.parametrize("position", [0, 3])
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_see_the_batches_of_one_process(count, position):
+    parts = [stream(process=(index, count), position=position) for index in range(count)]
+    for batch in islice(stream(position=position), 6):
+        together = [example for part in parts for example in flat([next(part)])]
+        assert sorted(together) == sorted(flat([batch]))
+
+
+def test_every_process_gets_to_see_every_example():
+    """Shuffled first, divided afterwards: no process is left with its own subset."""
+    for index in range(2):
+        seen = [example[0] for example in flat(islice(stream(8, process=(index, 2)), 20))]
+        assert set(seen) == set(range(8))
+
+
+@pytest.mark.parametrize("size", [4, 1, 7, 10])
+def test_batches_have_their_size_across_epoch_ends(size):
+    for batch in islice(stream(7, batch_size=size), 5):
+        assert batch["image"].shape == (size, 1, 1, 3) and batch["image"].dtype == np.uint8
+        assert batch["label"].shape == (size, 2, 2) and batch["label"].dtype == np.uint8
+        assert set(batch) == {"image", "label"}
+
+
+def test_every_epoch_is_another_permutation_of_all_examples():
+    epochs = order(11, 6)
+    assert (np.sort(epochs, axis=1) == np.arange(11)).all()
+    assert len({tuple(epoch) for epoch in epochs} | {tuple(range(11))}) == 7
+
+
+def test_every_seed_is_another_order_and_other_augmentation():
+    orders = [tuple(order(11, 1, seed=seed)[0]) for seed in range(5)]
+    assert len(set(orders)) == 5
+    draws = [tuple(sorted(flat(islice(stream(1, batch_size=1, seed=seed), 3)))) for seed in range(5)]
+    assert len(set(draws)) == 5
+
+
+def test_an_example_is_augmented_otherwise_each_time():
+    drawn = flat(islice(stream(2, batch_size=2), 20))
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_processes_must_divide_the_batch():
+    with pytest.raises(UserError, match=r"batch_size"):
+        stream(batch_size=5, process=(0, 2))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_examples_gives_each_record_once_in_order(threads):
+    found = list(examples(make_records(13), decode=decode4, threads=threads))
+    assert [example["id"] for example in found] == [f"e{i}" for i in range(13)]
+    assert [int(example["image"][0, 0, 0]) for example in found] == list(range(13))
+    assert list(examples([], decode=decode4)) == []
+
+
+# --- decode -----------------------------------------------------------------------------------------------------------
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (5, 9, 3)).astype(np.uint8)
+LABEL = np.random.default_rng(1).choice(np.array([0, 1, 2, 3, 255], np.uint8), (5, 9))
+
+
+def record(**changes) -> dict:
+    return {"id": b"town_017", "image": png(IMAGE[..., ::-1]), "label": png(LABEL), **changes}
+
+
+def one_value(value: int) -> bytes:
+    label = np.zeros((5, 9), np.uint8)
+    label[3, 4] = value
+    return png(label)
+
+
+def test_decode_gives_rgb_image_and_label_indices():
+    example = decode4(record())
+    assert example["id"] == "town_017"
+    assert np.array_equal(example["image"], IMAGE) and example["image"].dtype == np.uint8
+    assert np.array_equal(example["label"], LABEL) and example["label"].dtype == np.uint8
+    assert decode4(record(id="as_text"))["id"] == "as_text"
+
+
+def test_grey_images_become_three_channels():
+    image = decode4(record(image=png(IMAGE[..., 0])))["image"]
+    assert np.array_equal(image, IMAGE[..., :1].repeat(3, -1))
+
+
+def test_orientation_flag_does_not_turn_the_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # "turn by 90 degrees": the label was made for the pixels as stored
+    Image.fromarray(IMAGE).save(tmp_path / "turned.jpg", exif=exif)
+    assert decode4(record(image=(tmp_path / "turned.jpg").read_bytes()))["image"].shape == IMAGE.shape
+
+
+def test_palette_label_never_becomes_colours(tmp_path):
+    """Records hold one-channel PNGs; one with a palette is read as its indices or refused."""
+    picture = Image.fromarray(LABEL)
+    picture.putpalette(np.random.default_rng(2).integers(0, 256, 768).astype(np.uint8).tobytes())
+    assert picture.mode == "P"
+    picture.save(tmp_path / "palette.png")
+    try:
+        label = decode4(record(label=(tmp_path / "palette.png").read_bytes()))["label"]
+    except UserError as error:
+        assert "town_017" in str(error)
+    else:
+        assert np.array_equal(label, LABEL)
+
+
+BAD = {
+    "image is no image": {"image": b"not an image"},
+    "image is empty": {"image": b""},
+    "image is cut off": {"image": png(IMAGE)[:60]},
+    "label is no image": {"label": b"not an image"},
+    "label is empty": {"label": b""},
+    "label of another size": {"label": png(LABEL[:4])},
+    "label turned": {"label": png(np.ascontiguousarray(LABEL.T))},
+    "label of three channels": {"label": png(LABEL[..., None].repeat(3, -1))},
+    "label equal to the number of classes": {"label": one_value(CLASSES)},
+    "label 254": {"label": one_value(254)},
+    "label 300": {"label": png(np.full((5, 9), 300, np.uint16))},
+}
+
+
+@pytest.mark.parametrize("changes", BAD.values(), ids=BAD)
+def test_decode_refuses_and_names_the_example(changes):
+    with pytest.raises(UserError, match="town_017") as caught:
+        decode4(record(**changes))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_bad_record_stops_the_stream_as_a_user_error(threads):
+    """Not wrapped by the threads that decode."""
+    records = make_records(5)
+    records[3]["label"] = one_value(9)
+    with pytest.raises(UserError, match="e3"):
+        settings = {"decode": decode4, "augmentation": noted, "batch_size": 1, "seed": 0, "threads": threads}
+        list(islice(TrainStream(records, **settings), 5))
+    with pytest.raises(UserError, match="e3"):
+        list(examples(records, decode=decode4, threads=threads))

@@ -1,0 +1,96 @@
+"""Every experiment in configs/ can be built."""
+
+import importlib
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from cpnet_jax import configuration
+from cpnet_jax.data import catalog
+from cpnet_jax.data.normalize import normalize
+from cpnet_jax.errors import UserError
+from cpnet_jax.training.state import create_state
+from cpnet_jax.training.step import train_step
+
+NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "configs").glob("*.py"))
+
+
+def load(name):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_traces_one_training_step_at_its_full_size(name):
+    config = load(name)
+    configuration.check(config)
+    assert config.name == name, "the workdir is named after the config"
+    model, tx = configuration.make_model(config), configuration.make_optimizer(config)
+    crop = tuple(config.data.crop_size)
+    state = jax.eval_shape(partial(create_state, model, tx, crop, config.seed))
+    batch = {
+        "image": jax.ShapeDtypeStruct((config.batch_size, *crop, 3), jnp.uint8),
+        "label": jax.ShapeDtypeStruct((config.batch_size, *crop), jnp.uint8),
+    }
+    step = partial(
+        train_step,
+        model=model,
+        loss=configuration.make_loss(config),
+        tx=tx,
+        normalize=partial(normalize, mean=config.data.mean, std=config.data.std),
+    )
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
+    assert all(value.shape == () for value in metrics.values())
+
+
+@pytest.mark.parametrize("name", sorted(catalog.DATASETS))
+def test_every_dataset_has_a_builder_of_its_name(name):
+    from cpnet_jax.data import builders
+
+    assert builders.BUILDERS[name].DATASET is catalog.get(name)
+
+
+def test_defaults_are_the_papers():
+    config = load("default")
+    assert config.data.scales == (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
+    assert (config.batch_size, config.optimizer.momentum, config.optimizer.weight_decay) == (16, 0.9, 1e-4)
+    assert (config.loss.aux_weight, config.loss.prior_weight, config.optimizer.power) == (0.4, 1.0, 0.9)
+    assert (config.loss.unary_weight, config.loss.global_weight, config.optimizer.clip_global_norm) == (1.0, 1.0, None)
+    assert (config.model.channels, config.model.aggregation_kernel, config.model.dropout) == (512, 11, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("data.crop_size", (100, 96), "multiples of 8"),
+        ("data.crop_size", (96,), "multiples of 8"),
+        ("data.crop_size", ("96", "x"), "multiples of 8"),
+        ("data.scales", (), "at least one positive"),
+        ("data.scales", (1.0, -1.0), "at least one positive"),
+        ("total_epochs", -1.0, "positive"),
+        ("batch_size", 0, "at least 1"),
+        ("total_steps", -5, "at least 1"),
+        ("model.depth", 20, "one of"),
+        ("model.stem", "soft", "one of"),
+        ("loss.ignored", "drop", "one of"),
+        ("model.aggregation_kernel", 10, "odd"),
+        ("optimizer.accumulate", 3, "multiple of"),
+    ],
+)
+def test_a_value_that_cannot_work_is_refused_by_its_field(field, value, said):
+    config = load("default")
+    with config.unlocked():
+        config.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=said) as error:
+        configuration.check(config)
+    assert f"config.{field}" in str(error.value)
+
+
+def test_epochs_become_steps():
+    config = load("default")
+    config.total_epochs = 2.5
+    configuration.resolve_durations(config, num_train=64)
+    assert config.total_steps == 10

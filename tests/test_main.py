@@ -1,0 +1,209 @@
+"""The whole program, run as its users run it: one real run, a crash and a resume, and the mistakes people make."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from cpnet_jax.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[1]
+STEPS = 12
+
+
+def write_camvid(folder, *, train=12, val=3, size=(40, 56)):
+    """A tree in CamVid's layout; classes are patches of one brightness each."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", train), ("val", val)):
+        for index in range(count):
+            label = rng.integers(0, 12, (5, 7)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+            image = np.clip(20 * label[..., None] + rng.normal(0, 8, (*size, 3)), 0, 255).astype(np.uint8)
+            for suffix, picture in (("", image), ("annot", label)):
+                path = folder / f"{split}{suffix}" / f"{split}_{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), picture)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("main")
+    write_camvid(root / "camvid")
+    return root
+
+
+def command(folder, workdir, *overrides, mode="train"):
+    small = {
+        "data.source": folder / "camvid",
+        "data.dir": folder / "data",
+        "data.crop_size": "(32,48)",
+        "compilation_cache": folder / "cache",
+        "batch_size": 4,
+        "total_steps": STEPS,
+        "eval_every": 4,
+        "checkpoint_every": 2,
+        "log_every": 1,
+        "model.channels": 16,
+        "model.aux_channels": 8,
+        "optimizer.warmup_steps": 0,
+        "eval.pictures": 2,
+    }
+    fields = [f"--config.{name}={value}" for name, value in small.items()]
+    program = [sys.executable, "main.py", "--config=configs/camvid.py", f"--mode={mode}", f"--workdir={workdir}"]
+    return [*program, *fields, *overrides]
+
+
+def run(*arguments):
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    return subprocess.run(list(map(str, arguments)), cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def final_state(workdir):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = checkpoints.latest()
+        return step, checkpoints.restore_as_saved(step)
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """A run from nothing to its end."""
+    workdir = folder / "finished"
+    result = run(*command(folder, workdir))
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def read_metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_one_command_trains_evaluates_and_saves(finished):
+    workdir, result = finished
+    assert "mIoU" in result.stdout and "bicyclist" in result.stdout
+    evaluation = json.loads((workdir / "eval.json").read_text())
+    assert evaluation["images"] == 3 and len(evaluation["per_class"]) == 11
+    assert evaluation["settings"]["step"] == STEPS
+    assert json.loads((workdir / "config.json").read_text())["total_steps"] == STEPS
+    assert len(list((workdir / "predictions").glob("*.png"))) == 2
+    assert list((workdir / "tensorboard").iterdir())
+
+
+def test_metrics_hold_every_step_its_terms_and_the_evaluations(finished):
+    lines = read_metrics(finished[0])
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, STEPS + 1))
+    assert steps[0].keys() >= {"segmentation", "aux", "affinity_unary", "affinity_recall", "lr", "images_per_second"}
+    for line in steps:
+        assert line["lr"] == pytest.approx(0.02 * (1 - (line["step"] - 1) / STEPS) ** 0.9, rel=1e-5)
+    assert [line["step"] for line in lines if "mIoU" in line] == [4, 8]
+
+
+def test_latest_and_best_checkpoint_are_kept(finished):
+    workdir, _ = finished
+    miou = {line["step"]: line["mIoU"] for line in read_metrics(workdir) if "mIoU" in line}
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert checkpoints.latest() == STEPS
+        assert checkpoints.best() == max(miou, key=miou.get)
+        assert set(checkpoints.steps()) == {checkpoints.latest(), checkpoints.best()}
+
+
+def test_a_finished_run_says_so_and_exits_0(folder, finished):
+    workdir, _ = finished
+    before = (workdir / "metrics.jsonl").read_text()
+    result = run(*command(folder, workdir))
+    assert result.returncode == 0 and "is finished" in result.stdout
+    assert (workdir / "metrics.jsonl").read_text() == before
+
+
+def test_resume_is_bitwise(folder, finished):
+    """Killed without warning after some checkpoint, started again: all is as if it had never stopped."""
+    workdir = folder / "killed"
+    process = subprocess.Popen(
+        list(map(str, command(folder, workdir))),
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    checkpoints = workdir / "checkpoints"
+    while process.poll() is None and not any((checkpoints / str(step)).exists() for step in range(2, STEPS)):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (checkpoints / str(STEPS)).exists(), "it was to be killed before its end"
+
+    result = run(*command(folder, workdir))
+    assert result.returncode == 0, result.stderr
+    assert "resuming at step" in result.stdout
+    (step, resumed), (_, straight) = final_state(workdir), final_state(finished[0])
+    assert step == STEPS
+    jax.tree.map(np.testing.assert_array_equal, resumed, straight)
+
+    def comparable(path):
+        return [
+            {name: value for name, value in line.items() if name != "images_per_second"} for line in read_metrics(path)
+        ]
+
+    assert comparable(workdir) == comparable(finished[0])
+
+
+def test_eval_mode_finds_what_training_found(folder, finished):
+    workdir, _ = finished
+    trained = json.loads((workdir / "eval.json").read_text())
+    (workdir / "eval.json").unlink()
+    result = run(*command(folder, workdir, mode="eval"))
+    assert result.returncode == 0, result.stderr
+    assert json.loads((workdir / "eval.json").read_text()) == trained
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_checkpoints(folder):
+    workdir = folder / "diverged"
+    overrides = ("--config.optimizer.base_lr=1e18", "--config.eval_every=0", "--config.checkpoint_every=1")
+    result = run(*command(folder, workdir, *overrides))
+    assert result.returncode == 3
+    assert "Traceback" not in result.stderr
+    named = int(result.stderr.split("error: step ")[1].split(":")[0])
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert checkpoints.latest() == named - 1
+        state = checkpoints.restore_as_saved(checkpoints.latest())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+
+
+MISTAKES = {
+    "a field that does not exist": (["--config.model.dept=50"], "model.dept"),
+    "a value of the wrong type": (["--config.batch_size=many"], "batch_size"),
+    "a crop that 8 does not divide": (["--config.data.crop_size=(30,48)"], "config.data.crop_size"),
+    "a missing data folder": (["--config.data.source=/nowhere", "--config.data.dir={tmp}/a"], "/nowhere"),
+    "an unset data folder": (["--config.data.source=", "--config.data.dir={tmp}/b"], "config.data.source"),
+    "an unknown dataset": (["--config.data.name=camvidd"], "config.data.name"),
+    "a stray argument": (["train"], "'train'"),
+    "an unknown flag": (["--confg=x"], "confg"),
+    "an unknown mode": (["--mode=fly"], "mode"),
+    "another config's workdir": (["--config.model.channels=24"], "config.model.channels is 16 there and 24 here"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_exit_2(folder, finished, tmp_path, mistake):
+    overrides, named = MISTAKES[mistake]
+    workdir = finished[0] if mistake == "another config's workdir" else tmp_path / "run"
+    result = run(*command(folder, workdir, *(override.format(tmp=tmp_path) for override in overrides)))
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert named in line
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_config_file_that_is_not_there_gets_one_sentence_and_exit_2():
+    result = run(sys.executable, "main.py", "--config=configs/nowhere.py")
+    assert result.returncode == 2
+    assert "configs/nowhere.py" in result.stderr and "Traceback" not in result.stderr

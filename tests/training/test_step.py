@@ -1,0 +1,130 @@
+"""One optimiser step on one device, on eight, and in parts."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from cpnet_jax import losses, sharding
+from cpnet_jax.data.normalize import normalize
+from cpnet_jax.models import CPNet
+from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
+from cpnet_jax.training.state import create_state
+from cpnet_jax.training.step import train_step
+
+SIZE, CLASSES = (32, 40), 5
+
+
+def make_mesh(devices):
+    return Mesh(np.array(jax.devices()[:devices]), (sharding.DATA_AXIS,))
+
+
+def make_batch(seed, size=8):
+    """Labelled pixels are unevenly spread over the examples, and some examples have none at all."""
+    rng = np.random.default_rng(seed)
+    label = rng.integers(0, CLASSES, (size, *SIZE)).astype(np.uint8)
+    for index in range(size):
+        label[index, : SIZE[0] * index // size] = 255
+    label[1] = 255
+    return {"image": rng.integers(0, 256, (size, *SIZE, 3)).astype(np.uint8), "label": label}
+
+
+def prepare(devices, *, lr=0.01, **options):
+    mesh = make_mesh(devices)
+    model = CPNet(
+        num_classes=CLASSES,
+        depth=18,
+        prior_size=(4, 5),
+        channels=16,
+        aux_channels=8,
+        dropout=options.pop("dropout", 0.1),
+    )
+    tx = poly_sgd(poly_schedule(lr, 100))
+    create = partial(create_state, model, tx, SIZE, 0)
+    state = jax.jit(create, out_shardings=sharding.replicated(mesh))()
+    step = partial(
+        train_step,
+        model=model,
+        loss=partial(losses.total_loss, prior_size=(4, 5)),
+        tx=tx,
+        normalize=partial(normalize, mean=(120.0,) * 3, std=(60.0,) * 3),
+        **options,
+    )
+    return mesh, state, jax.jit(step, donate_argnums=0)
+
+
+def run(devices, steps, **options):
+    mesh, state, step = prepare(devices, **options)
+    history = []
+    for index in range(steps):
+        state, metrics = step(state, sharding.to_devices(mesh, make_batch(index)))
+        history.append(jax.device_get(metrics))
+    return jax.device_get(state), history, step
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return run(devices=1, steps=5)
+
+
+def test_one_device_equals_eight_in_losses_statistics_and_parameters(one_device):
+    state, history, _ = one_device
+    state8, history8, _ = run(devices=8, steps=5)
+    for ours, theirs in zip(history8, history, strict=True):
+        for name in theirs:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-4, err_msg=name)
+    np.testing.assert_allclose(history8[0]["loss"], history[0]["loss"], rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max() + 1e-7),
+        state8.batch_stats,
+        state.batch_stats,
+    )
+
+
+def test_the_step_compiles_once(one_device):
+    assert one_device[2]._cache_size() == 1
+
+
+def test_the_loss_falls_on_a_batch_seen_again_and_again():
+    mesh, state, step = prepare(devices=1, lr=0.05)
+    batch = make_batch(0)
+    # One class an image, and brighter the higher the class.
+    batch["label"][:] = np.arange(8)[:, None, None] % CLASSES
+    batch["image"] = (batch["image"] // 4 + 40 * batch["label"][..., None]).astype(np.uint8)
+    batch = sharding.to_devices(mesh, batch)
+    values = []
+    for _ in range(12):
+        state, metrics = step(state, batch)
+        values.append(float(metrics["segmentation"]))
+    assert np.mean(values[-3:]) < 0.8 * np.mean(values[:3])
+
+
+def test_accumulated_parts_average_to_the_gradient_of_the_parts():
+    """Parts of equal content have equal losses and BN statistics: two copies in two parts are one copy in one."""
+    half = make_batch(3, size=4)
+    # Part i takes every second example.
+    doubled = {name: np.repeat(value, 2, axis=0) for name, value in half.items()}
+    mesh, state, step = prepare(devices=1, dropout=0.0)
+    once, metrics = step(state, sharding.to_devices(mesh, half))
+    mesh, state, step = prepare(devices=1, dropout=0.0, accumulate=2)
+    twice, metrics2 = step(state, sharding.to_devices(mesh, doubled))
+    for name in metrics:
+        # Eight images of one batch against four: only the order of sums differs.
+        np.testing.assert_allclose(metrics2[name], metrics[name], rtol=1e-4, err_msg=name)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), twice.params, once.params)
+    assert int(twice.step) == 1
+
+
+def test_a_batch_that_does_not_divide_into_its_parts_is_refused():
+    mesh, state, step = prepare(devices=1, accumulate=3)
+    with pytest.raises(ValueError, match="does not divide into 3"):
+        step(state, sharding.to_devices(mesh, make_batch(0)))
+
+
+def test_every_term_of_the_objective_is_reported_and_adds_up(one_device):
+    for metrics in one_device[1]:
+        affinity = sum(metrics[f"affinity_{term}"] for term in ("unary", "precision", "recall", "specificity"))
+        total = metrics["segmentation"] + 0.4 * metrics["aux"] + affinity
+        np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
