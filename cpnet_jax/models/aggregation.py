@@ -48,7 +48,7 @@ class Aggregation(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w cin"], *, train: bool) -> Float[Array, "b h w channels"]:
         x = ConvBN(self.channels, (3, 3), dtype=self.dtype, name="reduce")(x, train=train)
-        x = SeparablePair(self.kernel_size, column_first=True, dtype=self.dtype, name="column_row")(x) + SeparablePair(
-            self.kernel_size, column_first=False, dtype=self.dtype, name="row_column"
-        )(x)
+        column_row = SeparablePair(self.kernel_size, column_first=True, dtype=self.dtype, name="column_row")(x)
+        row_column = SeparablePair(self.kernel_size, column_first=False, dtype=self.dtype, name="row_column")(x)
+        x = column_row + row_column
         return nn.relu(batch_norm(use_running_average=not train, dtype=self.dtype, name="bn")(x))

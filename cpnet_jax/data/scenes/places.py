@@ -157,6 +157,6 @@ def _block_faces(layout, size, base) -> tuple[np.ndarray, np.ndarray]:
 def _cover_block(canvas, cloth, top, front, label):
     """The cloth over a block: its shadow, the lit top, the darker front."""
     whole = np.vstack([top[:2], front[2:]])
-    canvas.shade(polygon((*whole, 0, 0.03 * canvas.size[0]), canvas.size), 0.55)
+    canvas.shade(polygon(whole + (0, 0.03 * canvas.size[0]), canvas.size), 0.55)
     canvas.cover(polygon(whole, canvas.size), cloth * things.LIT, label, rim=True)
     canvas.cover(polygon(front, canvas.size), cloth * things.SHADED, label)
