@@ -238,6 +238,13 @@ def test_bad_source_is_refused_in_a_sentence_and_nothing_is_left(name, source, t
     assert_refused(named, tmp_path / "out", source)
 
 
+@pytest.mark.parametrize("name", ["valannot missing", "empty split", "image without its label"])
+def test_missing_files_are_told_before_any_work(name, source, tmp_path, monkeypatch):
+    BROKEN[name][0](source)
+    monkeypatch.setattr(camvid_module, "read_pair", None)  # reading any would raise a TypeError
+    assert_refused([], tmp_path / "out", source)
+
+
 @pytest.mark.parametrize("name", ["label value 12", "image cut off", "image without its label"])
 def test_repaired_source_is_prepared(name, source, tmp_path):
     BROKEN[name][0](source)

@@ -53,6 +53,12 @@ def test_scores_equal_intersections_over_unions_of_pixel_sets(seed, present):
     assert found.pixel_accuracy == pytest.approx((label == prediction)[seen].mean(), rel=1e-12)
 
 
+@pytest.mark.parametrize("classes", [2, 19, 150, 254])
+def test_many_classes_do_not_overflow_small_label_types(classes):
+    label = np.arange(classes, dtype=np.uint8)
+    assert np.array_equal(confusion_matrix(label, label[::-1], classes, IGNORED), np.eye(classes)[::-1])
+
+
 def test_a_known_case():
     found = scores(np.array([[3, 1], [2, 4]]))
     assert found.iou.tolist() == pytest.approx([3 / 6, 4 / 7])

@@ -112,11 +112,14 @@ def test_legend_names_every_class_of_the_label_and_of_the_prediction():
 @pytest.mark.parametrize("shape", [(1, 1), (20, 400), (50, 50), (400, 100), (400, 20), (300, 1)])
 def test_nothing_written_is_cut_off_or_overwritten(shape):
     """White panes and white swatches: all ink is in the titles and the legend, the same for every shape."""
+    shown = range(min(shape[0] * shape[1], len(CAMVID.classes)))
     white = dataclasses.replace(CAMVID, palette=((255,) * 3,) * len(CAMVID.classes))
 
     def ink(height: int, width: int) -> int:
+        """Of a panel of that size."""
         image = np.full((height, width, 3), 255, np.uint8)
-        label, prediction = np.full((height, width), 6, np.uint8), np.full((height, width), 10, np.uint8)
+        label, prediction = np.full((height, width), 10, np.uint8), np.full((height, width), 10, np.uint8)
+        label.flat[: len(shown)] = shown
         return (255 - picture(image, label, prediction, white).astype(int)).sum()
 
     assert ink(*shape) == ink(300, 400) > 0

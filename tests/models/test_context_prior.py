@@ -145,7 +145,7 @@ def test_outputs_and_prior_agree_with_the_oracle(x64, train, kernel):
 
     actual = run(x, params, stats)
     expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), train)
-    for name, got, wanted in zip(("intra", "inter", "logits", "features"), actual, expected, strict=True):
+    for name, got, wanted in zip(("intra", "inter", "logits", "features"), actual[:4], expected[:4], strict=True):
         assert_close(got, wanted, 1e-10, name=name)
     assert_trees_close(actual[-1], expected[-1], 1e-10)
 
@@ -154,7 +154,9 @@ def test_float32_agrees_with_the_oracle():
     x, params, stats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), make_case())
     (intra, inter, prior), _ = apply(make_module(dtype=jnp.float32), x, params, stats, True)
     expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), True)
-    for name, got, wanted in zip(("intra", "inter", "logits"), (intra, inter, prior.logits()), expected, strict=True):
+    for name, got, wanted in zip(
+        ("intra", "inter", "logits"), (intra, inter, prior.logits()), expected[:3], strict=True
+    ):
         assert got.dtype == jnp.float32
         assert_close(got, wanted, 3e-5, name=name)
 
