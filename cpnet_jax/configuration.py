@@ -1,23 +1,15 @@
-"""From a config file's fields to the parts of an experiment. The only module that reads them."""
+"""What a config may say: its ranges, its durations, and whether it is the one a workdir was trained with."""
 
 import json
-from functools import partial
+import math
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 import ml_collections
-import optax
 
-from cpnet_jax import losses
-from cpnet_jax.data.augment import augment
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.data.pipeline import Augmentation
 from cpnet_jax.errors import UserError
-from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
-from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
-from cpnet_jax.training.step import Loss
 
 # What may change when a run is resumed: none of these touches the sequence of updates.
 FREE_ON_RESUME = {
@@ -34,6 +26,37 @@ FREE_ON_RESUME = {
     "eval.pictures",
 }
 
+CHOICES = {
+    "model.depth": (18, 34, 50, 101),
+    "model.stem": ("deep", "classic"),
+    "loss.ignored": ("class", "mask"),
+    "eval.checkpoint": ("latest", "best"),
+}
+
+# (field, smallest, largest value)
+RANGES = (
+    ("seed", 0, 2**32 - 1),
+    ("batch_size", 1, math.inf),
+    ("total_steps", 1, math.inf),
+    ("eval_every", 0, math.inf),
+    ("checkpoint_every", 1, math.inf),
+    ("log_every", 1, math.inf),
+    ("data.flip_probability", 0, 1),
+    ("data.threads", 0, math.inf),
+    ("model.channels", 1, math.inf),
+    ("model.aux_channels", 0, math.inf),
+    ("model.aggregation_kernel", 1, math.inf),
+    ("model.dropout", 0, 0.999),
+    ("optimizer.base_lr", 0, math.inf),
+    ("optimizer.min_lr", 0, math.inf),
+    ("optimizer.warmup_steps", 0, math.inf),
+    ("optimizer.momentum", 0, 1),
+    ("optimizer.weight_decay", 0, math.inf),
+    ("optimizer.accumulate", 1, math.inf),
+    ("eval.batch_size", 1, math.inf),
+    ("eval.pictures", 0, math.inf),
+)
+
 
 def check(config: ml_collections.ConfigDict) -> None:
     """Raises UserError on a field whose value cannot work."""
@@ -42,29 +65,22 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config.data.crop_size is {tuple(crop)}: height and width must be positive multiples of {OUTPUT_STRIDE}"
         )
-    for field in (
-        "batch_size",
-        "total_steps",
-        "eval.batch_size",
-        "optimizer.accumulate",
-        "log_every",
-        "checkpoint_every",
-    ):
+    for field, low, high in RANGES:
         value = _field(config, field)
-        if value < 1:
-            raise UserError(f"config.{field} is {value}: it must be at least 1")
+        if not low <= value <= high:
+            bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+            raise UserError(f"config.{field} is {value}: it must be {bounds}")
+    for field in ("data.mean", "data.std"):
+        if len(_field(config, field)) != 3:
+            raise UserError(f"config.{field} is {tuple(_field(config, field))}: it must have three numbers, R, G and B")
+    if min(config.data.std) <= 0:
+        raise UserError(f"config.data.std is {tuple(config.data.std)}: it must be positive")
     if config.batch_size % config.optimizer.accumulate:
         raise UserError(
             f"config.batch_size is {config.batch_size}: it must be a multiple of config.optimizer.accumulate, "
             f"{config.optimizer.accumulate}"
         )
-    choices = {
-        "model.depth": (18, 34, 50, 101),
-        "model.stem": ("deep", "classic"),
-        "loss.ignored": ("class", "mask"),
-        "eval.checkpoint": ("latest", "best"),
-    }
-    for field, allowed in choices.items():
+    for field, allowed in CHOICES.items():
         if _field(config, field) not in allowed:
             raise UserError(f"config.{field} is {_field(config, field)!r}: it must be one of {list(allowed)}")
     if config.total_epochs is not None and config.total_epochs <= 0:
@@ -108,64 +124,6 @@ def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], wor
             f"{workdir} holds a run of another config ({'; '.join(differences)}): give the same values, "
             "or another --workdir"
         )
-
-
-def prior_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    height, width = config.data.crop_size
-    return height // OUTPUT_STRIDE, width // OUTPUT_STRIDE
-
-
-def make_model(config: ml_collections.ConfigDict) -> CPNet:
-    return CPNet(
-        num_classes=config.data.num_classes,
-        depth=config.model.depth,
-        prior_size=prior_size(config),
-        stem=config.model.stem,
-        channels=config.model.channels,
-        aux_channels=config.model.aux_channels,
-        aggregation_kernel=config.model.aggregation_kernel,
-        context_prior=config.model.context_prior,
-        dropout=config.model.dropout,
-        dtype=jnp.bfloat16 if config.model.bfloat16 else None,
-    )
-
-
-def make_loss(config: ml_collections.ConfigDict) -> Loss:
-    return partial(losses.total_loss, prior_size=prior_size(config), **config.loss.to_dict())
-
-
-def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
-    fields = config.optimizer
-    return poly_schedule(
-        fields.base_lr,
-        config.total_steps,
-        power=fields.power,
-        min_lr=fields.min_lr,
-        warmup_steps=fields.warmup_steps,
-    )
-
-
-def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    fields = config.optimizer
-    return poly_sgd(
-        make_schedule(config),
-        momentum=fields.momentum,
-        weight_decay=fields.weight_decay,
-        head_lr_multiplier=fields.head_lr_multiplier,
-        decay_norm_and_bias=fields.decay_norm_and_bias,
-        clip_global_norm=fields.clip_global_norm,
-    )
-
-
-def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Augmentation:
-    return partial(
-        augment,
-        crop_size=tuple(config.data.crop_size),
-        scales=tuple(config.data.scales),
-        flip_probability=config.data.flip_probability,
-        fill=config.data.mean,
-        ignore_label=dataset.ignore_label,
-    )
 
 
 def _field(config: ml_collections.ConfigDict, path: str) -> Any:

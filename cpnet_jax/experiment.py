@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from cpnet_jax import configuration, sharding
+from cpnet_jax import build, configuration, sharding
 from cpnet_jax.data import builders, catalog, pipeline
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
@@ -45,9 +45,9 @@ class Experiment:
         self.eval_records = builders.records(builder, self.eval_split)
         configuration.resolve_durations(config, len(self.train_records))
         self.config = config
-        self.model = configuration.make_model(config)
-        self.schedule = configuration.make_schedule(config)
-        self.tx = configuration.make_optimizer(config)
+        self.model = build.make_model(config)
+        self.schedule = build.make_schedule(config)
+        self.tx = build.make_optimizer(config)
         self._decode = partial(
             pipeline.decode, num_classes=len(self.dataset.classes), ignore_label=self.dataset.ignore_label
         )
@@ -73,7 +73,7 @@ class Experiment:
         return pipeline.TrainStream(
             self.train_records,
             decode=self._decode,
-            augmentation=configuration.make_augmentation(self.config, self.dataset),
+            augmentation=build.make_augmentation(self.config, self.dataset),
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             position=position,
@@ -87,7 +87,7 @@ class Experiment:
         step = partial(
             train_step,
             model=self.model,
-            loss=configuration.make_loss(self.config),
+            loss=build.make_loss(self.config),
             tx=self.tx,
             normalize=partial(normalize, mean=data.mean, std=data.std),
             accumulate=self.config.optimizer.accumulate,

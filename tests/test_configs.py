@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cpnet_jax import configuration
+from cpnet_jax import build, configuration
 from cpnet_jax.data import catalog
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
@@ -27,7 +27,7 @@ def test_every_config_traces_one_training_step_at_its_full_size(name):
     config = load(name)
     configuration.check(config)
     assert config.name == name, "the workdir is named after the config"
-    model, tx = configuration.make_model(config), configuration.make_optimizer(config)
+    model, tx = build.make_model(config), build.make_optimizer(config)
     crop = tuple(config.data.crop_size)
     state = jax.eval_shape(partial(create_state, model, tx, crop, config.seed))
     batch = {
@@ -37,7 +37,7 @@ def test_every_config_traces_one_training_step_at_its_full_size(name):
     step = partial(
         train_step,
         model=model,
-        loss=configuration.make_loss(config),
+        loss=build.make_loss(config),
         tx=tx,
         normalize=partial(normalize, mean=config.data.mean, std=config.data.std),
     )
@@ -72,6 +72,11 @@ def test_defaults_are_the_papers():
         ("data.scales", (1.0, -1.0), "at least one positive"),
         ("total_epochs", -1.0, "positive"),
         ("batch_size", 0, "at least 1"),
+        ("seed", -1, "between"),
+        ("data.flip_probability", 2.0, "between 0 and 1"),
+        ("data.mean", (1.0, 2.0), "three numbers"),
+        ("data.std", (1.0, 0.0, 1.0), "positive"),
+        ("eval_every", -5, "at least 0"),
         ("total_steps", -5, "at least 1"),
         ("model.depth", 20, "one of"),
         ("model.stem", "soft", "one of"),

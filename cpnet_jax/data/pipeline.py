@@ -44,7 +44,7 @@ def decode(record: Record, *, num_classes: int, ignore_label: int) -> Example:
 
 
 def _imdecode(data: bytes, flags: int) -> UInt8[np.ndarray, "..."] | None:
-    return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None  # OpenCV raises on no bytes
 
 
 class TrainStream:
@@ -89,7 +89,7 @@ class TrainStream:
             .shuffle()
             .repeat()
             .random_map(partial(_augmented, decode=decode, augmentation=augmentation))[index::count]
-            .batch(batch_size // count)
+            .batch(batch_size // count, drop_remainder=True)
         )
         options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
         self._iterator = iter(stream.to_iter_dataset(options))

@@ -10,6 +10,9 @@ from cpnet_jax.data.catalog import Colour, Dataset
 
 # Small images are enlarged to about this height, so that a legend fits under them.
 PANEL_HEIGHT = 256
+MAX_WIDTH = 1024
+# A pane is at least as wide as its title, three of them as any class's name.
+MIN_PANE = 96
 GAP = 6
 BACKGROUND = (255, 255, 255)
 IGNORED_COLOUR = (0, 0, 0)
@@ -43,18 +46,19 @@ def panel(
     shown = [image]
     for classes in (label, prediction):
         shown.append(overlay(image, colourise(classes, dataset.palette, dataset.ignore_label)))
-    factor = max(round(PANEL_HEIGHT / image.shape[0]), 1)
+    factor = max(min(round(PANEL_HEIGHT / image.shape[0]), MAX_WIDTH // image.shape[1]), 1)
     tiles = [Image.fromarray(tile).resize((tile.shape[1] * factor, tile.shape[0] * factor), 0) for tile in shown]
-    width = sum(tile.width + GAP for tile in tiles) - GAP
+    pane = max(tiles[0].width, MIN_PANE)
+    width = 3 * (pane + GAP) - GAP
     present = sorted({*np.unique(label).tolist(), *np.unique(prediction).tolist()} - {dataset.ignore_label})
     caption = _legend([dataset.classes[i] for i in present], [dataset.palette[i] for i in present], width)
-    titles = _titles(("image", "label", "prediction"), [tile.width for tile in tiles])
+    titles = _titles(("image", "label", "prediction"), [pane] * 3)
     picture = Image.new("RGB", (width, titles.height + tiles[0].height + caption.height), BACKGROUND)
     picture.paste(titles, (0, 0))
     left = 0
     for tile in tiles:
         picture.paste(tile, (left, titles.height))
-        left += tile.width + GAP
+        left += pane + GAP
     picture.paste(caption, (0, titles.height + tiles[0].height))
     return picture
 

@@ -1,4 +1,4 @@
-"""Whole-image prediction with a network of fixed input size: padded, overlapping windows (the release's evaluator).
+"""Whole-image prediction with a network of fixed input size: padded, overlapping windows (as the authors evaluate).
 
 The prior has one channel a position, so the network sees windows of its crop size. Images smaller than the crop are
 padded; larger ones are covered by windows with stride 2/3 of the crop, the last clamped to the edge. Softmax scores are

@@ -156,6 +156,20 @@ def test_interrupted_preparation_leaves_nothing_taken_for_whole(source, tmp_path
     assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
 
 
+def test_of_two_processes_preparing_at_once_both_go_on(source, tmp_path, monkeypatch):
+    """The second one starts and ends while the first is at work."""
+
+    def overtaken(*arguments):
+        monkeypatch.setattr(camvid_module, "read_pair", read_pair)
+        builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+        return read_pair(*arguments)
+
+    read_pair = camvid_module.read_pair
+    monkeypatch.setattr(camvid_module, "read_pair", overtaken)
+    builder = builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+    assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
+
+
 def test_killed_preparation_leaves_nothing_taken_for_whole(source, tmp_path):
     script = """
 import os, sys

@@ -4,6 +4,8 @@ Every record is the same whatever the dataset: "id" (text), "image" (the bytes o
 one-channel PNG of training ids: class indices, or 255 where nobody should look).
 """
 
+import contextlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,25 +36,41 @@ def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> 
     Raises:
       UserError: where the source is missing or faulty, or the records were made from another source.
     """
-    source = Path(source).expanduser().resolve() if source else None
+    source = Path(source).expanduser().resolve() if source and dataset.source_help else None
     builder = BUILDERS[dataset.name](data_dir=Path(data_dir).expanduser(), source=source)
-    if builder.is_prepared():
-        made_from = builder.info.metadata["source"]
-        if source is not None and made_from != str(source):
-            raise UserError(
-                f"{builder.data_dir} was prepared from {made_from}, not from {source}: delete it to prepare again, "
-                "or name another config.data.dir"
-            )
-        return builder
-    builder.check_source()
-    print(f"Preparing {dataset.name} in {builder.data_dir}", flush=True)
-    (tfds.enable_progress_bar if progress.on_terminal() else tfds.disable_progress_bar)()
-    builder.download_and_prepare(file_format="array_record")
-    for split, expected in dataset.splits.items():
-        found = builder.info.splits[split].num_examples if split in builder.info.splits else 0
-        if found != expected:
-            print(f"Warning: split {split} of {dataset.name} has {found} examples; the published one has {expected}")
+    if not builder.is_prepared():
+        builder.check_source()
+        print(f"Preparing {dataset.name} in {builder.data_dir}", flush=True)
+        _write(builder)
+        # Where another process was quicker, its records count.
+        builder = BUILDERS[dataset.name](data_dir=Path(data_dir).expanduser(), source=source)
+        _compare_sizes(builder)
+    made_from = builder.info.metadata["source"]
+    if source is not None and made_from != str(source):
+        raise UserError(
+            f"{builder.data_dir} was prepared from {made_from}, not from {source}: delete it to prepare again, "
+            "or name another config.data.dir"
+        )
     return builder
+
+
+def _write(builder: SegmentationBuilder) -> None:
+    (tfds.enable_progress_bar if progress.on_terminal() else tfds.disable_progress_bar)()
+    try:
+        # TFDS announces sizes that it does not know.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(file_format="array_record")
+    except FileExistsError:
+        # The last step, the rename, found that another process had prepared the same records meanwhile.
+        if not type(builder)(data_dir=builder.data_dir_root, source=builder.source).is_prepared():
+            raise
+
+
+def _compare_sizes(builder: SegmentationBuilder) -> None:
+    for split, expected in builder.DATASET.splits.items():
+        found = builder.info.splits[split].num_examples if split in builder.info.splits else "no"
+        if found != expected:
+            print(f"Note: split {split} of {builder.name} has {found} examples here, {expected} as published")
 
 
 def records(builder: SegmentationBuilder, split: str) -> Sequence[dict[str, Any]]:

@@ -1,0 +1,74 @@
+"""From a config's fields to the parts of an experiment; nobody else translates between the two."""
+
+from functools import partial
+
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+from cpnet_jax import losses
+from cpnet_jax.data.augment import augment
+from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.pipeline import Augmentation
+from cpnet_jax.models import CPNet
+from cpnet_jax.models.cpnet import OUTPUT_STRIDE
+from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
+from cpnet_jax.training.step import Loss
+
+
+def prior_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    height, width = config.data.crop_size
+    return height // OUTPUT_STRIDE, width // OUTPUT_STRIDE
+
+
+def make_model(config: ml_collections.ConfigDict) -> CPNet:
+    return CPNet(
+        num_classes=config.data.num_classes,
+        depth=config.model.depth,
+        prior_size=prior_size(config),
+        stem=config.model.stem,
+        channels=config.model.channels,
+        aux_channels=config.model.aux_channels,
+        aggregation_kernel=config.model.aggregation_kernel,
+        context_prior=config.model.context_prior,
+        dropout=config.model.dropout,
+        dtype=jnp.bfloat16 if config.model.bfloat16 else None,
+    )
+
+
+def make_loss(config: ml_collections.ConfigDict) -> Loss:
+    return partial(losses.total_loss, prior_size=prior_size(config), **config.loss.to_dict())
+
+
+def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+    fields = config.optimizer
+    return poly_schedule(
+        fields.base_lr,
+        config.total_steps,
+        power=fields.power,
+        min_lr=fields.min_lr,
+        warmup_steps=fields.warmup_steps,
+    )
+
+
+def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    fields = config.optimizer
+    return poly_sgd(
+        make_schedule(config),
+        momentum=fields.momentum,
+        weight_decay=fields.weight_decay,
+        head_lr_multiplier=fields.head_lr_multiplier,
+        decay_norm_and_bias=fields.decay_norm_and_bias,
+        clip_global_norm=fields.clip_global_norm,
+    )
+
+
+def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Augmentation:
+    return partial(
+        augment,
+        crop_size=tuple(config.data.crop_size),
+        scales=tuple(config.data.scales),
+        flip_probability=config.data.flip_probability,
+        fill=config.data.mean,
+        ignore_label=dataset.ignore_label,
+    )
