@@ -39,7 +39,8 @@ class Progress:
             smoothing=0.1,
             disable=not on_terminal(),
         )
-        self._total, self._count, self._start, self._initial = total, initial, time.monotonic(), initial
+        self._total, self._count = total, initial
+        self._first: tuple[float, int] | None = None  # time and count after the first step
 
     def __enter__(self) -> "Progress":
         return self
@@ -54,6 +55,7 @@ class Progress:
         if figures:
             self._bar.set_postfix(figures, refresh=False)
         now = time.monotonic()
+        self._first = self._first or (now, self._count)
         last = self._count == self._total
         if not on_terminal() and (now - self._last_line >= QUIET_SECONDS or last):
             self._last_line = now
@@ -66,9 +68,12 @@ class Progress:
     def _print_line(self, now: float, figures: dict[str, str]) -> None:
         line = f"{self._what} {self._unit} {self._count}"
         if self._total:
-            done = self._count - self._initial
-            left = (self._total - self._count) * (now - self._start) / done
-            line += f"/{self._total}, {tqdm.format_interval(left)} left"
+            line += f"/{self._total}"
+            since, done_then = self._first
+            # The first step may have compiled: it tells nothing about the others.
+            if self._count > done_then:
+                left = (self._total - self._count) * (now - since) / (self._count - done_then)
+                line += f", {tqdm.format_interval(left)} left"
         print(", ".join([line, *(f"{name} {value}" for name, value in figures.items())]), flush=True)
 
 

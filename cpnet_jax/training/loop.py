@@ -114,8 +114,9 @@ class _Monitor:
         self._writer, self._progress = writer, progress
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
         self._window: list[dict[str, float]] = []
-        self._seconds = 0.0
         self._clock: float | None = None
+        self._compiled = False
+        self._rate: float | None = None
 
     def resume_clock(self) -> None:
         """Time counts towards images/s from here, if it did not already."""
@@ -142,23 +143,30 @@ class _Monitor:
                 f"step {step}: {', '.join(f'{name} is {values[name]}' for name in bad)}; the checkpoints before it are "
                 "intact: lower config.optimizer.base_lr, add config.optimizer.warmup_steps, or clip the gradient"
             )
-        self._seconds += time.monotonic() - self._clock
-        self._clock = time.monotonic()
+        self._measure_rate()
         self._window.append(values)
-        rate = len(self._window) * self._config.batch_size / self._seconds
-        self._progress.advance(**_figures(values, rate))
+        self._progress.advance(**_figures(values, self._rate))
         if step % self._config.log_every == 0 or step == self._config.total_steps:
-            self._log(step, rate)
+            self._log(step)
 
-    def _log(self, step: int, rate: float) -> None:
+    def _measure_rate(self) -> None:
+        """Images per second, smoothed over the last ten steps or so; unknown at the first step, which compiles."""
+        now = time.monotonic()
+        rate = self._config.batch_size / (now - self._clock)
+        if self._compiled:
+            self._rate = rate if self._rate is None else 1 / (0.9 / self._rate + 0.1 / rate)
+        self._compiled, self._clock = True, now
+
+    def _log(self, step: int) -> None:
         means = {name: sum(values[name] for values in self._window) / len(self._window) for name in self._window[0]}
-        # The rate that the last update was made with.
-        lr = float(self._schedule(step - 1))
-        self._writer.write(step, means | {"lr": lr, "images_per_second": rate})
-        self._window, self._seconds = [], 0.0
+        means["lr"] = float(self._schedule(step - 1))  # what the last update was made with
+        if self._rate is not None:
+            means["images_per_second"] = self._rate
+        self._writer.write(step, means)
+        self._window = []
 
 
-def _figures(values: dict[str, float], rate: float) -> dict[str, str]:
+def _figures(values: dict[str, float], rate: float | None) -> dict[str, str]:
     """What the progress line shows: the loss, its terms by short names, images/s."""
     affinity = [value for name, value in values.items() if name.startswith("affinity_")]
     shown = {"loss": values["loss"], "seg": values["segmentation"]}
@@ -166,7 +174,8 @@ def _figures(values: dict[str, float], rate: float) -> dict[str, str]:
         shown["aux"] = values["aux"]
     if affinity:
         shown["affinity"] = sum(affinity)
-    return {name: f"{value:.3f}" for name, value in shown.items()} | {"img/s": f"{rate:.1f}"}
+    speed = {} if rate is None else {"img/s": f"{rate:.1f}"}
+    return {name: f"{value:.3f}" for name, value in shown.items()} | speed
 
 
 def _due(step: int, every: int) -> bool:
