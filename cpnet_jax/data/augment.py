@@ -1,4 +1,4 @@
-"""Augmentation of an image and its label together (section 4.1 of the paper): numpy only, pure given an rng."""
+"""Augmentation of an image and its label together (the paper's training protocol): numpy only, pure given an rng."""
 
 from collections.abc import Sequence
 

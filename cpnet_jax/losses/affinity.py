@@ -1,4 +1,4 @@
-"""The Affinity Loss (section 3.1 of the paper, equations 1 to 4).
+"""The Affinity Loss (the paper's section of that name).
 
 A context prior P, one row a position, is taught to be the ideal affinity map A (a_ij = 1 where positions i and j share
 a class): pair by pair with a binary cross entropy, and row by row through precision, recall and specificity.
@@ -45,7 +45,7 @@ def downsample_labels(labels: Int[Array, "b H W"], size: tuple[int, int]) -> Int
 
 
 def ideal_affinity_map(labels: Int[Array, "b n"], ignore_label: int = 255) -> Float[Array, "b n n"]:
-    """A = L L^T of the one-hot labels L: 1 where two positions share a class (equation 1).
+    """A = L L^T of the one-hot labels L: 1 where two positions share a class.
 
     Ignored positions form one more class, as in the release: `ignore_label` is one more value to compare.
     """
@@ -63,7 +63,7 @@ def affinity_loss(
     ignored: Literal["class", "mask"] = "class",
     ignore_label: int = 255,
 ) -> AffinityLoss:
-    """L_p = unary_weight * L_u + global_weight * L_g (equations 2 to 4), safe under jit and grad in every corner.
+    """L_p = unary_weight * L_u + global_weight * L_g, safe under jit and grad in every corner.
 
     Everything is computed from logits: a saturated prior keeps its gradient and no logarithm of zero is taken.
 

@@ -1,4 +1,4 @@
-"""The training objective (equation 7 of the paper): L = L_s + 0.4 L_a + 1.0 L_p."""
+"""The training objective (the total loss of the paper): L = L_s + 0.4 L_a + 1.0 L_p."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The Context Prior Layer (section 3.2 of the paper): a learned affinity between positions splits context in two."""
+"""The Context Prior Layer (the paper's section of that name): a learned affinity between positions splits context in two."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ class PriorFactors:
         return z + self.bias.astype(dtype)
 
     def contexts(self, values: Float[Array, "b n c"]) -> tuple[Float[Array, "b n c"], Float[Array, "b n c"]]:
-        """Intra-class context P V / N and inter-class context (1 - P) V / N (equations 5 and 6 of the paper).
+        """Intra-class context P V / N and inter-class context (1 - P) V / N (Y and Y-bar of the paper).
 
         The division by N is the authors' release's; the paper leaves it out. Returned in the dtype of `values`.
         """

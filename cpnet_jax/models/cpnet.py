@@ -1,4 +1,4 @@
-"""CPNet (figure 3 of the paper): dilated ResNet, Context Prior Layer, segmentation head and auxiliary head."""
+"""CPNet (the paper's network architecture): dilated ResNet, Context Prior Layer, segmentation head and auxiliary head."""
 
 from typing import Any, Literal, NamedTuple
 

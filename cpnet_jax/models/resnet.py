@@ -1,4 +1,4 @@
-"""Dilated ResNet-18/34/50/101 (section 4.1 of the paper: output stride 8)."""
+"""Dilated ResNet-18/34/50/101 (the paper: output stride 8)."""
 
 from typing import Any, Literal
 

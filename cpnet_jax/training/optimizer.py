@@ -1,4 +1,4 @@
-"""Poly SGD (section 4.1 of the paper): momentum, coupled weight decay, lr = lr0 (1 - t/T)^0.9."""
+"""Poly SGD (the paper's training protocol): momentum, coupled weight decay, lr = lr0 (1 - t/T)^0.9."""
 
 import jax
 import optax
