@@ -82,7 +82,7 @@ class Experiment:
         )
 
     def train_step(self) -> Any:
-        """The jitted step: (state, batch) -> (state, metrics). The state passed in is given up."""
+        """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""
         data = self.config.data
         step = partial(
             train_step,
@@ -92,7 +92,7 @@ class Experiment:
             normalize=partial(normalize, mean=data.mean, std=data.std),
             accumulate=self.config.optimizer.accumulate,
         )
-        return jax.jit(step, donate_argnums=0)
+        return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(self.mesh))
 
     def evaluate(self, state: TrainState, *, pictures_dir: Path | None = None) -> Evaluation:
         """Single scale, on the evaluation split. Draws the first few predictions where a folder is given."""

@@ -2,8 +2,21 @@
 
 import json
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
+
+from cpnet_jax.errors import UserError
+
+
+def make_folder(path: Path, flag: str) -> None:
+    """Makes the folder that a flag or field names; UserError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} is {path}, which cannot be written to ({error.strerror}): name another") from error
 
 
 def write_text(path: Path, text: str) -> None:

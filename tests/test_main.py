@@ -197,6 +197,8 @@ MISTAKES = {
     "a missing data folder": (["--config.data.source=/nowhere", "--config.data.dir={tmp}/a"], "/nowhere"),
     "an unset data folder": (["--config.data.source=", "--config.data.dir={tmp}/b"], "config.data.source"),
     "an unknown dataset": (["--config.data.name=camvidd"], "config.data.name"),
+    "a workdir that is a file": (["--workdir={tmp}/file"], "--workdir is"),
+    "a data folder that cannot be made": (["--config.data.dir={tmp}/file/data"], "config.data.dir"),
     "a stray argument": (["train"], "'train'"),
     "an unknown flag": (["--confg=x"], "confg"),
     "an unknown mode": (["--mode=fly"], "mode"),
@@ -207,6 +209,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_sentence_and_exit_2(folder, finished, tmp_path, mistake):
     overrides, named = MISTAKES[mistake]
+    (tmp_path / "file").touch()
     workdir = finished[0] if mistake == "another config's workdir" else tmp_path / "run"
     result = run(*command(folder, workdir, *(override.format(tmp=tmp_path) for override in overrides)))
     assert result.returncode == 2, result.stdout + result.stderr

@@ -1,4 +1,4 @@
-"""The Aggregation Module (the paper's section of that name): large receptive field from asymmetric depthwise convolutions."""
+"""The Aggregation Module of the paper: a large receptive field from asymmetric depthwise convolutions."""
 
 from typing import Any
 

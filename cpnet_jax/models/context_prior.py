@@ -1,4 +1,4 @@
-"""The Context Prior Layer (the paper's section of that name): a learned affinity between positions splits context in two."""
+"""The Context Prior Layer of the paper: a learned affinity between positions splits context in two."""
 
 from typing import Any
 

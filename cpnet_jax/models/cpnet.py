@@ -1,4 +1,4 @@
-"""CPNet (the paper's network architecture): dilated ResNet, Context Prior Layer, segmentation head and auxiliary head."""
+"""CPNet, the network of the paper: dilated ResNet, Context Prior Layer, segmentation head and auxiliary head."""
 
 from typing import Any, Literal, NamedTuple
 

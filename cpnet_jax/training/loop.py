@@ -34,6 +34,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
       TrainingDiverged: on a loss that is not finite.
     """
     experiment = Experiment(config)
+    files.make_folder(workdir, "--workdir")
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state, start = _start(experiment, checkpoints, workdir)
         if start == config.total_steps:
@@ -88,7 +89,7 @@ def _loop(
                     state,
                     position=stream.position,
                     config=configuration.as_dict(config),
-                    miou=evaluation and evaluation.scores.mean_iou,
+                    miou=evaluation and evaluation.as_json()["mIoU"],
                 )
             if last:
                 return evaluation
@@ -190,13 +191,11 @@ def _report(
     progress: Progress,
     workdir: Path,
 ) -> None:
-    found = evaluation.scores
-    writer.write(
-        step,
-        {"mIoU": found.mean_iou, "pixel_accuracy": found.pixel_accuracy, "mean_accuracy": found.mean_accuracy},
-    )
-    files.write_json(workdir / "eval.json", evaluation.as_json(step=step, **experiment.evaluation_settings()))
-    progress.say(f"Step {step}: mIoU {100 * found.mean_iou:.2f} %, pixel accuracy {100 * found.pixel_accuracy:.2f} %")
+    found = evaluation.as_json(step=step, **experiment.evaluation_settings())
+    means = {name: found[name] for name in ("mIoU", "pixel_accuracy", "mean_accuracy") if found[name] is not None}
+    writer.write(step, means)
+    files.write_json(workdir / "eval.json", found)
+    progress.say(f"Step {step}: {', '.join(f'{name} {100 * value:.2f} %' for name, value in means.items())}")
 
 
 def _announcement(experiment: Experiment, start: int) -> str:

@@ -71,7 +71,8 @@ def one_device():
 
 def test_one_device_equals_eight_in_losses_statistics_and_parameters(one_device):
     state, history, _ = one_device
-    state8, history8, _ = run(devices=8, steps=5)
+    state8, history8, step8 = run(devices=8, steps=5)
+    assert step8._cache_size() == 1
     for ours, theirs in zip(history8, history, strict=True):
         for name in theirs:
             np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-4, err_msg=name)

@@ -12,7 +12,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from cpnet_jax import progress
+from cpnet_jax import files, progress
 from cpnet_jax.data.builders.base import SegmentationBuilder
 from cpnet_jax.data.builders.camvid import CamvidBuilder
 from cpnet_jax.data.builders.scenes import ScenesBuilder
@@ -40,6 +40,7 @@ def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> 
     builder = BUILDERS[dataset.name](data_dir=Path(data_dir).expanduser(), source=source)
     if not builder.is_prepared():
         builder.check_source()
+        files.make_folder(Path(data_dir).expanduser(), "config.data.dir")
         print(f"Preparing {dataset.name} in {builder.data_dir}", flush=True)
         _write(builder)
         # Where another process was quicker, its records count.
