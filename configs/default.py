@@ -13,9 +13,12 @@ def get_config() -> ml_collections.ConfigDict:
     config.seed = 0  # of initialisation, shuffling, augmentation and dropout
     config.batch_size = 16  # global: over all devices of all processes
     config.total_steps = 80_000  # optimiser steps
-    config.total_epochs = placeholder(float)  # the same in passes over the training split; wins over total_steps
     config.eval_every = 8_000  # steps between evaluations; 0: only at the end
     config.checkpoint_every = 2_000  # steps between checkpoints; each evaluation saves one too
+    # The same in epochs (passes over the training split, fractions allowed); where given, they win over the steps.
+    config.total_epochs = placeholder(float)
+    config.eval_every_epochs = placeholder(float)
+    config.checkpoint_every_epochs = placeholder(float)
     config.log_every = 50  # steps between entries of metrics.jsonl and TensorBoard
     config.compilation_cache = "~/.cache/cpnet_jax"  # compiled programs kept from run to run; empty: none
 
@@ -56,6 +59,7 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.power = 0.9  # of the poly schedule
     optimizer.min_lr = 0.0
     optimizer.warmup_steps = 0
+    optimizer.warmup_epochs = placeholder(float)
     optimizer.momentum = 0.9
     optimizer.weight_decay = 1e-4
     optimizer.head_lr_multiplier = 1.0  # the authors' code on ADE20K: 10

@@ -16,6 +16,8 @@ FREE_ON_RESUME = {
     "compilation_cache",
     "eval_every",
     "checkpoint_every",
+    "eval_every_epochs",
+    "checkpoint_every_epochs",
     "log_every",
     "data.dir",
     "data.source",
@@ -24,6 +26,14 @@ FREE_ON_RESUME = {
     "eval.batch_size",
     "eval.checkpoint",
     "eval.pictures",
+}
+
+# Duration in epochs -> the same in steps.
+EPOCHS = {
+    "total_epochs": "total_steps",
+    "eval_every_epochs": "eval_every",
+    "checkpoint_every_epochs": "checkpoint_every",
+    "optimizer.warmup_epochs": "optimizer.warmup_steps",
 }
 
 CHOICES = {
@@ -83,8 +93,10 @@ def check(config: ml_collections.ConfigDict) -> None:
     for field, allowed in CHOICES.items():
         if _field(config, field) not in allowed:
             raise UserError(f"config.{field} is {_field(config, field)!r}: it must be one of {list(allowed)}")
-    if config.total_epochs is not None and config.total_epochs <= 0:
-        raise UserError(f"config.total_epochs is {config.total_epochs}: it must be positive")
+    for field in EPOCHS:
+        value = _field(config, field)
+        if value is not None and value <= 0:
+            raise UserError(f"config.{field} is {value}: it must be positive")
     scales = config.data.scales
     if not scales or any(not isinstance(scale, int | float) or scale <= 0 for scale in scales):
         raise UserError(f"config.data.scales is {tuple(scales)}: give at least one positive number")
@@ -101,9 +113,12 @@ def check_dataset(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
 
 
 def resolve_durations(config: ml_collections.ConfigDict, num_train: int) -> None:
-    """Turns total_epochs, where given, into total_steps."""
-    if config.total_epochs is not None:
-        config.total_steps = max(round(config.total_epochs * num_train / config.batch_size), 1)
+    """Turns durations in epochs, where given, into steps."""
+    for epochs, steps in EPOCHS.items():
+        value = _field(config, epochs)
+        if value is not None:
+            resolved = max(round(value * num_train / config.batch_size), 1)
+            config.update_from_flattened_dict({steps: resolved})
 
 
 def as_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:

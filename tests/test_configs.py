@@ -96,6 +96,7 @@ def test_a_value_that_cannot_work_is_refused_by_its_field(field, value, said):
 
 def test_epochs_become_steps():
     config = load("default")
-    config.total_epochs = 2.5
+    config.total_epochs, config.eval_every_epochs, config.optimizer.warmup_epochs = 2.5, 1.0, 0.001
     configuration.resolve_durations(config, num_train=64)
-    assert config.total_steps == 10
+    assert (config.total_steps, config.eval_every, config.optimizer.warmup_steps) == (10, 4, 1)
+    assert config.checkpoint_every == load("default").checkpoint_every
