@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from cpnet_jax.data import builders, catalog, pipeline, scenes
-from cpnet_jax.data.builders import camvid as camvid_module
+from cpnet_jax.data.builders import base as base_module
 from cpnet_jax.data.builders import scenes as scenes_module
 from cpnet_jax.errors import UserError
 
@@ -142,15 +142,15 @@ def test_records_of_another_source_are_refused(camvid, source):
 def test_interrupted_preparation_leaves_nothing_taken_for_whole(source, tmp_path, monkeypatch, interruption):
     calls = []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         calls.append(arguments)
         if len(calls) == 4:  # the train split is done by then
             raise interruption
-        return read_pair(*arguments)
+        return read_pair(*arguments, **options)
 
-    read_pair = camvid_module.read_pair
+    read_pair = base_module.read_pair
     with monkeypatch.context() as patch, pytest.raises(interruption):
-        patch.setattr(camvid_module, "read_pair", interrupted)
+        patch.setattr(base_module, "read_pair", interrupted)
         builders.prepare(catalog.CAMVID, tmp_path / "out", source)
     builder = builders.prepare(catalog.CAMVID, tmp_path / "out", source)
     assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
@@ -159,13 +159,13 @@ def test_interrupted_preparation_leaves_nothing_taken_for_whole(source, tmp_path
 def test_of_two_processes_preparing_at_once_both_go_on(source, tmp_path, monkeypatch):
     """The second one starts and ends while the first is at work."""
 
-    def overtaken(*arguments):
-        monkeypatch.setattr(camvid_module, "read_pair", read_pair)
+    def overtaken(*arguments, **options):
+        monkeypatch.setattr(base_module, "read_pair", read_pair)
         builders.prepare(catalog.CAMVID, tmp_path / "out", source)
-        return read_pair(*arguments)
+        return read_pair(*arguments, **options)
 
-    read_pair = camvid_module.read_pair
-    monkeypatch.setattr(camvid_module, "read_pair", overtaken)
+    read_pair = base_module.read_pair
+    monkeypatch.setattr(base_module, "read_pair", overtaken)
     builder = builders.prepare(catalog.CAMVID, tmp_path / "out", source)
     assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
 
@@ -174,9 +174,9 @@ def test_killed_preparation_leaves_nothing_taken_for_whole(source, tmp_path):
     script = """
 import os, sys
 from cpnet_jax.data import builders, catalog
-from cpnet_jax.data.builders import camvid
+from cpnet_jax.data.builders import base as camvid
 read_pair, calls = camvid.read_pair, []
-camvid.read_pair = lambda *a: calls.append(a) or (os._exit(9) if len(calls) == 5 else read_pair(*a))
+camvid.read_pair = lambda *a, **k: calls.append(a) or (os._exit(9) if len(calls) == 5 else read_pair(*a, **k))
 builders.prepare(catalog.CAMVID, *sys.argv[1:])
 """
     command = [sys.executable, "-c", script, str(tmp_path / "out"), str(source)]
@@ -207,8 +207,8 @@ IMAGE = "train/train_0.png"
 BROKEN = {
     "train missing": (lambda root: shutil.rmtree(root / "train"), ["train"]),
     "valannot missing": (lambda root: shutil.rmtree(root / "valannot"), ["valannot"]),
-    "test without testannot": (lambda root: (root / "test").mkdir(), ["testannot"]),
-    "testannot without test": (lambda root: (root / "testannot").mkdir(), ["test"]),
+    "test without testannot": (lambda root: shutil.copytree(root / "val", root / "test"), ["testannot"]),
+    "testannot without test": (lambda root: shutil.copytree(root / "valannot", root / "testannot"), ["test"]),
     "empty source": (lambda root: (shutil.rmtree(root), root.mkdir()), ["train"]),
     "empty split": (lambda root: [path.unlink() for path in root.glob("val*/*")], ["val"]),
     "image without its label": (lambda root: (root / LABEL).unlink(), [IMAGE, "trainannot"]),
@@ -255,7 +255,7 @@ def test_bad_source_is_refused_in_a_sentence_and_nothing_is_left(name, source, t
 @pytest.mark.parametrize("name", ["valannot missing", "empty split", "image without its label"])
 def test_missing_files_are_told_before_any_work(name, source, tmp_path, monkeypatch):
     BROKEN[name][0](source)
-    monkeypatch.setattr(camvid_module, "read_pair", None)  # reading any would raise a TypeError
+    monkeypatch.setattr(base_module, "read_pair", None)  # reading any would raise a TypeError
     assert_refused([], tmp_path / "out", source)
 
 

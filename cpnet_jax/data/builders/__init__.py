@@ -39,7 +39,7 @@ def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> 
     source = Path(source).expanduser().resolve() if source and dataset.source_help else None
     builder = BUILDERS[dataset.name](data_dir=Path(data_dir).expanduser(), source=source)
     if not builder.is_prepared():
-        builder.check_source()
+        builder.examples()  # looks for the files, and reads none of them yet
         files.make_folder(Path(data_dir).expanduser(), "config.data.dir")
         print(f"Preparing {dataset.name} in {builder.data_dir}", flush=True)
         _write(builder)
@@ -63,7 +63,7 @@ def _write(builder: SegmentationBuilder) -> None:
             builder.download_and_prepare(file_format="array_record")
     except FileExistsError:
         # The last step, the rename, found that another process had prepared the same records meanwhile.
-        if not type(builder)(data_dir=builder.data_dir_root, source=builder.source).is_prepared():
+        if not type(builder)(data_dir=builder.data_dir_root, source=builder.source_path).is_prepared():
             raise
 
 

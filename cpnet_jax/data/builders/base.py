@@ -1,32 +1,76 @@
 """What the TFDS builders share: the record format, and bringing labels into it."""
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from io import BytesIO
+from itertools import chain
+from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 import cv2
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import UInt8
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
+from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
+from cpnet_jax.progress import track
+
+# (id, image bytes, label PNG)
+Example = tuple[str, bytes, bytes]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its label, as files of a source."""
+
+    name: str
+    image: str
+    label: str
 
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Image and label pairs as undecoded bytes. A subclass names its dataset, its splits and its examples."""
+    """Image and label pairs as undecoded bytes.
+
+    A subclass names its dataset, its label rule (raw value -> training id) and, in `pairs`, which files belong
+    together; one whose examples are no pairs of files overrides `examples`.
+    """
 
     DATASET: Dataset
+    LABEL_RULE: dict[int, int]
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
 
     def __init__(self, *, data_dir: Path, source: Path | None) -> None:
-        self.source = source
+        self.source_path = source
         super().__init__(data_dir=data_dir)
 
-    def check_source(self) -> None:
-        """Raises UserError where the raw files are not what this builder reads. Called before anything is written."""
+    @cached_property
+    def source(self) -> Source:
+        """Where the raw files are; UserError where that is not said or not there."""
+        if self.source_path is None:
+            raise UserError(f"config.data.source is not set: name {self.DATASET.source_help}")
+        return Source(self.source_path)
+
+    def pairs(self) -> dict[str, list[Pair]]:
+        """The pairs of each split; UserError where the source is not what this builder reads."""
+        raise NotImplementedError
+
+    def examples(self) -> dict[str, Iterable[Example]]:
+        """The examples of each split; called before anything is written, so that missing files are told at once."""
+        return {split: self._read(pairs) for split, pairs in self.pairs().items()}
+
+    def _read(self, pairs: list[Pair]) -> Iterator[Example]:
+        read = partial(read_pair, self.source, rule=self.LABEL_RULE)
+        # Decoding and compressing leave Python's lock: threads are enough, and a failure comes back as it was raised.
+        with ThreadPoolExecutor() as pool:
+            # In portions: what has been read ahead of the writer stays in memory.
+            portions = (pool.map(read, pairs[start : start + 256]) for start in range(0, len(pairs), 256))
+            yield from track(chain.from_iterable(portions), f"Preparing {self.name}", total=len(pairs))
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(
@@ -37,12 +81,51 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             }
         )
         # Stored with the records, in the same atomic rename.
-        metadata = tfds.core.MetadataDict(source=str(self.source or ""))
+        metadata = tfds.core.MetadataDict(source=str(self.source_path or ""))
         return self.dataset_info_from_configs(features=features, metadata=metadata)
 
-    def _generate_examples(self, examples: Iterator[tuple[str, Any, bytes]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        del dl_manager
+        return {split: self._generate_examples(examples) for split, examples in self.examples().items()}
+
+    def _generate_examples(self, examples: Iterable[Example]) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, image, label in examples:
             yield name, {"id": name, "image": image, "label": label}
+
+
+def match(
+    builder: SegmentationBuilder,
+    images: str,
+    labels: str,
+    *,
+    image_key: Callable[[str], str] = lambda name: PurePosixPath(name).stem,
+    label_key: Callable[[str], str] = lambda name: PurePosixPath(name).stem,
+) -> list[Pair]:
+    """Pairs of the images and labels that match two patterns, joined by what their names have in common.
+
+    Args:
+      images, labels: patterns for names of the source.
+      image_key, label_key: name -> the example's id; the same for an image and its label.
+
+    Raises:
+      UserError: where one kind is missing altogether, or a file lacks its partner.
+    """
+    source = builder.source
+    found = {}
+    for pattern, key in ((images, image_key), (labels, label_key)):
+        found[pattern] = {key(name): name for name in source.glob(pattern)}
+        if not found[pattern]:
+            raise UserError(
+                f"{source.where(pattern)} matches no file: config.data.source must be {builder.DATASET.source_help}"
+            )
+    for here, there, what in ((images, labels, "label"), (labels, images, "image")):
+        lonely = sorted(found[here].keys() - found[there].keys())
+        if lonely:
+            raise UserError(
+                f"{source.where(found[here][lonely[0]])} has no {what} among {there} ({len(lonely)} such in all): "
+                "add it or take the file out"
+            )
+    return [Pair(key, found[images][key], found[labels][key]) for key in sorted(found[images])]
 
 
 def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
@@ -50,45 +133,55 @@ def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
     return cv2.imencode(".png", label)[1].tobytes()
 
 
-def read_pair(image_path: Path, label_path: Path, lookup: dict[int, int]) -> tuple[bytes, UInt8[np.ndarray, "h w"]]:
-    """The image's bytes as they are, and the label translated to training ids.
+def read_pair(source: Source, pair: Pair, rule: dict[int, int]) -> Example:
+    """(id, the image's bytes as they are, the label in training ids as a PNG).
 
     Args:
-      image_path: JPEG or PNG.
-      label_path: an index or palette PNG; palette indices stay indices.
-      lookup: raw label value -> training id.
+      source: where the files are.
+      pair: a JPEG or PNG, and an index or palette PNG; palette indices stay indices.
+      rule: raw label value -> training id.
 
     Raises:
-      UserError: naming the file, where one cannot be read, the sizes differ or a value is not in the lookup.
+      UserError: naming the file, where one cannot be read, the sizes differ or a value is not in the rule.
     """
-    with open_image(image_path) as image:
-        size = image.size
-    with open_image(label_path) as label_image:
-        if label_image.mode not in ("L", "P"):
-            raise UserError(f"{label_path} is a {label_image.mode} image: labels must be one-channel class indices")
-        if label_image.size != size:
-            raise UserError(
-                f"{label_path} is {label_image.width}x{label_image.height} but its image {image_path.name} is "
-                f"{size[0]}x{size[1]}: a label must have its image's size"
-            )
-        raw = np.asarray(label_image)
-    table = np.full(256, -1)
-    table[list(lookup)] = list(lookup.values())
+    data = source.read(pair.image)
+    image = open_image(data, source.where(pair.image))
+    label = open_image(source.read(pair.label), source.where(pair.label))
+    if label.mode not in ("L", "P"):
+        raise UserError(f"{source.where(pair.label)} is a {label.mode} image: labels must be one-channel class indices")
+    check_size(source, pair, image.size, label.size)
+    return pair.name, data, encode_label(translate(np.asarray(label), rule, source.where(pair.label)))
+
+
+def open_image(data: bytes, where: str) -> Image.Image:
+    """The decoded image; UserError naming `where` if the data is damaged or no image."""
+    try:
+        image = Image.open(BytesIO(data))
+        image.load()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).split(" <")[0]  # Pillow names its stream, which says nothing
+        raise UserError(f"{where} cannot be read as an image ({reason}): replace it or take the pair out") from error
+    return image
+
+
+def check_size(source: Source, pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> None:
+    """Raises UserError where the two (width, height) differ."""
+    if image != label:
+        raise UserError(
+            f"{source.where(pair.label)} is {label[0]}x{label[1]} but its image {pair.image} is {image[0]}x{image[1]}: "
+            "a label must have its image's size"
+        )
+
+
+def translate(raw: Integer[np.ndarray, "h w"], rule: dict[int, int], where: str) -> UInt8[np.ndarray, "h w"]:
+    """Raw label values -> training ids; UserError naming `where` and the values that the rule does not know."""
+    table = np.full(max(*rule, int(raw.max()), 255) + 1, -1)
+    table[list(rule)] = list(rule.values())
     translated = table[raw]
     if (translated < 0).any():
-        unknown = sorted(set(np.unique(raw[translated < 0]).tolist()))
-        raise UserError(f"{label_path} holds label values {unknown}; only {_span(lookup)} exist in this dataset")
-    return image_path.read_bytes(), translated.astype(np.uint8)
-
-
-def open_image(path: Path) -> Image.Image:
-    """The decoded image; UserError where the file is damaged or no image."""
-    try:
-        image = Image.open(path)
-        image.load()
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read as an image ({error}): replace it or take the pair out") from error
-    return image
+        unknown = np.unique(raw[translated < 0]).tolist()
+        raise UserError(f"{where} holds label values {unknown}; only {_span(rule)} exist in this dataset")
+    return translated.astype(np.uint8)
 
 
 def _span(values: dict[int, int]) -> str:

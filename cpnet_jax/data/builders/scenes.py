@@ -1,13 +1,11 @@
 """The embedded default dataset: `data.scenes` rendered once into records."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import cv2
-import tensorflow_datasets as tfds
 
 from cpnet_jax.data import scenes
-from cpnet_jax.data.builders.base import SegmentationBuilder, encode_label
+from cpnet_jax.data.builders.base import Example, SegmentationBuilder, encode_label
 from cpnet_jax.data.catalog import SCENES
 
 # One stream of scenes a split, so that the splits never share an image whatever their sizes.
@@ -21,12 +19,11 @@ class ScenesBuilder(SegmentationBuilder, skip_registration=True):
     name = "scenes"
     DATASET = SCENES
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        del dl_manager
-        return {split: self._generate_examples(_examples(split, count)) for split, count in SCENES.splits.items()}
+    def examples(self) -> dict[str, Iterator[Example]]:
+        return {split: _examples(split, count) for split, count in SCENES.splits.items()}
 
 
-def _examples(split: str, count: int) -> Iterator[tuple[str, bytes, bytes]]:
+def _examples(split: str, count: int) -> Iterator[Example]:
     for index in range(count):
         image, label = scenes.render(SEEDS[split], index)
         # JPEG as in photographs, its blocks and ringing included.

@@ -1,0 +1,23 @@
+"""One descriptor per dataset: what its classes are called and look like, and how it is got."""
+
+from cpnet_jax.data.catalog.camvid import CAMVID
+from cpnet_jax.data.catalog.dataset import Colour, Dataset
+from cpnet_jax.data.catalog.scenes import SCENES
+from cpnet_jax.errors import UserError
+
+__all__ = ["CAMVID", "DATASETS", "SCENES", "Colour", "Dataset", "get"]
+
+DATASETS = {dataset.name: dataset for dataset in (CAMVID, SCENES)}
+
+
+def get(name: str) -> Dataset:
+    """The descriptor of that name.
+
+    Raises:
+      UserError: if there is none.
+    """
+    if name not in DATASETS:
+        raise UserError(
+            f"config.data.name is {name!r}, which this version cannot prepare: use one of {sorted(DATASETS)}"
+        )
+    return DATASETS[name]

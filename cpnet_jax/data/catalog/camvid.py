@@ -1,0 +1,39 @@
+"""CamVid, the SegNet version."""
+
+from cpnet_jax.data.catalog.dataset import Dataset
+
+# The SegNet split and its 11 classes (Badrinarayanan et al., 2017); the colours are the release's of CamVid.
+CAMVID = Dataset(
+    name="camvid",
+    classes=(
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    palette=(
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (0, 0, 192),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    ),
+    splits={"train": 367, "val": 101, "test": 233},
+    source_help=(
+        "the SegNet version of CamVid: a folder with train, trainannot, val, valannot (and test, testannot), "
+        "480x360 PNGs, from the SegNet tutorial's repository"
+    ),
+)
