@@ -11,6 +11,10 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 METRIC = "mIoU"
 
 
+def _miou(metrics: dict[str, float]) -> float:
+    return metrics[METRIC]
+
+
 class Checkpoints:
     """The checkpoints of a workdir: the newest, and the best by validation mIoU.
 
@@ -19,19 +23,21 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path) -> None:
-        best = preservation.BestN(
-            get_metric_fn=lambda metrics: metrics[METRIC], n=1, keep_checkpoints_without_metrics=False
-        )
+        best = preservation.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False)
         keep = preservation.AnyPreservationPolicy([preservation.LatestN(1), best])
         self._manager = ocp.CheckpointManager(
             directory.absolute(),
-            options=ocp.CheckpointManagerOptions(preservation_policy=keep),
+            # Without best_fn Orbax does not write the metrics, and a resumed run would forget what was best.
+            options=ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=_miou),
         )
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
         """Waits for the write in progress."""
         self._manager.close()
 
@@ -45,7 +51,7 @@ class Checkpoints:
     def best(self) -> int | None:
         """The step with the highest mIoU; the newest step where none was evaluated."""
         metrics = {step: self._manager.metrics(step) for step in self.steps()}
-        scored = {step: found[METRIC] for step, found in metrics.items() if found}
+        scored = {step: _miou(found) for step, found in metrics.items() if found}
         return max(scored, key=scored.get) if scored else self.latest()
 
     def save(self, step: int, state: PyTree, *, position: int, config: dict[str, Any], miou: float | None) -> None:
