@@ -13,13 +13,20 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from cpnet_jax import files, progress
+from cpnet_jax.data.builders.ade20k import Ade20kBuilder
 from cpnet_jax.data.builders.base import SegmentationBuilder
 from cpnet_jax.data.builders.camvid import CamvidBuilder
+from cpnet_jax.data.builders.cityscapes import CityscapesBuilder
 from cpnet_jax.data.builders.scenes import ScenesBuilder
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 
-BUILDERS: dict[str, type[SegmentationBuilder]] = {"camvid": CamvidBuilder, "scenes": ScenesBuilder}
+BUILDERS: dict[str, type[SegmentationBuilder]] = {
+    "ade20k": Ade20kBuilder,
+    "camvid": CamvidBuilder,
+    "cityscapes": CityscapesBuilder,
+    "scenes": ScenesBuilder,
+}
 
 
 def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> SegmentationBuilder:
@@ -31,7 +38,7 @@ def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> 
     Args:
       dataset: its descriptor.
       data_dir: where prepared datasets live.
-      source: folder of the raw files, for datasets that need one.
+      source: folder or zip archive of the raw files, for datasets that need one.
 
     Raises:
       UserError: where the source is missing or faulty, or the records were made from another source.

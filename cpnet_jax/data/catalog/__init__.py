@@ -1,13 +1,15 @@
 """One descriptor per dataset: what its classes are called and look like, and how it is got."""
 
+from cpnet_jax.data.catalog.ade20k import ADE20K
 from cpnet_jax.data.catalog.camvid import CAMVID
+from cpnet_jax.data.catalog.cityscapes import CITYSCAPES
 from cpnet_jax.data.catalog.dataset import Colour, Dataset
 from cpnet_jax.data.catalog.scenes import SCENES
 from cpnet_jax.errors import UserError
 
-__all__ = ["CAMVID", "DATASETS", "SCENES", "Colour", "Dataset", "get"]
+__all__ = ["ADE20K", "CAMVID", "CITYSCAPES", "DATASETS", "SCENES", "Colour", "Dataset", "get"]
 
-DATASETS = {dataset.name: dataset for dataset in (CAMVID, SCENES)}
+DATASETS = {dataset.name: dataset for dataset in (ADE20K, CAMVID, CITYSCAPES, SCENES)}
 
 
 def get(name: str) -> Dataset:
