@@ -15,11 +15,19 @@ import tensorflow_datasets as tfds
 from cpnet_jax import files, progress
 from cpnet_jax.data.builders.base import SegmentationBuilder
 from cpnet_jax.data.builders.camvid import CamvidBuilder
+from cpnet_jax.data.builders.pascal_context import PascalContext60Builder, PascalContextBuilder
 from cpnet_jax.data.builders.scenes import ScenesBuilder
+from cpnet_jax.data.builders.voc import VocBuilder
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 
-BUILDERS: dict[str, type[SegmentationBuilder]] = {"camvid": CamvidBuilder, "scenes": ScenesBuilder}
+BUILDERS: dict[str, type[SegmentationBuilder]] = {
+    "camvid": CamvidBuilder,
+    "pascal_context": PascalContextBuilder,
+    "pascal_context_60": PascalContext60Builder,
+    "scenes": ScenesBuilder,
+    "voc": VocBuilder,
+}
 
 
 def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> SegmentationBuilder:

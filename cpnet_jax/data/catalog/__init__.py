@@ -2,12 +2,14 @@
 
 from cpnet_jax.data.catalog.camvid import CAMVID
 from cpnet_jax.data.catalog.dataset import Colour, Dataset
+from cpnet_jax.data.catalog.pascal_context import PASCAL_CONTEXT, PASCAL_CONTEXT_60
 from cpnet_jax.data.catalog.scenes import SCENES
+from cpnet_jax.data.catalog.voc import VOC
 from cpnet_jax.errors import UserError
 
-__all__ = ["CAMVID", "DATASETS", "SCENES", "Colour", "Dataset", "get"]
+__all__ = ["CAMVID", "DATASETS", "PASCAL_CONTEXT", "PASCAL_CONTEXT_60", "SCENES", "VOC", "Colour", "Dataset", "get"]
 
-DATASETS = {dataset.name: dataset for dataset in (CAMVID, SCENES)}
+DATASETS = {dataset.name: dataset for dataset in (CAMVID, PASCAL_CONTEXT, PASCAL_CONTEXT_60, SCENES, VOC)}
 
 
 def get(name: str) -> Dataset:
