@@ -2,9 +2,9 @@
 
     python main.py --config=configs/pascal_context.py --config.data.source=FOLDER
 
-FOLDER holds VOCdevkit/VOC2010 and the labels in any form: SegmentationClassContext, trainval_merged.json,
-59_context_labels or the release's trainval/*.mat; --mode=train says where to get them if they are missing. The json has
-4,996 / 5,104 images, the release 4,998 / 5,105. With the background as a class of its own (60 in all):
+FOLDER holds VOCdevkit/VOC2010 and the labels in any of their forms: SegmentationClassContext, trainval_merged.json,
+59_context_labels or the release's trainval/*.mat; where something is missing, the error says where to get it. The json
+has 4,996 / 5,104 images, the release 4,998 / 5,105. With the background as a class of its own (60 in all):
 
     python main.py --config=configs/pascal_context.py --config.data.source=FOLDER --workdir=runs/pascal_context_60 \
         --config.data.name=pascal_context_60 --config.data.num_classes=60

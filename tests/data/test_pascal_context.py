@@ -325,7 +325,7 @@ BROKEN = {
     "json of something else": (
         "trainval_merged.json",
         lambda root: (root / JSON).write_text('{"annotations": []}'),
-        [JSON, "images"],
+        [JSON, "annos_segmentation"],
     ),
     "json of the test set alone": (
         "trainval_merged.json",

@@ -192,10 +192,8 @@ BROKEN = {
         lambda root: (root / FOLDER / "JPEGImages/2008_000007.jpg").unlink(),
         ["no image of 2008_000007"],
     ),
-    "label missing": (
-        lambda root: (root / OWN).unlink() or (root / SBD / "cls/2007_000032.mat").unlink(),
-        ["no label"],
-    ),
+    "VOC's label missing where SBD has one": (lambda root: (root / OWN).unlink(), ["no label of 2007_000032"]),
+    "SBD's label missing": (lambda root: (root / MAT).unlink(), ["no label of 2008_000002"]),
     "SBD's list missing": (lambda root: (root / SBD / "train.txt").unlink(), ["dataset/train.txt"]),
     "mat cut off": (lambda root: (root / MAT).write_bytes((root / MAT).read_bytes()[:300]), [MAT]),
     "mat without GTcls": (lambda root: write_mat(root / MAT, GTinst={"Segmentation": np.eye(3)}), [MAT, "GTcls"]),
