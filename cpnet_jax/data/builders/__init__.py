@@ -17,15 +17,23 @@ from cpnet_jax.data.builders.ade20k import Ade20kBuilder
 from cpnet_jax.data.builders.base import SegmentationBuilder
 from cpnet_jax.data.builders.camvid import CamvidBuilder
 from cpnet_jax.data.builders.cityscapes import CityscapesBuilder
+from cpnet_jax.data.builders.pascal_context import PascalContext60Builder, PascalContextBuilder
 from cpnet_jax.data.builders.scenes import ScenesBuilder
+from cpnet_jax.data.builders.voc import VocBuilder
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 
 BUILDERS: dict[str, type[SegmentationBuilder]] = {
-    "ade20k": Ade20kBuilder,
-    "camvid": CamvidBuilder,
-    "cityscapes": CityscapesBuilder,
-    "scenes": ScenesBuilder,
+    builder.name: builder
+    for builder in (
+        Ade20kBuilder,
+        CamvidBuilder,
+        CityscapesBuilder,
+        PascalContextBuilder,
+        PascalContext60Builder,
+        ScenesBuilder,
+        VocBuilder,
+    )
 }
 
 

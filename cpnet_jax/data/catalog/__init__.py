@@ -4,12 +4,28 @@ from cpnet_jax.data.catalog.ade20k import ADE20K
 from cpnet_jax.data.catalog.camvid import CAMVID
 from cpnet_jax.data.catalog.cityscapes import CITYSCAPES
 from cpnet_jax.data.catalog.dataset import Colour, Dataset
+from cpnet_jax.data.catalog.pascal_context import PASCAL_CONTEXT, PASCAL_CONTEXT_60
 from cpnet_jax.data.catalog.scenes import SCENES
+from cpnet_jax.data.catalog.voc import VOC
 from cpnet_jax.errors import UserError
 
-__all__ = ["ADE20K", "CAMVID", "CITYSCAPES", "DATASETS", "SCENES", "Colour", "Dataset", "get"]
+__all__ = [
+    "ADE20K",
+    "CAMVID",
+    "CITYSCAPES",
+    "DATASETS",
+    "PASCAL_CONTEXT",
+    "PASCAL_CONTEXT_60",
+    "SCENES",
+    "VOC",
+    "Colour",
+    "Dataset",
+    "get",
+]
 
-DATASETS = {dataset.name: dataset for dataset in (ADE20K, CAMVID, CITYSCAPES, SCENES)}
+DATASETS = {
+    dataset.name: dataset for dataset in (ADE20K, CAMVID, CITYSCAPES, PASCAL_CONTEXT, PASCAL_CONTEXT_60, SCENES, VOC)
+}
 
 
 def get(name: str) -> Dataset:

@@ -1,0 +1,50 @@
+"""PASCAL VOC 2012 with the labels of the Semantic Boundaries Dataset, "VOC aug"."""
+
+from cpnet_jax.data.catalog.dataset import Colour, Dataset
+
+
+def voc_palette(count: int) -> tuple[Colour, ...]:
+    """The first colours of VOC's palette: the bits of an index, lowest first, go to the highest free bits of R, G, B
+    in turn."""
+    return tuple(
+        tuple(sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3))
+        for index in range(count)
+    )
+
+
+# The augmented training set of Hariharan et al. (2011): VOC's train and all of SBD, without VOC's val.
+VOC = Dataset(
+    name="voc",
+    classes=(
+        "background",
+        "aeroplane",
+        "bicycle",
+        "bird",
+        "boat",
+        "bottle",
+        "bus",
+        "car",
+        "cat",
+        "chair",
+        "cow",
+        "diningtable",
+        "dog",
+        "horse",
+        "motorbike",
+        "person",
+        "pottedplant",
+        "sheep",
+        "sofa",
+        "train",
+        "tvmonitor",
+    ),
+    palette=voc_palette(21),
+    splits={"train": 10_582, "val": 1_449},
+    source_help=(
+        "the folder with VOCdevkit/VOC2012 (JPEGImages, SegmentationClass, ImageSets/Segmentation) as unpacked from "
+        "VOCtrainval_11-May-2012.tar (2 GB, host.robots.ox.ac.uk/pascal/VOC/voc2012) and beside it, for the augmented "
+        "training set, SBD's benchmark_RELEASE/dataset (cls, train.txt, val.txt) as unpacked from benchmark.tgz "
+        "(1.4 GB, home.bharathh.info/pubs/codes/SBD/download.html) or a folder SegmentationClassAug of its labels as "
+        "PNGs (12,031 files)"
+    ),
+)
