@@ -60,6 +60,23 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """The pairs of each split; UserError where the source is not what this builder reads."""
         raise NotImplementedError
 
+    def raw_label(self, data: bytes, where: str) -> Integer[np.ndarray, "h w"]:
+        """The values of a label file, which LABEL_RULE is about; UserError naming `where` if it has none."""
+        return index_label(data, where)
+
+    def refuse_lonely(self, lonely: dict[str, str], lacks: str) -> None:
+        """Raises UserError naming the first file without a partner; the doctor of data collects them all instead.
+
+        Args:
+          lonely: file -> the pattern that its partner should match.
+          lacks: "image" or "label".
+        """
+        file, there = next(iter(lonely.items()))
+        raise UserError(
+            f"{self.source.where(file)} has no {lacks} among {there} ({len(lonely)} such in all): "
+            "add it or take the file out"
+        )
+
     def examples(self) -> dict[str, Iterable[Example]]:
         """The examples of each split; called before anything is written, so that missing files are told at once."""
         return {split: self._read(pairs) for split, pairs in self.pairs().items()}
@@ -119,13 +136,11 @@ def match(
                 f"{source.where(pattern)} matches no file: config.data.source must be {builder.DATASET.source_help}"
             )
     for here, there, what in ((images, labels, "label"), (labels, images, "image")):
-        lonely = sorted(found[here].keys() - found[there].keys())
+        lonely = {found[here][key]: there for key in sorted(found[here].keys() - found[there].keys())}
         if lonely:
-            raise UserError(
-                f"{source.where(found[here][lonely[0]])} has no {what} among {there} ({len(lonely)} such in all): "
-                "add it or take the file out"
-            )
-    return [Pair(key, found[images][key], found[labels][key]) for key in sorted(found[images])]
+            builder.refuse_lonely(lonely, what)
+    common = found[images].keys() & found[labels].keys()
+    return [Pair(key, found[images][key], found[labels][key]) for key in sorted(common)]
 
 
 def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
@@ -144,13 +159,19 @@ def read_pair(source: Source, pair: Pair, rule: dict[int, int]) -> Example:
     Raises:
       UserError: naming the file, where one cannot be read, the sizes differ or a value is not in the rule.
     """
-    data = source.read(pair.image)
+    data, where = source.read(pair.image), source.where(pair.label)
     image = open_image(data, source.where(pair.image))
-    label = open_image(source.read(pair.label), source.where(pair.label))
+    label = index_label(source.read(pair.label), where)
+    check_size(source, pair, image.size, label.shape[::-1])
+    return pair.name, data, encode_label(translate(label, rule, where))
+
+
+def index_label(data: bytes, where: str) -> UInt8[np.ndarray, "h w"]:
+    """The values of an index or palette image, palette indices kept; UserError naming `where` if it is neither."""
+    label = open_image(data, where)
     if label.mode not in ("L", "P"):
-        raise UserError(f"{source.where(pair.label)} is a {label.mode} image: labels must be one-channel class indices")
-    check_size(source, pair, image.size, label.size)
-    return pair.name, data, encode_label(translate(np.asarray(label), rule, source.where(pair.label)))
+        raise UserError(f"{where} is a {label.mode} image: labels must be one-channel class indices")
+    return np.asarray(label)
 
 
 def open_image(data: bytes, where: str) -> Image.Image:
