@@ -49,7 +49,8 @@ def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
     print(f"\n{report.as_text(census, tuple(config.data.crop_size))}\n\n{folder} holds report.json and sheet.png.")
     if census.faults:
         raise UserError(
-            f"{subject.origin} has {census.faults} fault(s), all in {folder / 'report.json'}: repair them before training"
+            f"{subject.origin} is not sound to train on: repair what {folder / 'report.json'} lists as faults, "
+            f"{census.faults} in all"
         )
 
 

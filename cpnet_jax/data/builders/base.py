@@ -60,10 +60,6 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """The pairs of each split; UserError where the source is not what this builder reads."""
         raise NotImplementedError
 
-    def raw_label(self, data: bytes, where: str) -> Integer[np.ndarray, "h w"]:
-        """The values of a label file, which LABEL_RULE is about; UserError naming `where` if it has none."""
-        return index_label(data, where)
-
     def refuse_lonely(self, lonely: dict[str, str], lacks: str) -> None:
         """Raises UserError naming the first file without a partner; the doctor of data collects them all instead.
 
@@ -81,8 +77,12 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """The examples of each split; called before anything is written, so that missing files are told at once."""
         return {split: self._read(pairs) for split, pairs in self.pairs().items()}
 
+    def read_label(self, pair: Pair) -> Integer[np.ndarray, "h w"]:
+        """The label as its file has it, in raw values; a builder whose labels are no index images overrides this."""
+        return read_indices(self.source, pair.label)
+
     def _read(self, pairs: list[Pair]) -> Iterator[Example]:
-        read = partial(read_pair, self.source, rule=self.LABEL_RULE)
+        read = partial(read_pair, self.source, rule=self.LABEL_RULE, read_label=self.read_label)
         # Decoding and compressing leave Python's lock: threads are enough, and a failure comes back as it was raised.
         with ThreadPoolExecutor() as pool:
             # In portions: what has been read ahead of the writer stays in memory.
@@ -148,29 +148,39 @@ def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
     return cv2.imencode(".png", label)[1].tobytes()
 
 
-def read_pair(source: Source, pair: Pair, rule: dict[int, int]) -> Example:
+def read_pair(
+    source: Source,
+    pair: Pair,
+    rule: dict[int, int],
+    read_label: Callable[[Pair], Integer[np.ndarray, "h w"]],
+) -> Example:
     """(id, the image's bytes as they are, the label in training ids as a PNG).
 
     Args:
       source: where the files are.
-      pair: a JPEG or PNG, and an index or palette PNG; palette indices stay indices.
+      pair: a JPEG or PNG, and its label.
       rule: raw label value -> training id.
+      read_label: pair -> raw label values.
 
     Raises:
       UserError: naming the file, where one cannot be read, the sizes differ or a value is not in the rule.
     """
-    data, where = source.read(pair.image), source.where(pair.label)
+    data = source.read(pair.image)
     image = open_image(data, source.where(pair.image))
-    label = index_label(source.read(pair.label), where)
+    label = read_label(pair)
     check_size(source, pair, image.size, label.shape[::-1])
-    return pair.name, data, encode_label(translate(label, rule, where))
+    return pair.name, data, encode_label(translate(label, rule, source.where(pair.label)))
 
 
-def index_label(data: bytes, where: str) -> UInt8[np.ndarray, "h w"]:
-    """The values of an index or palette image, palette indices kept; UserError naming `where` if it is neither."""
-    label = open_image(data, where)
+def read_indices(source: Source, name: str) -> Integer[np.ndarray, "h w"]:
+    """The values of an index or palette PNG; palette indices stay indices.
+
+    Raises:
+      UserError: naming the file, where it cannot be read or has several channels.
+    """
+    label = open_image(source.read(name), source.where(name))
     if label.mode not in ("L", "P"):
-        raise UserError(f"{where} is a {label.mode} image: labels must be one-channel class indices")
+        raise UserError(f"{source.where(name)} is a {label.mode} image: labels must be one-channel class indices")
     return np.asarray(label)
 
 

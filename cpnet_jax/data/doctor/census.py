@@ -95,9 +95,12 @@ def _shifted(census: Census) -> Iterator[Finding]:
             if moved and moved - known and {value + shift for value in moved} <= known:
                 where, lower = f"values {min(seen)} to {max(seen)}", "lower" if shift < 0 else "higher"
                 yield Finding("off_by_one", where, f"the table has {span}; all would fit if they were one {lower}")
-    elif len(seen) > 2 and len(known - seen) == 1 and (known - seen) <= {min(known), max(known)}:
-        [missing] = known - seen
-        yield Finding("off_by_one", f"value {missing}", f"the only one of the table, {span}, that no label holds")
+    classes = {raw for raw in known if census.subject.becomes(raw) != "ignored"}
+    if not unknown and len(classes) > 2 and len(classes - seen) == 1:
+        [missing] = classes - seen
+        if missing in (min(classes), max(classes)):
+            which = "first" if missing == min(classes) else "last"
+            yield Finding("off_by_one", f"value {missing}", f"the {which} class, and the only one that no label holds")
     if 255 in unknown:
         yield Finding("off_by_one", "value 255", "often void, or a 0 from which 1 was taken; not in the table")
 
@@ -134,8 +137,9 @@ def _classes(census: Census) -> Iterator[Finding]:
         if not any(counts[name] for counts in census.class_pixels.values()):
             yield Finding("class_never_seen", name)
         elif not trained[name]:
-            seen = [f"{counts[name]} pixels in {split}" for split, counts in census.class_pixels.items() if counts[name]]
-            yield Finding("class_not_trained", name, ", ".join(seen))
+            seen = {split: counts[name] for split, counts in census.class_pixels.items() if counts[name]}
+            detail = ", ".join(f"{count} pixels in {split}" for split, count in seen.items())
+            yield Finding("class_not_trained", name, detail)
         elif trained[name] < RARE * total:
             share = f"{100 * trained[name] / total:.2g} %"
             yield Finding("class_rare", name, f"{trained[name]} pixels, {share} of those labelled in training")

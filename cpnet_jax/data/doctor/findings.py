@@ -28,7 +28,9 @@ KINDS = {
     "image_unreadable": Kind(True, "unreadable image", "Fetch or save it again, or take the pair out."),
     "label_unreadable": Kind(True, "unreadable label", "Fetch or save it again, or take the pair out."),
     "label_no_indices": Kind(
-        True, "label that holds no class indices", "Save one class index a pixel, as a one-channel PNG."
+        True,
+        "label that cannot be read as class indices",
+        "Save one class index a pixel, as a one-channel or palette PNG.",
     ),
     "label_lossy": Kind(
         True,
@@ -53,7 +55,9 @@ KINDS = {
         "What is trained on cannot be measured by: take it out of one of the splits.",
     ),
     "duplicate_image": Kind(False, "image that is there twice", "It counts double: take one out if that is not meant."),
-    "all_ignored": Kind(False, "label that is ignored everywhere", "It teaches nothing: take the pair out or label it."),
+    "all_ignored": Kind(
+        False, "label that is ignored everywhere", "It teaches nothing: take the pair out or label it."
+    ),
     "class_not_trained": Kind(
         False, "class that is evaluated but never seen in training", "It cannot be learned: its IoU will be 0."
     ),
@@ -68,7 +72,7 @@ KINDS = {
     "image_turned": Kind(
         False,
         "image with an EXIF orientation",
-        "Training reads pixels as stored, as most labelling does not: look at these on the sheet.",
+        "Training takes pixels as they are stored, most viewers turn them: see on the sheet whether the label fits.",
     ),
     "image_grey": Kind(False, "greyscale image", "The network is given three equal channels."),
     "image_transparent": Kind(False, "image with transparency", "It is dropped: what it hid comes to light."),

@@ -1,11 +1,9 @@
 """One pair at a time: what it shows, and what is wrong with it. Pure; nothing raises on faulty data."""
 
 import hashlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from io import BytesIO
 
 import cv2
 import numpy as np
@@ -21,9 +19,10 @@ from cpnet_jax.progress import track
 
 # Pixels of 0 this near to another value are counted as an outline's: void is drawn about 5 pixels wide.
 OUTLINE_REACH = 3
+JPEG_START = b"\xff\xd8"
 
 
-@dataclass
+@dataclass(eq=False)
 class Observation:
     """What one pair shows.
 
@@ -48,9 +47,12 @@ class Observation:
 def scan(subject: Subject, threads: int) -> list[Observation]:
     """Every pair, in order whatever the number of threads, which decode and count outside Python's lock."""
     entries = [entry for entries in subject.splits.values() for entry in entries]
-    with ThreadPoolExecutor(max(threads, 1)) as pool:
+    pool = ThreadPoolExecutor(max(threads, 1))
+    try:
         observations = pool.map(partial(examine, subject=subject), entries)
         return list(track(observations, f"Checking {subject.dataset.name}", total=len(entries), unit="pair"))
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever interrupts this does not wait for what is left
 
 
 def examine(entry: Entry, subject: Subject) -> Observation:
@@ -70,7 +72,7 @@ def _look_at_image(seen: Observation) -> bool:
     """Fills in what the image tells; whether a camera's flag would turn it on its side."""
     name = seen.entry.image
     try:
-        data = seen.entry.read_image()
+        data = seen.entry.image_file()
         # Pillow notices missing data; OpenCV, which training decodes with, fills it up with grey.
         picture = open_image(data, name)
     except UserError as error:
@@ -113,17 +115,12 @@ def _look_at_label(seen: Observation, subject: Subject) -> Integer[np.ndarray, "
     """Fills in what the label tells; its raw values, where they can be had."""
     name = seen.entry.label
     try:
-        data = seen.entry.read_label()
+        raw = seen.entry.raw_label()
     except UserError as error:
-        seen.findings.append(Finding("label_unreadable", name, _without_name(error, name)))
-        return None
-    try:
-        raw = subject.raw_label(data, name)
-    except UserError as error:
-        kind = "label_no_indices" if _is_whole_image(data) else "label_unreadable"
+        kind = "label_no_indices" if _label_opens(seen.entry) else "label_unreadable"
         seen.findings.append(Finding(kind, name, _without_name(error, name)))
         return None
-    if data.startswith(b"\xff\xd8"):
+    if seen.entry.label_file and seen.entry.label_file().startswith(JPEG_START):
         # Its values are noise, and would only bury what the other labels show.
         seen.findings.append(Finding("label_lossy", name))
         return raw
@@ -133,7 +130,8 @@ def _look_at_label(seen: Observation, subject: Subject) -> Integer[np.ndarray, "
     if unknown:
         listed = ", ".join(f"{value} ({count} pixel{'s' * (count > 1)})" for value, count in unknown.items())
         seen.findings.append(Finding("unknown_values", name, listed))
-    seen.zero_outline = _outline(raw == 0)
+    if 0 in seen.values:
+        seen.zero_outline = _outline(raw == 0)
     return raw
 
 
@@ -144,12 +142,12 @@ def _outline(region: np.ndarray) -> int:
     return int(region.sum()) - int(core.sum())
 
 
-def _is_whole_image(data: bytes) -> bool:
+def _label_opens(entry: Entry) -> bool:
+    """Whether the label is a whole picture, if not of class indices."""
     try:
-        Image.open(BytesIO(data)).load()
-    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return entry.label_file is not None and bool(open_image(entry.label_file(), entry.label))
+    except UserError:
         return False
-    return True
 
 
 def _digest(pixels: np.ndarray) -> str:

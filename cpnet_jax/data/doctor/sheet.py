@@ -1,26 +1,30 @@
 """A contact sheet: labels laid over their images, with a legend, for what only eyes can find."""
 
 from collections.abc import Sequence
+from itertools import islice
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from cpnet_jax.data.doctor.census import Census
+from cpnet_jax.data.doctor.findings import KINDS
 from cpnet_jax.data.doctor.scan import Observation, decode_image
 from cpnet_jax.data.doctor.subject import Subject
 from cpnet_jax.evaluation.pictures import BACKGROUND, GAP, IGNORED_COLOUR, colourise, legend, overlay
 
 COLUMNS, ROWS = 4, 6
 TILE_WIDTH, TILE_HEIGHT = 300, 300  # at most
-CAPTION_HEIGHT = 18
+CAPTION_HEIGHT = 17
+ODD_OF_A_KIND = 3
+TROUBLE_COLOUR = (200, 0, 0)
 UNKNOWN_COLOUR = (255, 0, 255)
 # How pixels are marked whose value is not in the table: neither a class nor the usual ignore value.
 UNKNOWN = 254
 
 
 def contact_sheet(census: Census) -> Image.Image | None:
-    """Up to COLUMNS x ROWS pairs: first those with unknown values, then such that every class is shown.
+    """Up to COLUMNS x ROWS pairs: first some with troubles of their own, then such that every class is shown.
 
     None where no pair can be drawn.
     """
@@ -43,11 +47,12 @@ def contact_sheet(census: Census) -> Image.Image | None:
 
 
 def choose(observations: Sequence[Observation], count: int) -> list[Observation]:
-    """Pairs worth looking at: some with unknown values, then each that shows most values not shown yet, then a spread
-    over all the others."""
-    drawable = [seen for seen in observations if seen.image_digest and seen.values and not _sizes_differ(seen)]
-    odd = [seen for seen in drawable if any(finding.kind == "unknown_values" for finding in seen.findings)]
-    chosen, rest = odd[: count // 4], [seen for seen in drawable if seen not in odd]
+    """Pairs worth looking at: some with each kind of trouble, then each that shows most values not shown yet, then a
+    spread over all the others."""
+    drawable = [seen for seen in observations if seen.image_digest and seen.values and not _has(seen, "size_mismatch")]
+    odd = [seen for kind in KINDS for seen in islice((s for s in drawable if _has(s, kind)), ODD_OF_A_KIND)]
+    chosen = list(dict.fromkeys(odd))[: count // 2]
+    rest = [seen for seen in drawable if seen not in chosen]
     shown = {value for seen in chosen for value in seen.values}
     while rest and len(chosen) < count:
         best = max(rest, key=lambda seen: len(seen.values.keys() - shown))
@@ -60,23 +65,26 @@ def choose(observations: Sequence[Observation], count: int) -> list[Observation]
     return chosen + [rest[place] for place in places]
 
 
-def _sizes_differ(seen: Observation) -> bool:
-    return any(finding.kind == "size_mismatch" for finding in seen.findings)
+def _has(seen: Observation, kind: str) -> bool:
+    return any(finding.kind == kind for finding in seen.findings)
 
 
 def _tile(seen: Observation, subject: Subject) -> Image.Image:
     entry = seen.entry
-    image = decode_image(entry.read_image(), seen.size)
-    classes = _translate(subject.raw_label(entry.read_label(), entry.label), subject.rule)
+    image = decode_image(entry.image_file(), seen.size)
+    classes = _translate(entry.raw_label(), subject.rule)
     colours = colourise(classes, subject.dataset.palette, subject.dataset.ignore_label)
     colours[classes == UNKNOWN] = UNKNOWN_COLOUR
-    # The overlay is in the upper left corner of a tile of its own shape, its file's name below.
+    captions = [entry.image, *(KINDS[finding.kind].title for finding in seen.findings)]
     picture = Image.fromarray(overlay(image, colours))
     factor = min(TILE_WIDTH / picture.width, TILE_HEIGHT / picture.height)
     size = (max(round(picture.width * factor), 1), max(round(picture.height * factor), 1))
-    tile = Image.new("RGB", (TILE_WIDTH, size[1] + CAPTION_HEIGHT), BACKGROUND)
+    tile = Image.new("RGB", (TILE_WIDTH, size[1] + len(captions) * CAPTION_HEIGHT), BACKGROUND)
     tile.paste(picture.resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST), (0, 0))
-    ImageDraw.Draw(tile).text((2, size[1] + 1), _caption(entry.image), fill=(0, 0, 0), font=_font())
+    draw = ImageDraw.Draw(tile)
+    for line, caption in enumerate(captions):
+        place = (2, size[1] + line * CAPTION_HEIGHT)
+        draw.text(place, _shortened(caption), fill=TROUBLE_COLOUR if line else (0, 0, 0), font=_font())
     return tile
 
 
@@ -86,7 +94,7 @@ def _translate(raw: Integer[np.ndarray, "h w"], rule: dict[int, int]) -> UInt8[n
     return np.array([rule.get(value, UNKNOWN) for value in values.tolist()], np.uint8)[places.reshape(raw.shape)]
 
 
-def _caption(name: str) -> str:
+def _shortened(name: str) -> str:
     """The end of the name, as much as a tile has room for."""
     while _font().getlength(name) > TILE_WIDTH:
         name = "..." + name.removeprefix("...")[1:]

@@ -9,23 +9,32 @@ import numpy as np
 from jaxtyping import Integer
 
 from cpnet_jax.data import builders
-from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, index_label
+from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, open_image
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.doctor.findings import Finding
 
-# (a label's bytes, how messages name it) -> its raw values
-RawLabel = Callable[[bytes, str], Integer[np.ndarray, "h w"]]
+# Labels in these are pictures of their own; others, a table of polygons for instance, may be shared by many images.
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An image and its label, not read yet; `image` and `label` are how messages name them."""
+    """An image and its label, not read yet. All that reads raises UserError where it cannot.
+
+    Attributes:
+      split: where it belongs.
+      image, label: how messages name them.
+      image_file: the image's bytes.
+      label_file: those of the label, where it is a picture.
+      raw_label: the label's raw values.
+    """
 
     split: str
     image: str
     label: str
-    read_image: Callable[[], bytes]
-    read_label: Callable[[], bytes]
+    image_file: Callable[[], bytes]
+    label_file: Callable[[], bytes] | None
+    raw_label: Callable[[], Integer[np.ndarray, "h w"]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +43,6 @@ class Subject:
     dataset: its descriptor.
     origin: where the pairs lie.
     rule: raw label value -> training id.
-    raw_label: raises UserError where a label holds no indices.
     splits: the pairs of each.
     unpaired: files without a partner.
     """
@@ -42,7 +50,6 @@ class Subject:
     dataset: Dataset
     origin: str
     rule: dict[int, int]
-    raw_label: RawLabel
     splits: dict[str, list[Entry]]
     unpaired: list[Finding] = field(default_factory=list)
 
@@ -64,12 +71,19 @@ def raw_subject(builder: SegmentationBuilder) -> Subject:
 
     builder.refuse_lonely = collect
     splits = {split: [_file_entry(builder, split, p) for p in pairs] for split, pairs in builder.pairs().items()}
-    return Subject(builder.DATASET, str(builder.source.path), builder.LABEL_RULE, builder.raw_label, splits, unpaired)
+    return Subject(builder.DATASET, str(builder.source.path), builder.LABEL_RULE, splits, unpaired)
 
 
 def _file_entry(builder: SegmentationBuilder, split: str, pair: Pair) -> Entry:
-    read = builder.source.read
-    return Entry(split, pair.image, pair.label, partial(read, pair.image), partial(read, pair.label))
+    picture = pair.label.lower().endswith(PICTURES)
+    return Entry(
+        split,
+        pair.image,
+        pair.label if picture else f"{pair.label} ({pair.name})",
+        image_file=partial(builder.source.read, pair.image),
+        label_file=partial(builder.source.read, pair.label) if picture else None,
+        raw_label=partial(builder.read_label, pair),
+    )
 
 
 def prepared_subject(builder: SegmentationBuilder) -> Subject:
@@ -80,12 +94,15 @@ def prepared_subject(builder: SegmentationBuilder) -> Subject:
     for split in builder.info.splits:
         records = builders.records(builder, split)
         splits[split] = [_record_entry(records, split, index) for index in range(len(records))]
-    return Subject(dataset, str(builder.data_dir), rule, index_label, splits)
+    return Subject(dataset, str(builder.data_dir), rule, splits)
 
 
 def _record_entry(records: Sequence[dict[str, Any]], split: str, index: int) -> Entry:
     def read(part: str) -> bytes:
         return records[index][part]
 
-    place = f"{split} record {index}"
-    return Entry(split, f"{place} (image)", f"{place} (label)", partial(read, "image"), partial(read, "label"))
+    def raw_label() -> Integer[np.ndarray, "h w"]:
+        return np.asarray(open_image(read("label"), label))
+
+    image, label = (f"{split} record {index} ({part})" for part in ("image", "label"))
+    return Entry(split, image, label, partial(read, "image"), partial(read, "label"), raw_label)
