@@ -44,9 +44,11 @@ def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
     census = Census(subject, scan(subject, config.data.threads), train_split, eval_split)
     files.write_json(folder / "report.json", report.as_json(census))
     (folder / "sheet.png").unlink(missing_ok=True)
+    written = "report.json"
     if sheet := contact_sheet(census):
         sheet.save(folder / "sheet.png")
-    print(f"\n{report.as_text(census, tuple(config.data.crop_size))}\n\n{folder} holds report.json and sheet.png.")
+        written += ", and sheet.png to look at"
+    print(f"\n{report.as_text(census, tuple(config.data.crop_size))}\n\n{folder} holds {written}.")
     if census.faults:
         raise UserError(
             f"{subject.origin} is not sound to train on: repair what {folder / 'report.json'} lists as faults, "

@@ -17,7 +17,8 @@ from configs import camvid
 from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.data.doctor.findings import KINDS
-from cpnet_jax.data.doctor.sheet import COLUMNS, ROWS, UNKNOWN_COLOUR
+from cpnet_jax.data.doctor.scan import Observation
+from cpnet_jax.data.doctor.sheet import COLUMNS, ROWS, UNKNOWN_COLOUR, choose
 from cpnet_jax.data.modes import check_data, prepare
 from cpnet_jax.errors import UserError
 
@@ -242,18 +243,33 @@ def test_the_sheet_shows_overlays_and_a_legend_of_every_class_and_of_unknown_val
     assert len(np.unique(sheet[100:].reshape(-1, 3), axis=0)) > 1000, "images, not flat colours alone"
 
 
-def test_the_sheet_of_a_large_tree_is_bounded_and_shows_a_class_that_one_image_has(tmp_path):
-    def one_bus(label):
-        return np.where(label == 10, 10 if next(places) == 3 else 1, label).astype(np.uint8)
-
-    places = iter(range(1000))
-    tree = Tree(tmp_path / "raw", one_bus)
-    for index in range(COLUMNS * ROWS + 5):
-        tree.add(f"val/more_{index}", label=encoded(np.full(SIZE, 1, np.uint8)))
+def test_a_single_unknown_pixel_can_be_seen(tmp_path):
+    label = label_of(0)
+    label[40, 40] = 12
+    tree = Tree(tmp_path / "raw")
+    tree.add("train/wrong", label=encoded(label))
     check(tree.root, tmp_path)
     sheet = np.asarray(Image.open(tmp_path / "run/check_data/sheet.png"))
-    assert sheet.shape[0] < ROWS * 320 + 60
-    assert (sheet[:60] == CAMVID.palette[10]).all(-1).any()
+    assert 9 <= (sheet[60:] == UNKNOWN_COLOUR).all(-1).sum() <= 16, "one pixel, enlarged"
+
+
+@pytest.mark.parametrize("place", [0, 1, 50, 98, 99])
+def test_the_sheet_has_room_for_so_many_and_shows_a_class_that_one_image_has(place):
+    seen = [
+        Observation(None, values={1: 5, 2: 5} | ({10: 1} if i == place else {}), image_digest="-") for i in range(100)
+    ]
+    chosen = choose(seen, 12)
+    assert seen[place] in chosen and len(set(chosen)) == len(chosen) == 12
+    assert [len(choose(seen[:few], 12)) for few in (0, 1, 5)] == [0, 1, 5]
+
+
+def test_a_large_tree_gets_a_sheet_of_bounded_size(tmp_path):
+    tree = Tree(tmp_path / "raw")
+    for index in range(COLUMNS * ROWS + 5):
+        tree.add(f"val/more_{index}")
+    check(tree.root, tmp_path)
+    height, width = np.asarray(Image.open(tmp_path / "run/check_data/sheet.png")).shape[:2]
+    assert height < ROWS * 320 + 60 and width < COLUMNS * 320
 
 
 def test_no_sheet_is_left_from_before_where_nothing_can_be_drawn(tmp_path):
@@ -278,6 +294,13 @@ def whole(tmp_path: Path, relabel: Callable[[np.ndarray], np.ndarray]) -> dict[s
 
 def test_a_clean_tree_is_sound(tmp_path):
     assert whole(tmp_path, lambda label: label) == {}
+
+
+def test_flat_images_of_different_shapes_are_no_duplicates(tmp_path):
+    tree = Tree(tmp_path / "raw")
+    for name, size in (("train/high", (96, 64)), ("val/wide", SIZE)):
+        tree.add(name, image=encoded(np.zeros((*size, 3), np.uint8)), label=encoded(np.resize(label_of(0), size)))
+    assert set(found_in(check(tree.root, tmp_path))) == {"split_size"}
 
 
 def test_labels_without_void_are_sound(tmp_path):

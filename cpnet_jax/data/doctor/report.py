@@ -110,11 +110,11 @@ def _raw_values(census: Census) -> Iterator[str]:
     """What each raw value becomes, and its share of the pixels of each split."""
     names = {value: census.subject.becomes(value) or "NOT IN THE TABLE" for value in census.values}
     width = max(map(len, names.values()))
-    yield f"{'value':>7}    {'becomes':<{width}}" + "".join(f"{split:>10}" for split in census.pixels) + "    images"
+    yield f"{'value':>7}    {'becomes':<{width}}" + "".join(f"{split:>10}" for split in census.pixels) + "      images"
     for value, name in names.items():
         shares = "".join(f"{_percent(counts[value], counts.total()):>10}" for counts in census.pixels.values())
         images = sum(counts[value] for counts in census.images.values())
-        yield f"{value:>7} -> {name:<{width}}{shares}{images or 'never seen':>10}"
+        yield f"{value:>7} -> {name:<{width}}{shares}{images or 'never seen':>12}"
 
 
 def _kind(name: str, found: list[Finding]) -> Iterator[str]:
@@ -129,7 +129,7 @@ def _kind(name: str, found: list[Finding]) -> Iterator[str]:
 def _verdict(census: Census) -> str:
     warnings = len(census.findings) - census.faults
     if not census.faults:
-        return f"Sound to train on. {_count(warnings, 'warning')}."
+        return f"Sound to train on: {_count(warnings, 'warning')}."
     return f"Not sound to train on: {_count(census.faults, 'fault')}, {_count(warnings, 'warning')}."
 
 

@@ -73,10 +73,10 @@ def _tile(seen: Observation, subject: Subject) -> Image.Image:
     entry = seen.entry
     image = decode_image(entry.image_file(), seen.size)
     classes = _translate(entry.raw_label(), subject.rule)
-    colours = colourise(classes, subject.dataset.palette, subject.dataset.ignore_label)
-    colours[classes == UNKNOWN] = UNKNOWN_COLOUR
+    pixels = overlay(image, colourise(classes, subject.dataset.palette, subject.dataset.ignore_label))
+    pixels[classes == UNKNOWN] = UNKNOWN_COLOUR  # opaque: they may be few
     captions = [entry.image, *(KINDS[finding.kind].title for finding in seen.findings)]
-    picture = Image.fromarray(overlay(image, colours))
+    picture = Image.fromarray(pixels)
     factor = min(TILE_WIDTH / picture.width, TILE_HEIGHT / picture.height)
     size = (max(round(picture.width * factor), 1), max(round(picture.height * factor), 1))
     tile = Image.new("RGB", (TILE_WIDTH, size[1] + len(captions) * CAPTION_HEIGHT), BACKGROUND)
