@@ -17,8 +17,9 @@ from configs import camvid
 from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.data.doctor.findings import KINDS
-from cpnet_jax.data.doctor.scan import Observation
+from cpnet_jax.data.doctor.scan import Observation, examine
 from cpnet_jax.data.doctor.sheet import COLUMNS, ROWS, UNKNOWN_COLOUR, choose
+from cpnet_jax.data.doctor.subject import Entry, Subject
 from cpnet_jax.data.modes import check_data, prepare
 from cpnet_jax.errors import UserError
 
@@ -231,6 +232,17 @@ def test_the_terminal_shows_each_kind_with_files_and_what_values_become(faulty, 
     assert any(line.startswith("11 -> ignored ") for line in lines)
     assert any(line.startswith("200 -> NOT IN THE TABLE ") for line in lines)
     assert "Not sound to train on: 13 faults" in printed
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
+def test_values_are_counted_the_same_whatever_their_type(dtype):
+    raw = label_of(0).astype(dtype)
+    raw[0, :3] = 255
+    entry = Entry("train", "a.png", "a", lambda: encoded(image_of(0)), None, lambda: raw)
+    subject = Subject(CAMVID, "", {value: value for value in range(12)}, {"train": [entry]})
+    seen = examine(entry, subject)
+    assert seen.values == {value: int((raw == value).sum()) for value in (*range(12), 255)}
+    assert [finding.detail for finding in seen.findings] == ["255 (3 pixels)"]
 
 
 # --- the sheet -------------------------------------------------------------------------------------------------------

@@ -125,7 +125,7 @@ def _look_at_label(seen: Observation, subject: Subject) -> Integer[np.ndarray, "
         seen.findings.append(Finding("label_lossy", name))
         return raw
     seen.label_digest = _digest(raw)
-    seen.values = dict(zip(*(part.tolist() for part in np.unique(raw, return_counts=True)), strict=True))
+    seen.values = _count(raw)
     unknown = {value: count for value, count in seen.values.items() if value not in subject.rule}
     if unknown:
         listed = ", ".join(f"{value} ({count} pixel{'s' * (count > 1)})" for value, count in unknown.items())
@@ -133,6 +133,14 @@ def _look_at_label(seen: Observation, subject: Subject) -> Integer[np.ndarray, "
     if 0 in seen.values:
         seen.zero_outline = _outline(raw == 0)
     return raw
+
+
+def _count(raw: Integer[np.ndarray, "h w"]) -> dict[int, int]:
+    """Value -> pixels, in the order of the values."""
+    if raw.dtype in (np.uint8, np.uint16):  # a histogram, tenfold faster than the sorting inside np.unique
+        counts = np.bincount(raw.ravel())
+        return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
+    return dict(zip(*(part.tolist() for part in np.unique(raw, return_counts=True)), strict=True))
 
 
 def _outline(region: np.ndarray) -> int:
