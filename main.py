@@ -1,6 +1,7 @@
-"""Trains or evaluates a CPNet.
+"""Trains or evaluates a CPNet, prepares or checks its data.
 
-    python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval] [--config.any.field=value ...]
+    python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|prepare|check_data]
+                   [--config.any.field=value ...]
 
 Running the same command again resumes. Exit status: 0 done, 1 a defect of this program (with a traceback), 2 a mistake
 in the config, the data or the flags, 3 a loss that is no longer finite.
@@ -17,7 +18,7 @@ from cpnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME unless given.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "prepare", "check_data"], "What to do.")
 
 
 def main(argv: list[str]) -> None:
@@ -33,10 +34,18 @@ def main(argv: list[str]) -> None:
         from cpnet_jax.training.loop import train
 
         train(config, workdir)
-    else:
+    elif MODE.value == "eval":
         from cpnet_jax.evaluation.mode import evaluate_workdir
 
         evaluate_workdir(config, workdir)
+    elif MODE.value == "prepare":
+        from cpnet_jax.data.modes import prepare
+
+        prepare(config)
+    else:
+        from cpnet_jax.data.modes import check_data
+
+        check_data(config, workdir)
 
 
 def run() -> None:

@@ -51,7 +51,7 @@ def panel(
     pane = max(tiles[0].width, MIN_PANE)
     width = 3 * (pane + GAP) - GAP
     present = sorted({*np.unique(label).tolist(), *np.unique(prediction).tolist()} - {dataset.ignore_label})
-    caption = _legend([dataset.classes[i] for i in present], [dataset.palette[i] for i in present], width)
+    caption = legend([dataset.classes[i] for i in present], [dataset.palette[i] for i in present], width)
     titles = _titles(("image", "label", "prediction"), [pane] * 3)
     picture = Image.new("RGB", (width, titles.height + tiles[0].height + caption.height), BACKGROUND)
     picture.paste(titles, (0, 0))
@@ -72,7 +72,8 @@ def _titles(names: Sequence[str], widths: Sequence[int]) -> Image.Image:
     return strip
 
 
-def _legend(names: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
+def legend(names: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
+    """A strip `width` pixels wide with a swatch for each name, in as many lines as that takes."""
     font, line = ImageFont.load_default(13), 22
     places, left, row = [], 2, 0
     for name in names:

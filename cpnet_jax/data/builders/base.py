@@ -60,6 +60,19 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """The pairs of each split; UserError where the source is not what this builder reads."""
         raise NotImplementedError
 
+    def refuse_lonely(self, lonely: dict[str, str], lacks: str) -> None:
+        """Raises UserError naming the first file without a partner; the doctor of data collects them all instead.
+
+        Args:
+          lonely: file -> the pattern that its partner should match.
+          lacks: "image" or "label".
+        """
+        file, there = next(iter(lonely.items()))
+        raise UserError(
+            f"{self.source.where(file)} has no {lacks} among {there} ({len(lonely)} such in all): "
+            "add it or take the file out"
+        )
+
     def examples(self) -> dict[str, Iterable[Example]]:
         """The examples of each split; called before anything is written, so that missing files are told at once."""
         return {split: self._read(pairs) for split, pairs in self.pairs().items()}
@@ -123,13 +136,11 @@ def match(
                 f"{source.where(pattern)} matches no file: config.data.source must be {builder.DATASET.source_help}"
             )
     for here, there, what in ((images, labels, "label"), (labels, images, "image")):
-        lonely = sorted(found[here].keys() - found[there].keys())
+        lonely = {found[here][key]: there for key in sorted(found[here].keys() - found[there].keys())}
         if lonely:
-            raise UserError(
-                f"{source.where(found[here][lonely[0]])} has no {what} among {there} ({len(lonely)} such in all): "
-                "add it or take the file out"
-            )
-    return [Pair(key, found[images][key], found[labels][key]) for key in sorted(found[images])]
+            builder.refuse_lonely(lonely, what)
+    common = found[images].keys() & found[labels].keys()
+    return [Pair(key, found[images][key], found[labels][key]) for key in sorted(common)]
 
 
 def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:

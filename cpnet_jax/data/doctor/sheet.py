@@ -1,0 +1,117 @@
+"""A contact sheet: labels laid over their images, with a legend, for what only eyes can find."""
+
+from collections.abc import Sequence
+from itertools import islice
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from cpnet_jax.data.doctor.census import Census
+from cpnet_jax.data.doctor.findings import KINDS
+from cpnet_jax.data.doctor.scan import Observation, decode_image
+from cpnet_jax.data.doctor.subject import Subject
+from cpnet_jax.evaluation.pictures import BACKGROUND, GAP, IGNORED_COLOUR, colourise, legend, overlay
+
+COLUMNS, ROWS = 4, 6
+TILE_WIDTH, TILE_HEIGHT = 300, 300  # at most
+CAPTION_HEIGHT = 17
+ODD_OF_A_KIND = 3
+TROUBLE_COLOUR = (200, 0, 0)
+UNKNOWN_COLOUR = (255, 0, 255)
+# How pixels are marked whose value is not in the table: neither a class nor the usual ignore value.
+UNKNOWN = 254
+
+
+def contact_sheet(census: Census) -> Image.Image | None:
+    """Up to COLUMNS x ROWS pairs: first some with troubles of their own, then such that every class is shown.
+
+    None where no pair can be drawn.
+    """
+    chosen = choose(census.observations, COLUMNS * ROWS)
+    if not chosen:
+        return None
+    subject = census.subject
+    tiles = [_tile(seen, subject) for seen in chosen]
+    rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
+    heights = [max(tile.height for tile in row) + GAP for row in rows]
+    key = _legend(chosen, subject, COLUMNS * (TILE_WIDTH + GAP) - GAP)
+    sheet = Image.new("RGB", (key.width, key.height + sum(heights)), BACKGROUND)
+    sheet.paste(key, (0, 0))
+    top = key.height
+    for row, height in zip(rows, heights, strict=True):
+        for column, tile in enumerate(row):
+            sheet.paste(tile, (column * (TILE_WIDTH + GAP), top))
+        top += height
+    return sheet
+
+
+def choose(observations: Sequence[Observation], count: int) -> list[Observation]:
+    """Pairs worth looking at: some with each kind of trouble, then each that shows most values not shown yet, then a
+    spread over all the others."""
+    drawable = [seen for seen in observations if seen.image_digest and seen.values and not _has(seen, "size_mismatch")]
+    odd = [seen for kind in KINDS for seen in islice((s for s in drawable if _has(s, kind)), ODD_OF_A_KIND)]
+    chosen = list(dict.fromkeys(odd))[: count // 2]
+    rest = [seen for seen in drawable if seen not in chosen]
+    shown = {value for seen in chosen for value in seen.values}
+    while rest and len(chosen) < count:
+        best = max(rest, key=lambda seen: len(seen.values.keys() - shown))
+        if best.values.keys() <= shown:
+            break
+        chosen.append(best)
+        rest.remove(best)
+        shown |= best.values.keys()
+    places = np.linspace(0, len(rest) - 1, min(count - len(chosen), len(rest))).astype(int)
+    return chosen + [rest[place] for place in places]
+
+
+def _has(seen: Observation, kind: str) -> bool:
+    return any(finding.kind == kind for finding in seen.findings)
+
+
+def _tile(seen: Observation, subject: Subject) -> Image.Image:
+    entry = seen.entry
+    image = decode_image(entry.image_file(), seen.size)
+    classes = _translate(entry.raw_label(), subject.rule)
+    pixels = overlay(image, colourise(classes, subject.dataset.palette, subject.dataset.ignore_label))
+    pixels[classes == UNKNOWN] = UNKNOWN_COLOUR  # opaque: they may be few
+    captions = [entry.image, *(KINDS[finding.kind].title for finding in seen.findings)]
+    picture = Image.fromarray(pixels)
+    factor = min(TILE_WIDTH / picture.width, TILE_HEIGHT / picture.height)
+    size = (max(round(picture.width * factor), 1), max(round(picture.height * factor), 1))
+    tile = Image.new("RGB", (TILE_WIDTH, size[1] + len(captions) * CAPTION_HEIGHT), BACKGROUND)
+    tile.paste(picture.resize(size, Image.Resampling.BOX if factor < 1 else Image.Resampling.NEAREST), (0, 0))
+    draw = ImageDraw.Draw(tile)
+    for line, caption in enumerate(captions):
+        place = (2, size[1] + line * CAPTION_HEIGHT)
+        draw.text(place, _shortened(caption), fill=TROUBLE_COLOUR if line else (0, 0, 0), font=_font())
+    return tile
+
+
+def _translate(raw: Integer[np.ndarray, "h w"], rule: dict[int, int]) -> UInt8[np.ndarray, "h w"]:
+    """Training ids, UNKNOWN where the rule has none."""
+    values, places = np.unique(raw, return_inverse=True)
+    return np.array([rule.get(value, UNKNOWN) for value in values.tolist()], np.uint8)[places.reshape(raw.shape)]
+
+
+def _shortened(name: str) -> str:
+    """The end of the name, as much as a tile has room for."""
+    while _font().getlength(name) > TILE_WIDTH:
+        name = "..." + name.removeprefix("...")[1:]
+    return name
+
+
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(12)
+
+
+def _legend(chosen: Sequence[Observation], subject: Subject, width: int) -> Image.Image:
+    """Of the classes that the chosen pairs show, in their order, then what is no class."""
+    dataset = subject.dataset
+    shown = {subject.becomes(value) for seen in chosen for value in seen.values}
+    colours = {name: colour for name, colour in zip(dataset.classes, dataset.palette, strict=True) if name in shown}
+    if "ignored" in shown:
+        colours["ignored"] = IGNORED_COLOUR
+    if None in shown:
+        colours["NOT IN THE TABLE"] = UNKNOWN_COLOUR
+    return legend(list(colours), list(colours.values()), width)

@@ -1,0 +1,65 @@
+"""--mode=prepare and --mode=check_data: data without a network."""
+
+from pathlib import Path
+
+import ml_collections
+
+from cpnet_jax import configuration, files
+from cpnet_jax.data import builders, catalog
+from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.doctor import report
+from cpnet_jax.data.doctor.census import Census
+from cpnet_jax.data.doctor.scan import scan
+from cpnet_jax.data.doctor.sheet import contact_sheet
+from cpnet_jax.data.doctor.subject import Subject, prepared_subject, raw_subject
+from cpnet_jax.errors import UserError
+
+
+def prepare(config: ml_collections.ConfigDict) -> None:
+    """Writes the dataset's records unless they are there; UserError where the source is missing or faulty."""
+    builder = builders.prepare(catalog.get(config.data.name), config.data.dir, config.data.source)
+    counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
+    print(f"{builder.name} is ready in {builder.data_dir}: {counts}")
+
+
+def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Examines the dataset; prints a report, and leaves it in DIR/check_data with a contact sheet to look at.
+
+    Raises:
+      UserError: where training would not be sound, or there is nothing to examine.
+    """
+    configuration.check(config)
+    dataset = catalog.get(config.data.name)
+    configuration.check_dataset(config, dataset)
+    subject = _subject(config, dataset)
+    train_split = config.data.train_split or dataset.train_split
+    eval_split = config.data.eval_split or dataset.eval_split
+    for field, split in (("train_split", train_split), ("eval_split", eval_split)):
+        if split not in subject.splits:
+            raise UserError(
+                f"config.data.{field} is {split!r}, which {subject.origin} lacks: take one of {sorted(subject.splits)}"
+            )
+    folder = workdir / "check_data"
+    files.make_folder(folder, "--workdir")
+    census = Census(subject, scan(subject, config.data.threads), train_split, eval_split)
+    files.write_json(folder / "report.json", report.as_json(census))
+    (folder / "sheet.png").unlink(missing_ok=True)
+    written = "report.json"
+    if sheet := contact_sheet(census):
+        sheet.save(folder / "sheet.png")
+        written += ", and sheet.png to look at"
+    print(f"\n{report.as_text(census, tuple(config.data.crop_size))}\n\n{folder} holds {written}.")
+    if census.faults:
+        raise UserError(
+            f"{subject.origin} is not sound to train on: repair what {folder / 'report.json'} lists as faults, "
+            f"{census.faults} in all"
+        )
+
+
+def _subject(config: ml_collections.ConfigDict, dataset: Dataset) -> Subject:
+    """The raw source where one is named and is made of pairs of files, the prepared records otherwise."""
+    kind = builders.BUILDERS[dataset.name]
+    if config.data.source and kind.pairs is not builders.SegmentationBuilder.pairs:
+        source = Path(config.data.source).expanduser().resolve()
+        return raw_subject(kind(data_dir=Path(config.data.dir).expanduser(), source=source))
+    return prepared_subject(builders.prepare(dataset, config.data.dir, config.data.source))
