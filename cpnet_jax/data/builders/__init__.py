@@ -6,7 +6,8 @@ one-channel PNG of training ids: class indices, or 255 where nobody should look)
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ import tensorflow_datasets as tfds
 from cpnet_jax import files, progress
 from cpnet_jax.data.builders.base import SegmentationBuilder
 from cpnet_jax.data.builders.camvid import CamvidBuilder
+from cpnet_jax.data.builders.folder import FolderBuilder, describe_folder
 from cpnet_jax.data.builders.scenes import ScenesBuilder
-from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.catalog import Dataset, FolderDataset
 from cpnet_jax.errors import UserError
 
+__all__ = ["BUILDERS", "FolderBuilder", "SegmentationBuilder", "describe_folder", "prepare", "records"]
+
+# Of the datasets in the catalog; a FolderDataset has its own, which needs the descriptor.
 BUILDERS: dict[str, type[SegmentationBuilder]] = {"camvid": CamvidBuilder, "scenes": ScenesBuilder}
 
 
@@ -37,14 +42,16 @@ def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> 
       UserError: where the source is missing or faulty, or the records were made from another source.
     """
     source = Path(source).expanduser().resolve() if source and dataset.source_help else None
-    builder = BUILDERS[dataset.name](data_dir=Path(data_dir).expanduser(), source=source)
+    make = partial(FolderBuilder, dataset) if isinstance(dataset, FolderDataset) else BUILDERS[dataset.name]
+    make = partial(make, data_dir=Path(data_dir).expanduser(), source=source)
+    builder = make()
     if not builder.is_prepared():
         builder.examples()  # looks for the files, and reads none of them yet
         files.make_folder(Path(data_dir).expanduser(), "config.data.dir")
         print(f"Preparing {dataset.name} in {builder.data_dir}", flush=True)
-        _write(builder)
+        _write(builder, make)
         # Where another process was quicker, its records count.
-        builder = BUILDERS[dataset.name](data_dir=Path(data_dir).expanduser(), source=source)
+        builder = make()
         _compare_sizes(builder)
     made_from = builder.info.metadata["source"]
     if source is not None and made_from != str(source):
@@ -55,7 +62,7 @@ def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> 
     return builder
 
 
-def _write(builder: SegmentationBuilder) -> None:
+def _write(builder: SegmentationBuilder, make: Callable[[], SegmentationBuilder]) -> None:
     (tfds.enable_progress_bar if progress.on_terminal() else tfds.disable_progress_bar)()
     try:
         # TFDS announces sizes that it does not know.
@@ -63,7 +70,7 @@ def _write(builder: SegmentationBuilder) -> None:
             builder.download_and_prepare(file_format="array_record")
     except FileExistsError:
         # The last step, the rename, found that another process had prepared the same records meanwhile.
-        if not type(builder)(data_dir=builder.data_dir_root, source=builder.source_path).is_prepared():
+        if not make().is_prepared():
             raise
 
 

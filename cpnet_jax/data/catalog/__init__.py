@@ -1,11 +1,16 @@
-"""One descriptor per dataset: what its classes are called and look like, and how it is got."""
+"""One descriptor per dataset: what its classes are called and look like, and how it is got.
 
+That of a user's own folder is not here but made from a class file: see `catalog.folder`.
+"""
+
+from cpnet_jax.data.catalog import folder
 from cpnet_jax.data.catalog.camvid import CAMVID
 from cpnet_jax.data.catalog.dataset import Colour, Dataset
+from cpnet_jax.data.catalog.folder import FolderDataset, FolderLayout
 from cpnet_jax.data.catalog.scenes import SCENES
 from cpnet_jax.errors import UserError
 
-__all__ = ["CAMVID", "DATASETS", "SCENES", "Colour", "Dataset", "get"]
+__all__ = ["CAMVID", "DATASETS", "SCENES", "Colour", "Dataset", "FolderDataset", "FolderLayout", "get"]
 
 DATASETS = {dataset.name: dataset for dataset in (CAMVID, SCENES)}
 
@@ -17,7 +22,6 @@ def get(name: str) -> Dataset:
       UserError: if there is none.
     """
     if name not in DATASETS:
-        raise UserError(
-            f"config.data.name is {name!r}, which this version cannot prepare: use one of {sorted(DATASETS)}"
-        )
+        known = sorted([*DATASETS, folder.NAME])
+        raise UserError(f"config.data.name is {name!r}, which this version cannot prepare: use one of {known}")
     return DATASETS[name]
