@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from io import BytesIO
@@ -65,6 +66,7 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         super().__init__(data_dir=data_dir, source=source, config=config)
         if self.is_prepared():
             self._check_settings()
+            self._compare_with_source()
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = super()._info()
@@ -78,6 +80,20 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
             raise UserError(
                 f"{self.data_dir} was prepared with other {' and '.join(changed)} than {self.DATASET.table.where} and "
                 f"{FIELD} now say: delete it to prepare again, or undo the change"
+            )
+
+    def _compare_with_source(self) -> None:
+        """Tells of images that were added or taken away since; the records remain as good as they were."""
+        try:
+            now = {split: len(pairs) for split, pairs in find_pairs(self.source, self.DATASET.layout)[0].items()}
+        except UserError:  # somebody is at work there
+            return
+        then = {split: info.num_examples for split, info in self.info.splits.items()}
+        if now != then:
+            print(
+                f"Note: {self.source.path} holds {_counts(now)} images now, {self.data_dir} was prepared from "
+                f"{_counts(then)}: delete the latter to prepare again",
+                flush=True,
             )
 
     def pairs(self) -> dict[str, list[Pair]]:
@@ -103,7 +119,8 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         yield from examples
         for names, fate in ((turned, "turned as their EXIF orientation says"), (kept, "left as they are stored")):
             if names:
-                print(f"Note: {len(names)} images of {split} were {fate}, as their masks fit ({min(names)} for one)")
+                note = f"Note: {len(names)} images of {split} were {fate}, as their masks fit ({min(names)} for one)"
+                print(note, file=sys.stderr)  # what TFDS prints to stdout meanwhile is not shown
 
     def read(self, pair: Pair) -> Example:
         where = self.source.where
@@ -136,6 +153,10 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         turned = mask_size == turned_size
         (self._turned if turned else self._kept).append(pair.image)
         return turned
+
+
+def _counts(images: dict[str, int]) -> str:
+    return ", ".join(f"{count} {split}" for split, count in sorted(images.items()))
 
 
 def _config_name(source: Path) -> str:
