@@ -175,6 +175,7 @@ LAYOUTS = {
         {"images": ".", "masks": ".", "mask_name": "*_m"},
         "{}",
     ),
+    "masks within the images' folder": ({"image": "{}.png"}, {"images": "."}, "{}"),
     "other folders": ({"image": "a/b/{}.png", "mask": "c/{}.png"}, {"images": "a/b", "masks": "c/"}, "{}"),
     "an outer folder": ({"image": "mine/images/{}.png", "mask": "mine/masks/{}.png"}, {}, "mine/{}"),
     "other endings": ({"image": "images/{}.TIF", "mask": "masks/{}.bmp"}, {}, "{}"),
@@ -195,8 +196,16 @@ def test_pairs_are_found_in_every_layout(layout, tmp_path):
         )
 
 
-def test_images_that_are_neither_jpeg_nor_png_are_stored_losslessly(tmp_path):
+def test_masks_in_colours_are_recognised_by_the_first(tmp_path):
+    source = write(tmp_path / "own")
+    in_colours(source)
+    found = examples(prepare(source, tmp_path / "data"))
+    assert all(np.array_equal(found[f"a{index}"]["label"], ids(index)) for index in range(4))
+
+
+def test_images_that_are_neither_jpeg_nor_png_become_png(tmp_path):
     builder = prepare(write(tmp_path / "own", image="images/{}.bmp"), tmp_path / "data")
+    assert all(record["image"].startswith(b"\x89PNG") for record in builders.records(builder, "train"))
     found = examples(builder)
     assert all(np.array_equal(found[f"a{index}"]["image"], np.asarray(picture(index))) for index in range(4))
 

@@ -48,7 +48,8 @@ def find_pairs(source: Source, layout: FolderLayout) -> tuple[Splits, str]:
         splits, found = _pairs_of_csv(source, layout.pairs), f"pairs from {layout.pairs}"
     else:
         pairs, mask_name = _pairs_of_trees(source, layout)
-        splits, found = _by_folder(pairs, layout.images), f"masks named {mask_name}"
+        splits = _by_folder(pairs, layout.images)
+        found = "masks named as images" if mask_name == layout.image_name else f"masks named {mask_name}"
     splits = {split: pairs for split, pairs in splits.items() if pairs}
     if "train" not in splits:
         raise UserError(f"{source.path} has only {' and '.join(splits)} images: it needs some to train on")
@@ -67,10 +68,11 @@ def _pairs_of_trees(source: Source, layout: FolderLayout) -> tuple[list[Pair], s
     """The pairs, and the pattern of the masks' names."""
     images = _below(source, layout.images, IMAGE_ENDINGS, "images")
     masks = _below(source, layout.masks, MASK_ENDINGS, "masks")
-    if _clean(layout.images) == _clean(layout.masks):  # side by side: only their names tell them apart
-        if not layout.mask_name:
-            raise UserError(f"{FIELD}.images and .masks are one folder: set {FIELD}.mask_name, for instance '*_mask'")
-        images = {stem: name for stem, name in images.items() if _core(stem, layout.mask_name) is None}
+    if _clean(layout.images) == _clean(layout.masks) and not layout.mask_name:
+        raise UserError(f"{FIELD}.images and .masks are one folder: set {FIELD}.mask_name, for instance '*_mask'")
+    # One folder may hold both kinds, or be around the other.
+    taken = {name for stem, name in masks.items() if _core(stem, layout.mask_name or "*") is not None}
+    images = {stem: name for stem, name in images.items() if name not in taken}
     images = _by_core(images, layout.image_name, "image", source)
     mask_name = layout.mask_name or "*" + _common_suffix(images, masks)
     masks = _by_core(masks, mask_name, "mask", source)
