@@ -210,14 +210,23 @@ def test_images_that_are_neither_jpeg_nor_png_become_png(tmp_path):
     assert all(np.array_equal(found[f"a{index}"]["image"], np.asarray(picture(index))) for index in range(4))
 
 
-def test_a_zip_archive_is_read_in_place(tmp_path):
+def test_jpegs_for_print_become_rgb(tmp_path):
+    source = write(tmp_path / "own")
+    (source / IMAGE).unlink()
+    Image.new("CMYK", (14, 11), (0, 255, 255, 0)).save(source / "images/a1.jpg")
+    found = examples(prepare(source, tmp_path / "data"))["a1"]["image"]
+    assert np.abs(found.astype(int) - (255, 0, 0)).max() < 8, "red"
+
+
+@pytest.mark.parametrize("outer", [Path(), Path("mine")])
+def test_a_zip_archive_is_read_in_place(outer, tmp_path):
     source = write(tmp_path / "own")
     with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
         for path in source.rglob("*.*"):
-            archive.write(path, path.relative_to(source))
+            archive.write(path, outer / path.relative_to(source))
     shutil.rmtree(source)
     found = examples(prepare(tmp_path / "own.zip", tmp_path / "data"))
-    assert np.array_equal(found["a2"]["label"], ids(2)) and len(found) == 4
+    assert np.array_equal(found[str(outer / "a2")]["label"], ids(2)) and len(found) == 4
 
 
 # --- splits -----------------------------------------------------------------------------------------------------------
@@ -472,6 +481,14 @@ BROKEN = {
     "two images of one name": (lambda root: picture(1).save(root / "images/a1.jpg"), {}, ["images/a1.jpg", IMAGE]),
     "image cut off": (lambda root: (root / IMAGE).write_bytes((root / IMAGE).read_bytes()[:200]), {}, [IMAGE]),
     "mask cut off": (lambda root: (root / MASK).write_bytes((root / MASK).read_bytes()[:70]), {}, [MASK]),
+    "an image of 16 bits that would be cut": (
+        lambda root: (
+            (root / IMAGE).unlink(),
+            Image.fromarray(np.zeros((11, 14), np.uint16)).save(root / "images/a1.tif"),
+        ),
+        {},
+        ["images/a1.tif", "8-bit"],
+    ),
     "no images folder": (lambda root: shutil.rmtree(root / "images"), {}, ["'images'", "masks", "config.data.source"]),
     "no masks folder": (lambda root: (root / "masks").rename(root / "gt"), {}, ["'masks'", "gt", "folder.masks"]),
     "no images in it": (

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import tensorflow_datasets as tfds
 from PIL import ExifTags, Image, ImageOps
@@ -21,6 +21,7 @@ from cpnet_jax.errors import UserError
 
 CLASS_FILES = ("classes.txt", "classes.yaml", "classes.yml")
 UPRIGHT = 1  # the EXIF orientation of most pictures
+JPEGS = ("JPEG", "MPO")  # MPO: with a second picture behind, as some cameras write it
 JPEG_QUALITY = 95  # of photographs stored anew; what they were is lossy already
 
 
@@ -35,7 +36,7 @@ def describe_folder(source: str | Path, layout: catalog.FolderLayout) -> catalog
     files = Source(Path(source).expanduser().resolve())
     field, name = f"{FIELD}.classes", layout.classes
     if not name:
-        present = [name for name in CLASS_FILES if name in files.names]
+        present = [name for name in files.names if _is_class_file(name)]
         if len(present) != 1:
             have = f"both {' and '.join(present)}" if present else f"none of {', '.join(CLASS_FILES)}"
             raise UserError(
@@ -44,6 +45,12 @@ def describe_folder(source: str | Path, layout: catalog.FolderLayout) -> catalog
         [name] = present
     text = read_text(files, name, field)
     return catalog.describe(parse(text, files.where(name) if name in files.names else name), layout)
+
+
+def _is_class_file(name: str) -> bool:
+    """At the top, or in the folder that archives have around everything."""
+    path = PurePosixPath(name)
+    return path.name in CLASS_FILES and len(path.parts) <= 2
 
 
 class FolderBuilder(SegmentationBuilder, skip_registration=True):
@@ -128,11 +135,11 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         image = open_image(data, where(pair.image))
         mask = open_image(self.source.read(pair.label), where(pair.label))
         file_format = image.format
-        if self._to_be_turned(pair, image, mask.size):
+        to_be_turned = self._to_be_turned(pair, image, mask.size)
+        if to_be_turned:
             image = ImageOps.exif_transpose(image)
-            data = _encode(image, file_format)
-        elif file_format not in ("JPEG", "PNG"):
-            data = _encode(image, file_format)
+        if to_be_turned or file_format not in (*JPEGS, "PNG") or image.mode == "CMYK":
+            data = _encode(image, file_format, where(pair.image))
         check_size(self.source, pair, image.size, mask.size)
         assumed = self.DATASET.layout.mask_format == "auto"
         ids = training_ids(mask, self.DATASET.table, self._found[1], where(pair.label), assumed=assumed)
@@ -164,10 +171,12 @@ def _config_name(source: Path) -> str:
     return f"{readable}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
 
 
-def _encode(image: Image.Image, file_format: str) -> bytes:
+def _encode(image: Image.Image, file_format: str, where: str) -> bytes:
     """As JPEG what was one, losslessly what was anything else."""
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{where} has more than 8 bits a channel ({image.mode}): convert it to an 8-bit image")
     stream = BytesIO()
-    if file_format == "JPEG":
+    if file_format in JPEGS:
         image.convert("RGB").save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     else:
         image.convert("RGB").save(stream, "PNG")
