@@ -24,7 +24,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.data = data = ml_collections.ConfigDict()
     data.name = "ade20k"
-    data.num_classes = 150
+    data.num_classes = 150  # 0: as many as the dataset has
     data.dir = "data"  # prepared datasets
     data.source = ""  # folder of the raw files, for datasets that need one
     data.train_split = ""  # empty: the dataset's own
@@ -35,6 +35,18 @@ def get_config() -> ml_collections.ConfigDict:
     data.mean = (123.675, 116.28, 103.53)  # RGB, 0 .. 255
     data.std = (58.395, 57.12, 57.375)
     data.threads = 4  # that decode and augment
+
+    # Of the dataset "folder", one's own images; paths are as below data.source. See docs/your_own_data.md.
+    data.folder = folder = ml_collections.ConfigDict()
+    folder.images = "images"  # the folder of the images
+    folder.masks = "masks"  # the folder of the masks; may be the same
+    folder.image_name = "*"  # names without ending; * is what an image and its mask have in common
+    folder.mask_name = ""  # "*_mask" where that of img_1.jpg is img_1_mask.png; empty: found out from the names
+    folder.pairs = ""  # a CSV file with the columns image, mask and, if you like, split; instead of the four above
+    folder.classes = ""  # the class file; empty: classes.txt, classes.yaml or classes.yml
+    folder.mask_format = "auto"  # "indices" or "colours"; "auto": as the first mask is stored
+    folder.orientation = "auto"  # photographs with an EXIF orientation: masks fit them "stored" or "turned"
+    folder.val_fraction = 0.1  # drawn for validation, by the images' names, where no val split is given
 
     config.model = model = ml_collections.ConfigDict()
     model.depth = 50  # ResNet-18, 34, 50 or 101

@@ -7,13 +7,21 @@ import ml_collections
 import optax
 
 from cpnet_jax import losses
+from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.augment import augment
-from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.catalog import Dataset, FolderLayout
 from cpnet_jax.data.pipeline import Augmentation
 from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
 from cpnet_jax.training.step import Loss
+
+
+def make_dataset(config: ml_collections.ConfigDict) -> Dataset:
+    """From the catalog, or for one's own folder from the class file there."""
+    if config.data.name == catalog.folder.NAME:
+        return builders.describe_folder(config.data.source, FolderLayout(**config.data.folder.to_dict()))
+    return catalog.get(config.data.name)
 
 
 def prior_size(config: ml_collections.ConfigDict) -> tuple[int, int]:

@@ -41,6 +41,8 @@ CHOICES = {
     "model.stem": ("deep", "classic"),
     "loss.ignored": ("class", "mask"),
     "eval.checkpoint": ("latest", "best"),
+    "data.folder.mask_format": ("auto", "indices", "colours"),
+    "data.folder.orientation": ("auto", "stored", "turned"),
 }
 
 # (field, smallest, largest value)
@@ -51,6 +53,8 @@ RANGES = (
     ("eval_every", 0, math.inf),
     ("checkpoint_every", 1, math.inf),
     ("log_every", 1, math.inf),
+    ("data.num_classes", 0, 255),
+    ("data.folder.val_fraction", 0.001, 0.999),
     ("data.flip_probability", 0, 1),
     ("data.threads", 0, math.inf),
     ("model.channels", 1, math.inf),
@@ -104,11 +108,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.model.aggregation_kernel is {config.model.aggregation_kernel}: it must be odd")
 
 
-def check_dataset(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
-    """Raises UserError where the config counts other classes than the dataset."""
+def resolve_classes(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
+    """Turns 0 classes into as many as the dataset has; raises UserError where the config counts others than these."""
+    config.data.num_classes = config.data.num_classes or len(dataset.classes)
     if config.data.num_classes != len(dataset.classes):
         raise UserError(
-            f"config.data.num_classes is {config.data.num_classes}: {dataset.name} has {len(dataset.classes)} classes"
+            f"config.data.num_classes is {config.data.num_classes}: {dataset.name} has {len(dataset.classes)} "
+            "classes, and 0 means as many as there are"
         )
 
 

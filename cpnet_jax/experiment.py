@@ -9,7 +9,7 @@ import jax
 import ml_collections
 
 from cpnet_jax import build, configuration, sharding
-from cpnet_jax.data import builders, catalog, pipeline
+from cpnet_jax.data import builders, pipeline
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation import pictures
@@ -22,7 +22,7 @@ from cpnet_jax.training.step import train_step
 
 
 class Experiment:
-    """Data, model, optimiser and mesh of a config. Resolves the config's durations.
+    """Data, model, optimiser and mesh of a config. Resolves the config's durations and number of classes.
 
     Raises:
       UserError: where the config or the data cannot work.
@@ -30,8 +30,8 @@ class Experiment:
 
     def __init__(self, config: ml_collections.ConfigDict) -> None:
         configuration.check(config)
-        self.dataset = catalog.get(config.data.name)
-        configuration.check_dataset(config, self.dataset)
+        self.dataset = build.make_dataset(config)
+        configuration.resolve_classes(config, self.dataset)
         self.mesh = sharding.make_mesh()
         devices = self.mesh.size
         if config.batch_size // config.optimizer.accumulate % devices:
@@ -129,6 +129,6 @@ class Experiment:
         if folder is None or place >= self.config.eval.pictures:
             return
         example, predicted = prediction
-        folder.mkdir(parents=True, exist_ok=True)
-        picture = pictures.panel(example["image"], example["label"], predicted, self.dataset)
-        picture.save(folder / f"{example['id']}.png")
+        path = folder / f"{example['id']}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)  # ids may name folders
+        pictures.panel(example["image"], example["label"], predicted, self.dataset).save(path)

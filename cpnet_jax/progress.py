@@ -74,7 +74,8 @@ class Progress:
             if self._count > done_then:
                 left = (self._total - self._count) * (now - since) / (self._count - done_then)
                 line += f", {tqdm.format_interval(left)} left"
-        print(", ".join([line, *(f"{name} {value}" for name, value in figures.items())]), flush=True)
+        line = ", ".join([line, *(f"{name} {value}" for name, value in figures.items())])
+        print(line, file=sys.stderr, flush=True)  # where the live line goes, too
 
 
 def track(items: Iterable[T], what: str, *, total: int | None = None, unit: str = "image") -> Iterator[T]:

@@ -27,6 +27,7 @@ def test_every_config_traces_one_training_step_at_its_full_size(name):
     config = load(name)
     configuration.check(config)
     assert config.name == name, "the workdir is named after the config"
+    config.data.num_classes = config.data.num_classes or 3  # where only the user's data tells
     model, tx = build.make_model(config), build.make_optimizer(config)
     crop = tuple(config.data.crop_size)
     state = jax.eval_shape(partial(create_state, model, tx, crop, config.seed))
@@ -74,6 +75,10 @@ def test_defaults_are_the_papers():
         ("batch_size", 0, "at least 1"),
         ("seed", -1, "between"),
         ("data.flip_probability", 2.0, "between 0 and 1"),
+        ("data.num_classes", -1, "between 0 and 255"),
+        ("data.folder.val_fraction", 0.0, "between"),
+        ("data.folder.mask_format", "rgb", "one of"),
+        ("data.folder.orientation", "up", "one of"),
         ("data.mean", (1.0, 2.0), "three numbers"),
         ("data.std", (1.0, 0.0, 1.0), "positive"),
         ("eval_every", -5, "at least 0"),

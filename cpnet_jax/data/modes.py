@@ -4,8 +4,8 @@ from pathlib import Path
 
 import ml_collections
 
-from cpnet_jax import configuration, files
-from cpnet_jax.data import builders, catalog
+from cpnet_jax import build, configuration, files
+from cpnet_jax.data import builders
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.doctor import report
 from cpnet_jax.data.doctor.census import Census
@@ -17,7 +17,7 @@ from cpnet_jax.errors import UserError
 
 def prepare(config: ml_collections.ConfigDict) -> None:
     """Writes the dataset's records unless they are there; UserError where the source is missing or faulty."""
-    builder = builders.prepare(catalog.get(config.data.name), config.data.dir, config.data.source)
+    builder = builders.prepare(build.make_dataset(config), config.data.dir, config.data.source)
     counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     print(f"{builder.name} is ready in {builder.data_dir}: {counts}")
 
@@ -29,8 +29,8 @@ def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
       UserError: where training would not be sound, or there is nothing to examine.
     """
     configuration.check(config)
-    dataset = catalog.get(config.data.name)
-    configuration.check_dataset(config, dataset)
+    dataset = build.make_dataset(config)
+    configuration.resolve_classes(config, dataset)
     subject = _subject(config, dataset)
     train_split = config.data.train_split or dataset.train_split
     eval_split = config.data.eval_split or dataset.eval_split
@@ -58,8 +58,7 @@ def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def _subject(config: ml_collections.ConfigDict, dataset: Dataset) -> Subject:
     """The raw source where one is named and is made of pairs of files, the prepared records otherwise."""
-    kind = builders.BUILDERS[dataset.name]
-    if config.data.source and kind.pairs is not builders.SegmentationBuilder.pairs:
-        source = Path(config.data.source).expanduser().resolve()
-        return raw_subject(kind(data_dir=Path(config.data.dir).expanduser(), source=source))
-    return prepared_subject(builders.prepare(dataset, config.data.dir, config.data.source))
+    builder = builders.make_builder(dataset, config.data.dir, config.data.source)
+    if builder.source_path is not None:
+        return raw_subject(builder)
+    return prepared_subject(builders.prepare(dataset, config.data.dir))

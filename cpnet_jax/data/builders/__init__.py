@@ -6,7 +6,8 @@ one-channel PNG of training ids: class indices, or 255 where nobody should look)
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,16 @@ from cpnet_jax.data.builders.ade20k import Ade20kBuilder
 from cpnet_jax.data.builders.base import SegmentationBuilder
 from cpnet_jax.data.builders.camvid import CamvidBuilder
 from cpnet_jax.data.builders.cityscapes import CityscapesBuilder
+from cpnet_jax.data.builders.folder import FolderBuilder, describe_folder
 from cpnet_jax.data.builders.pascal_context import PascalContext60Builder, PascalContextBuilder
 from cpnet_jax.data.builders.scenes import ScenesBuilder
 from cpnet_jax.data.builders.voc import VocBuilder
-from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.catalog import Dataset, FolderDataset
 from cpnet_jax.errors import UserError
 
+__all__ = ["BUILDERS", "FolderBuilder", "SegmentationBuilder", "describe_folder", "make_builder", "prepare", "records"]
+
+# Of the datasets in the catalog; a FolderDataset has its own, which needs the descriptor.
 BUILDERS: dict[str, type[SegmentationBuilder]] = {
     builder.name: builder
     for builder in (
@@ -35,6 +40,13 @@ BUILDERS: dict[str, type[SegmentationBuilder]] = {
         VocBuilder,
     )
 }
+
+
+def make_builder(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> SegmentationBuilder:
+    """The builder of a dataset; nothing is read or written yet. See `prepare` for the arguments."""
+    source = Path(source).expanduser().resolve() if source and dataset.source_help else None
+    make = partial(FolderBuilder, dataset) if isinstance(dataset, FolderDataset) else BUILDERS[dataset.name]
+    return make(data_dir=Path(data_dir).expanduser(), source=source)
 
 
 def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> SegmentationBuilder:
@@ -51,26 +63,26 @@ def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> 
     Raises:
       UserError: where the source is missing or faulty, or the records were made from another source.
     """
-    source = Path(source).expanduser().resolve() if source and dataset.source_help else None
-    builder = BUILDERS[dataset.name](data_dir=Path(data_dir).expanduser(), source=source)
+    make = partial(make_builder, dataset, data_dir, source)
+    builder = make()
     if not builder.is_prepared():
         builder.examples()  # looks for the files, and reads none of them yet
         files.make_folder(Path(data_dir).expanduser(), "config.data.dir")
         print(f"Preparing {dataset.name} in {builder.data_dir}", flush=True)
-        _write(builder)
+        _write(builder, make)
         # Where another process was quicker, its records count.
-        builder = BUILDERS[dataset.name](data_dir=Path(data_dir).expanduser(), source=source)
+        builder = make()
         _compare_sizes(builder)
-    made_from = builder.info.metadata["source"]
-    if source is not None and made_from != str(source):
+    made_from, wanted = builder.info.metadata["source"], builder.source_path
+    if wanted is not None and made_from != str(wanted):
         raise UserError(
-            f"{builder.data_dir} was prepared from {made_from}, not from {source}: delete it to prepare again, "
+            f"{builder.data_dir} was prepared from {made_from}, not from {wanted}: delete it to prepare again, "
             "or name another config.data.dir"
         )
     return builder
 
 
-def _write(builder: SegmentationBuilder) -> None:
+def _write(builder: SegmentationBuilder, make: Callable[[], SegmentationBuilder]) -> None:
     (tfds.enable_progress_bar if progress.on_terminal() else tfds.disable_progress_bar)()
     try:
         # TFDS announces sizes that it does not know.
@@ -78,7 +90,7 @@ def _write(builder: SegmentationBuilder) -> None:
             builder.download_and_prepare(file_format="array_record")
     except FileExistsError:
         # The last step, the rename, found that another process had prepared the same records meanwhile.
-        if not type(builder)(data_dir=builder.data_dir_root, source=builder.source_path).is_prepared():
+        if not make().is_prepared():
             raise
 
 

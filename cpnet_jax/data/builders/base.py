@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from io import BytesIO
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -45,9 +45,9 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
 
-    def __init__(self, *, data_dir: Path, source: Path | None) -> None:
+    def __init__(self, *, data_dir: Path, source: Path | None, config: tfds.core.BuilderConfig | None = None) -> None:
         self.source_path = source
-        super().__init__(data_dir=data_dir)
+        super().__init__(data_dir=data_dir, config=config)
 
     @cached_property
     def source(self) -> Source:
@@ -81,12 +81,15 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """The label as its file has it, in raw values; a builder whose labels are no index images overrides this."""
         return read_indices(self.source, pair.label)
 
+    def read(self, pair: Pair) -> Example:
+        """One pair's example; UserError naming the file that is wrong."""
+        return read_pair(self.source, pair, self.LABEL_RULE, self.read_label)
+
     def _read(self, pairs: list[Pair]) -> Iterator[Example]:
-        read = partial(read_pair, self.source, rule=self.LABEL_RULE, read_label=self.read_label)
         # Decoding and compressing leave Python's lock: threads are enough, and a failure comes back as it was raised.
         with ThreadPoolExecutor() as pool:
             # In portions: what has been read ahead of the writer stays in memory.
-            portions = (pool.map(read, pairs[start : start + 256]) for start in range(0, len(pairs), 256))
+            portions = (pool.map(self.read, pairs[start : start + 64]) for start in range(0, len(pairs), 64))
             yield from track(chain.from_iterable(portions), f"Preparing {self.name}", total=len(pairs))
 
     def _info(self) -> tfds.core.DatasetInfo:

@@ -1,9 +1,14 @@
-"""One descriptor per dataset: what its classes are called and look like, and how it is got."""
+"""One descriptor per dataset: what its classes are called and look like, and how it is got.
 
+That of a user's own folder is not here but made from a class file: see `catalog.folder`.
+"""
+
+from cpnet_jax.data.catalog import folder
 from cpnet_jax.data.catalog.ade20k import ADE20K
 from cpnet_jax.data.catalog.camvid import CAMVID
 from cpnet_jax.data.catalog.cityscapes import CITYSCAPES
 from cpnet_jax.data.catalog.dataset import Colour, Dataset
+from cpnet_jax.data.catalog.folder import FolderDataset, FolderLayout
 from cpnet_jax.data.catalog.pascal_context import PASCAL_CONTEXT, PASCAL_CONTEXT_60
 from cpnet_jax.data.catalog.scenes import SCENES
 from cpnet_jax.data.catalog.voc import VOC
@@ -20,6 +25,8 @@ __all__ = [
     "VOC",
     "Colour",
     "Dataset",
+    "FolderDataset",
+    "FolderLayout",
     "get",
 ]
 
@@ -35,7 +42,6 @@ def get(name: str) -> Dataset:
       UserError: if there is none.
     """
     if name not in DATASETS:
-        raise UserError(
-            f"config.data.name is {name!r}, which this version cannot prepare: use one of {sorted(DATASETS)}"
-        )
+        known = sorted([*DATASETS, folder.NAME])
+        raise UserError(f"config.data.name is {name!r}, which this version cannot prepare: use one of {known}")
     return DATASETS[name]

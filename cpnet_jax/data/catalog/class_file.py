@@ -1,0 +1,209 @@
+"""A user's class file: which classes there are, and which raw mask values or colours mean them.
+
+Text, one class a line, in the order of the mask values 0, 1, 2 ... or with values and colours of its own:
+
+    road                 0: road             road 128 64 128
+    sky                  7: sky              sky #4682b4
+    ignore               255: ignore         ignore 0 0 0
+
+YAML (.yaml, .yml) says the same, and how old labels become new ones:
+
+    classes: [{name: road, value: 7, colour: [128, 64, 128]}, ...]   # or a plain list of names
+    ignore: [0, "#000000"]                                           # raw values or colours nobody should look at
+    map: {8: road, "#6b8e23": ignore}                                # further raw values or colours -> class
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from cpnet_jax.data.catalog.dataset import Colour
+from cpnet_jax.errors import UserError
+
+IGNORE = "ignore"  # the name of what is no class
+IGNORE_LABEL = 255
+MAX_CLASSES = 255  # training ids are bytes, and one of them means "ignored"
+
+_HEX = r"#[0-9a-fA-F]{6}"
+_RGB = r"\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3}"
+_NAME = r"(?P<name>[^\s\d#].*?)"
+_COLOUR_FIRST = re.compile(rf"(?P<colour>{_HEX}|{_RGB})[\s,]+{_NAME}")
+_LINE = re.compile(rf"((?P<value>\d+)(\s*[:=,]\s*|\s+))?{_NAME}([\s,]+(?P<colour>{_HEX}|{_RGB}))?")
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """What a class file says.
+
+    Attributes:
+      names, palette: of class i at place i; colours that the file does not give are made up.
+      values: raw mask value -> class, or IGNORE_LABEL.
+      colours: mask colour -> class, or IGNORE_LABEL; empty where the file gives none.
+      where: how messages name the file.
+    """
+
+    names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    values: dict[int, int]
+    colours: dict[Colour, int]
+    where: str
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A class, or what is to be ignored, as the file has it."""
+
+    name: str
+    value: int | None = None
+    colour: Colour | None = None
+
+
+@dataclass(frozen=True)
+class _Content:
+    entries: list[_Entry]
+    mapping: list[tuple[int | Colour, str]] = field(default_factory=list)  # raw -> name of its class, or IGNORE
+    mapped: bool = False  # whether old labels are mapped: then a class's place is not its raw value
+
+
+def parse(text: str, where: str) -> ClassTable:
+    """The table of a class file's text; `where`, the file's name, decides whether it is YAML.
+
+    Raises:
+      UserError: naming the file and the line or class that is wrong.
+    """
+    content = _parse_yaml(text, where) if where.endswith((".yaml", ".yml")) else _parse_text(text, where)
+    entries = content.entries
+    names = tuple(entry.name for entry in entries if entry.name != IGNORE)
+    _check_names(names, where)
+    _check_all_or_none("value", [(e.name, e.value) for e in entries], where)
+    _check_all_or_none("colour", [(e.name, e.colour) for e in entries if e.name != IGNORE], where)
+    label_of = {name: index for index, name in enumerate(names)} | {IGNORE: IGNORE_LABEL}
+
+    by_place = entries[0].value is None and not content.mapped
+    pairs = [(place if by_place else entry.value, entry.name) for place, entry in enumerate(entries)]
+    pairs += [(entry.colour, entry.name) for entry in entries]
+    values, colours = {}, {}
+    for raw, name in [*pairs, *content.mapping]:
+        if name not in label_of:
+            raise UserError(f"{where} maps {_show(raw)} to {name!r}, which is none of its classes: correct the name")
+        table = colours if isinstance(raw, tuple) else values
+        if raw is not None and table.setdefault(raw, label_of[name]) != label_of[name]:
+            raise UserError(f"{where} gives {_show(raw)} to two classes, one of them {name!r}: keep one")
+    # 255 means "ignored" nearly everywhere, but "foreground" in most masks of two classes: there the file must say.
+    if len(names) > 2:
+        values.setdefault(IGNORE_LABEL, IGNORE_LABEL)
+    given = [entry.colour for entry in entries if entry.name != IGNORE]
+    palette = tuple(given) if all(given) else tuple(_made_up_colours(len(names)))
+    return ClassTable(names, palette, values, colours, where)
+
+
+def _parse_text(text: str, where: str) -> _Content:
+    entries = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        if not line or (line.startswith("#") and not _COLOUR_FIRST.fullmatch(line)):
+            continue
+        match = _COLOUR_FIRST.fullmatch(line) or _LINE.fullmatch(line)
+        if not match:
+            raise UserError(f"{where}, line {number}: {line!r} is no class: write NAME, VALUE: NAME or NAME R G B")
+        found = match.groupdict()
+        value = int(found["value"]) if found.get("value") else None
+        colour = _colour(found["colour"], f"{where}, line {number}") if found["colour"] else None
+        entries.append(_Entry(found["name"], value, colour))
+    return _Content(entries)
+
+
+def _parse_yaml(text: str, where: str) -> _Content:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+    content = {"classes": content} if isinstance(content, list) else content
+    if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
+        raise UserError(f"{where} has no list of classes: write 'classes:' and a line '- NAME' for each")
+    _check_keys(content, {"classes", "ignore", "map"}, where)
+    entries = [_yaml_entry(entry, f"{where}, class {place}") for place, entry in enumerate(content["classes"])]
+    ignored = content.get("ignore", [])
+    ignored = ignored if isinstance(ignored, list) else [ignored]
+    mapped = content.get("map") or {}
+    if not isinstance(mapped, dict):
+        raise UserError(f"{where}: 'map' must give a class to each old value or colour, as in 'map: {{8: road}}'")
+    mapping = [(_raw(raw, where), IGNORE) for raw in ignored]
+    mapping += [(_raw(raw, where), _target(new, entries, where)) for raw, new in mapped.items()]
+    return _Content(entries, mapping, bool(mapped))
+
+
+def _yaml_entry(entry: Any, where: str) -> _Entry:
+    entry = entry if isinstance(entry, dict) else {"name": entry}
+    _check_keys(entry, {"name", "value", "colour", "color"}, where)
+    name, value, colour = entry.get("name"), entry.get("value"), entry.get("colour", entry.get("color"))
+    if not isinstance(name, str) or not name.strip():
+        raise UserError(f"{where}: its name is {name!r}, which YAML takes for no text: put it into quotes")
+    if value is not None and not _is_value(value):
+        raise UserError(f"{where}: its value is {value!r}: it must be a whole number from 0")
+    return _Entry(name.strip(), value, None if colour is None else _colour(colour, where))
+
+
+def _raw(raw: Any, where: str) -> int | Colour:
+    return raw if _is_value(raw) else _colour(raw, where)
+
+
+def _target(new: Any, entries: list[_Entry], where: str) -> str:
+    """The name that a map's right side means: a name, a class's place, or 255."""
+    names = dict(enumerate(entry.name for entry in entries if entry.name != IGNORE)) | {IGNORE_LABEL: IGNORE}
+    if _is_value(new) and new not in names:
+        raise UserError(f"{where} maps to class {new}, but its classes are 0 to {len(names) - 2}: correct the map")
+    return names[new] if _is_value(new) else str(new)
+
+
+def _is_value(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _colour(colour: Any, where: str) -> Colour:
+    """From "#rrggbb", "R G B", "R,G,B" or [R, G, B]."""
+    if isinstance(colour, str) and re.fullmatch(_HEX, colour):
+        return tuple(bytes.fromhex(colour[1:]))
+    numbers = re.split(r"[\s,]+", colour.strip()) if isinstance(colour, str) else colour
+    if isinstance(numbers, list) and len(numbers) == 3 and all(re.fullmatch(r"\d{1,3}", str(n)) for n in numbers):
+        red, green, blue = map(int, numbers)
+        if max(red, green, blue) <= 255:
+            return red, green, blue
+    raise UserError(f"{where}: {colour!r} is neither a value nor a colour: write R G B, each 0 to 255, or '#rrggbb'")
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    if len(names) < 2:
+        have = f"only the class {names[0]!r}" if names else "no class"
+        raise UserError(f"{where} has {have}: name at least two, the background included, one a line")
+    if len(names) > MAX_CLASSES:
+        raise UserError(f"{where} has {len(names)} classes: {MAX_CLASSES} is the most there can be")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UserError(f"{where} has the class {twice[0]!r} more than once: give each class a name of its own")
+
+
+def _check_all_or_none(what: str, given: Sequence[tuple[str, Any]], where: str) -> None:
+    without = [name for name, thing in given if thing is None]
+    if without and len(without) < len(given):
+        raise UserError(f"{where} gives some classes a {what} but {without[0]!r} none: give it to all or to none")
+
+
+def _check_keys(found: dict[Any, Any], known: set[str], where: str) -> None:
+    unknown = [key for key in found if key not in known]
+    if unknown:
+        raise UserError(f"{where} has an entry {unknown[0]!r}: there can be {', '.join(sorted(known))}")
+
+
+def _show(raw: int | Colour) -> str:
+    return f"the colour {raw}" if isinstance(raw, tuple) else f"the value {raw}"
+
+
+def _made_up_colours(count: int) -> Iterator[Colour]:
+    """The well-known sequence of PASCAL VOC, without its black: that is what is ignored in pictures."""
+    for index in range(1, count + 1):
+        bits = [(index >> place & 1) for place in range(9)]
+        yield tuple(sum(bits[3 * k + channel] << (7 - k) for k in range(3)) for channel in range(3))

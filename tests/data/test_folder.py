@@ -1,0 +1,719 @@
+"""A user's own folder becomes the records it means, however its masks are stored and its files are named, or is refused
+in a sentence."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from cpnet_jax import configuration
+from cpnet_jax.data import builders, pipeline
+from cpnet_jax.data.builders import masks as mask_reading
+from cpnet_jax.data.builders.pairing import find_pairs
+from cpnet_jax.data.builders.sources import Source
+from cpnet_jax.data.catalog import FolderLayout
+from cpnet_jax.data.catalog.class_file import parse
+from cpnet_jax.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+IGNORED = 255
+COLOURS = ((128, 64, 128), (70, 130, 180), (107, 142, 35))
+NAMES = ("road", "sky", "tree")
+PLAIN = "road\nsky\ntree\n"
+COLOURED = "road 128 64 128\nsky #4682b4\ntree 107,142,35\nignore 0 0 0\n"
+decode3 = partial(pipeline.decode, num_classes=3, ignore_label=IGNORED)
+
+
+def ids(index: int) -> np.ndarray:
+    """Training ids of a picture, of another size for every index; all classes and ignored pixels in it."""
+    label = np.random.default_rng(index).integers(0, 3, (10 + index, 14)).astype(np.uint8)
+    label[0, :4] = (0, 1, 2, IGNORED)
+    return label
+
+
+def picture(index: int) -> Image.Image:
+    pixels = np.random.default_rng([1, index]).integers(0, 256, (10 + index, 14, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def shown(label: np.ndarray) -> np.ndarray:
+    """In the colours of the class file, ignored pixels black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[:3] = COLOURS
+    return table[label]
+
+
+def save(image: Image.Image, path: Path, **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+def write(root: Path, count: int = 4, *, image="images/{}.png", mask="masks/{}.png", classes=PLAIN, names=None) -> Path:
+    """`count` pairs; "{}" in the file names becomes a0, a1 ... or the given names."""
+    for index, name in enumerate(names or [f"a{index}" for index in range(count)]):
+        save(picture(index), root / image.format(name))
+        save(Image.fromarray(ids(index)), root / mask.format(name))
+    (root / "classes.txt").write_text(classes)
+    return root
+
+
+def prepare(source: Path, data_dir: Path, **layout) -> builders.FolderBuilder:
+    dataset = builders.describe_folder(source, FolderLayout(**layout))
+    return builders.prepare(dataset, data_dir, source)
+
+
+def examples(builder) -> dict[str, dict]:
+    """By id, of all splits."""
+    splits = [builders.records(builder, split) for split in builder.info.splits]
+    return {example["id"]: example for records in splits for example in pipeline.examples(records, decode=decode3)}
+
+
+def split_names(source: Path, **layout) -> dict[str, list[str]]:
+    found, _ = find_pairs(Source(source), FolderLayout(**layout))
+    return {split: [pair.name for pair in pairs] for split, pairs in found.items()}
+
+
+def assert_one_sentence(error: UserError, *named: str) -> None:
+    assert all(name in str(error) for name in named), str(error)
+    assert "\n" not in str(error) and error.exit_status == 2
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+def test_images_masks_and_classes_txt_are_all_it_takes(tmp_path):
+    source = write(tmp_path / "own")
+    builder = prepare(source, tmp_path / "data")
+    found = examples(builder)
+    assert sorted(found) == ["a0", "a1", "a2", "a3"]
+    assert set(builder.info.splits) == {"train", "val"}
+    for index in range(4):
+        assert np.array_equal(found[f"a{index}"]["image"], np.asarray(picture(index)))
+        assert np.array_equal(found[f"a{index}"]["label"], ids(index))
+    assert (builder.DATASET.classes, len(set(builder.DATASET.palette))) == (NAMES, 3)
+
+
+def paletted(label: np.ndarray, palette: list[int]) -> Image.Image:
+    image = Image.fromarray(label)
+    image.putpalette(palette)
+    return image
+
+
+def with_alpha(image: Image.Image) -> Image.Image:
+    image.putalpha(255)
+    return image
+
+
+SHUFFLED = np.array([2, 0, 1], np.uint8)  # as a tool that shrinks PNGs might number the colours
+VOC_LIKE = [0, 0, 0, 128, 0, 0, 0, 128, 0] + [224] * 759
+CLASS_PALETTE = [*COLOURS[0], *COLOURS[1], *COLOURS[2]] + [0] * 759
+ENCODINGS = {
+    "indices": (PLAIN, lambda label: Image.fromarray(label), {}),
+    "indices of 16 bits": (PLAIN, lambda label: Image.fromarray(label.astype(np.uint16)), {}),
+    "indices with an opaque alpha": (PLAIN, lambda label: with_alpha(Image.fromarray(label)), {}),
+    "a palette": (PLAIN, lambda label: paletted(label, VOC_LIKE), {}),
+    "a palette of the classes' colours": (COLOURED, lambda label: paletted(label, CLASS_PALETTE), {}),
+    "a palette of other colours than the classes'": (COLOURED, lambda label: paletted(label, VOC_LIKE), {}),
+    "colours": (COLOURED, lambda label: Image.fromarray(shown(label)), {}),
+    "colours with an opaque alpha": (COLOURED, lambda label: with_alpha(Image.fromarray(shown(label))), {}),
+    "colours in a shuffled palette": (
+        COLOURED,
+        lambda label: paletted(
+            np.where(label == IGNORED, 3, SHUFFLED[label % 3]).astype(np.uint8),
+            [*COLOURS[1], *COLOURS[2], *COLOURS[0]] + [0] * 759,
+        ),
+        {"mask_format": "colours"},
+    ),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_mask_means_the_same_however_it_is_stored(encoding, tmp_path):
+    classes, encode, layout = ENCODINGS[encoding]
+    save(encode(ids(0)), tmp_path / "mask.png")
+    mask = Image.open(tmp_path / "mask.png")
+    mask_format = layout.get("mask_format") or mask_reading.format_of(mask)
+    table = parse(classes, "classes.txt")
+    found = mask_reading.training_ids(mask, table, mask_format, "mask.png", assumed=not layout)
+    assert found.dtype == np.uint8 and np.array_equal(found, ids(0))
+
+
+def test_masks_of_one_bit_are_two_classes(tmp_path):
+    save(Image.fromarray(ids(0) == 1), tmp_path / "mask.png")
+    mask = Image.open(tmp_path / "mask.png")
+    assert mask.mode == "1"
+    found = mask_reading.training_ids(mask, parse("no\nyes", "c.txt"), "indices", "mask.png", assumed=True)
+    assert np.array_equal(found, ids(0) == 1)
+
+
+LAYOUTS = {
+    "sub-folders": ({"image": "images/berlin/{}.png", "mask": "masks/berlin/{}.png"}, {}, "berlin/{}"),
+    "a suffix, found out": ({"mask": "masks/{}_mask.png"}, {}, "{}"),
+    "a suffix, given": ({"mask": "masks/{}_mask.png"}, {"mask_name": "*_mask"}, "{}"),
+    "two affixes": (
+        {"image": "images/{}_rgb.png", "mask": "masks/gt_{}.png"},
+        {"image_name": "*_rgb", "mask_name": "gt_*"},
+        "{}",
+    ),
+    "side by side": (
+        {"image": "all/{}.png", "mask": "all/{}_m.png"},
+        {"images": "all", "masks": "all", "mask_name": "*_m"},
+        "{}",
+    ),
+    "side by side at the top": (
+        {"image": "{}.png", "mask": "{}_m.png"},
+        {"images": ".", "masks": ".", "mask_name": "*_m"},
+        "{}",
+    ),
+    "masks within the images' folder": ({"image": "{}.png"}, {"images": "."}, "{}"),
+    "other folders": ({"image": "a/b/{}.png", "mask": "c/{}.png"}, {"images": "a/b", "masks": "c/"}, "{}"),
+    "an outer folder": ({"image": "mine/images/{}.png", "mask": "mine/masks/{}.png"}, {}, "mine/{}"),
+    "other endings": ({"image": "images/{}.TIF", "mask": "masks/{}.bmp"}, {}, "{}"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_pairs_are_found_in_every_layout(layout, tmp_path):
+    files, options, expected = LAYOUTS[layout]
+    source = write(tmp_path / "own", **files)
+    found, _ = find_pairs(Source(source), FolderLayout(**options))
+    pairs = {pair.name: pair for split in found.values() for pair in split}
+    assert sorted(pairs) == [expected.format(f"a{index}") for index in range(4)]
+    for index in range(4):
+        pair = pairs[expected.format(f"a{index}")]
+        assert (pair.image, pair.label) == tuple(
+            files.get(what, f"{what}s/{{}}.png").format(f"a{index}") for what in ("image", "mask")
+        )
+
+
+def test_masks_in_colours_are_recognised_by_the_first(tmp_path):
+    source = write(tmp_path / "own")
+    in_colours(source)
+    found = examples(prepare(source, tmp_path / "data"))
+    assert all(np.array_equal(found[f"a{index}"]["label"], ids(index)) for index in range(4))
+
+
+def test_images_that_are_neither_jpeg_nor_png_become_png(tmp_path):
+    builder = prepare(write(tmp_path / "own", image="images/{}.bmp"), tmp_path / "data")
+    assert all(record["image"].startswith(b"\x89PNG") for record in builders.records(builder, "train"))
+    found = examples(builder)
+    assert all(np.array_equal(found[f"a{index}"]["image"], np.asarray(picture(index))) for index in range(4))
+
+
+def test_jpegs_for_print_become_rgb(tmp_path):
+    source = write(tmp_path / "own")
+    (source / IMAGE).unlink()
+    Image.new("CMYK", (14, 11), (0, 255, 255, 0)).save(source / "images/a1.jpg")
+    found = examples(prepare(source, tmp_path / "data"))["a1"]["image"]
+    assert np.abs(found.astype(int) - (255, 0, 0)).max() < 8, "red"
+
+
+@pytest.mark.parametrize("outer", [Path(), Path("mine")])
+def test_a_zip_archive_is_read_in_place(outer, tmp_path):
+    source = write(tmp_path / "own")
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        for path in source.rglob("*.*"):
+            archive.write(path, outer / path.relative_to(source))
+    shutil.rmtree(source)
+    found = examples(prepare(tmp_path / "own.zip", tmp_path / "data"))
+    assert np.array_equal(found[str(outer / "a2")]["label"], ids(2)) and len(found) == 4
+
+
+# --- splits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("files", [("images/{}.png", "masks/{}.png"), ("{}.png", "{}.png")])
+def test_folders_named_as_splits_are_the_splits(files, tmp_path):
+    names = ["train/x", "train/y", "validation/x", "test/z"]
+    if files[0].startswith("{}"):  # train/images/x.png
+        for index, name in enumerate(names):
+            split, stem = name.split("/")
+            save(picture(index), tmp_path / split / "images" / f"{stem}.png")
+            save(Image.fromarray(ids(index)), tmp_path / split / "masks" / f"{stem}.png")
+    else:
+        write(tmp_path, names=names)
+    assert split_names(tmp_path) == {"train": ["train/x", "train/y"], "val": ["validation/x"], "test": ["test/z"]}
+
+
+def test_without_a_val_folder_some_of_train_are_drawn_and_none_of_test(tmp_path):
+    write(tmp_path, names=[*(f"train/{index}" for index in range(6)), "test/a", "test/b"])
+    found = split_names(tmp_path, val_fraction=0.5)
+    assert found["test"] == ["test/a", "test/b"]
+    assert {len(found["train"]) + len(found["val"])} == {6} and found["val"]
+
+
+def test_a_folder_named_train_among_others_is_no_split(tmp_path):
+    """Pictures of trains, of cars."""
+    write(tmp_path, names=["train/x", "car/x", "car/y"])
+    found = split_names(tmp_path)
+    assert sorted(found["train"] + found["val"]) == ["car/x", "car/y", "train/x"]
+
+
+def csv_of(names: list[str], tmp_path: Path) -> Path:
+    """A source of pairs that are never opened, listed in a CSV."""
+    tmp_path.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (tmp_path / f"{name}.png").touch()
+    (tmp_path / "pairs.csv").write_text("image,mask\n" + "".join(f"{name}.png,{name}.png\n" for name in names))
+    return tmp_path
+
+
+def test_the_drawn_split_stays_when_files_are_added_and_has_its_fraction(tmp_path):
+    names = [f"n{index}" for index in range(800)]
+    some, all_ = (
+        split_names(csv_of(part, tmp_path / str(len(part))), pairs="pairs.csv", val_fraction=0.2)
+        for part in (names[::-2], names)
+    )
+    assert set(some["val"]) == set(all_["val"]) & set(names[::-2])
+    assert 0.15 < len(all_["val"]) / 800 < 0.25
+    assert not set(all_["val"]) & set(all_["train"]) and set(all_["val"]) | set(all_["train"]) == set(names)
+
+
+@pytest.mark.parametrize("fraction", [0.001, 0.999])
+def test_neither_drawn_side_is_ever_empty(fraction, tmp_path):
+    for count in (2, 3, 5):
+        found = split_names(
+            csv_of([f"n{i}" for i in range(count)], tmp_path / str(count)), pairs="pairs.csv", val_fraction=fraction
+        )
+        assert found["train"] and found["val"]
+
+
+def test_a_csv_may_name_the_splits(tmp_path):
+    write(tmp_path, image="x/{}.png", mask="y/{}.png")
+    rows = ["\ufeffmask, image, split"]
+    rows += [
+        f"y/a{index}.png, x/a{index}.png, {split}" for index, split in enumerate(["val", "train", "train", "test"])
+    ]
+    (tmp_path / "pairs.csv").write_text("\n".join(rows), encoding="utf-8")
+    found = split_names(tmp_path, pairs="pairs.csv")
+    assert found == {"train": ["x/a1", "x/a2"], "val": ["x/a0"], "test": ["x/a3"]}
+
+
+# --- class files ------------------------------------------------------------------------------------------------------
+
+BY_PLACE = {0: 0, 1: 1, 2: 2, 255: 255}
+CLASS_FILES = {
+    "names": ("c.txt", "# mine\nroad\n\n sky \ntree", BY_PLACE),
+    "names with Windows line ends": ("c.txt", "road\r\nsky\r\ntree\r\n", BY_PLACE),
+    "values": ("c.txt", "7: road\n8 sky\n11=tree", {7: 0, 8: 1, 11: 2, 255: 255}),
+    "a first line to ignore": ("c.txt", "ignore\nroad\nsky\ntree", {0: 255, 1: 0, 2: 1, 3: 2, 255: 255}),
+    "255 as a class": ("c.txt", "0: road\n1: sky\n255: tree", {0: 0, 1: 1, 255: 2}),
+    "a YAML list": ("c.yaml", "- road\n- sky\n- tree", BY_PLACE),
+    "YAML with values and ignored ones": (
+        "c.yml",
+        "classes: [{name: road, value: 7}, {name: sky, value: 8}, {name: tree, value: 9}]\nignore: [0, 1]",
+        {7: 0, 8: 1, 9: 2, 0: 255, 1: 255, 255: 255},
+    ),
+    "YAML that maps old to new labels": (
+        "c.yaml",
+        "classes: [road, sky, tree]\nmap: {0: ignore, 4: road, 5: 0, 6: sky, 7: tree, 9: 255}",
+        {0: 255, 4: 0, 5: 0, 6: 1, 7: 2, 9: 255, 255: 255},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CLASS_FILES)
+def test_a_class_file_says_what_each_raw_value_means(name):
+    where, text, values = CLASS_FILES[name]
+    table = parse(text, where)
+    assert (table.names, table.values, table.colours) == (NAMES, values, {})
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        ("c.txt", "road 128 64 128\nsky #4682b4\ntree,107,142,35\nignore 0 0 0"),
+        ("c.txt", "128 64 128 road\n#4682b4\tsky\n107, 142, 35, tree\n0 0 0 ignore"),
+        (
+            "c.yaml",
+            "classes: [{name: road, colour: [128, 64, 128]}, {name: sky, color: '#4682B4'}, "
+            "{name: tree, colour: '107 142 35'}]\nignore: '#000000'",
+        ),
+    ],
+)
+def test_colours_are_read_in_every_spelling(where, text):
+    table = parse(text, where)
+    assert (table.names, table.palette) == (NAMES, COLOURS)
+    assert table.colours == {**dict(zip(COLOURS, range(3), strict=True)), (0, 0, 0): 255}
+
+
+def test_old_colours_are_mapped_too():
+    classes = "classes: [{name: road, colour: '#010101'}, {name: sky, colour: '#020202'}]"
+    table = parse(classes + "\nmap: {'#030303': sky, '4 4 4': ignore}", "c.yaml")
+    assert table.colours == {(1, 1, 1): 0, (2, 2, 2): 1, (3, 3, 3): 1, (4, 4, 4): 255}
+
+
+def test_names_of_several_words_are_names():
+    assert parse("traffic light\nTür\n(other)", "c.txt").names == ("traffic light", "Tür", "(other)")
+
+
+def test_made_up_colours_differ_and_are_not_the_ignored_ones_black():
+    palette = parse("\n".join(f"class{index}" for index in range(255)), "c.txt").palette
+    assert len({*palette, (0, 0, 0)}) == 256
+
+
+BAD_CLASS_FILES = {
+    "empty": ("c.txt", "\n# nothing\n", ["no class"]),
+    "one class": ("c.txt", "crack", ["crack", "background"]),
+    "a name twice": ("c.txt", "road\nsky\nroad", ["'road'", "more than once"]),
+    "a number for a name": ("c.txt", "road\n17\nsky", ["line 2", "'17'"]),
+    "some values": ("c.txt", "0: road\nsky", ["value", "'sky'"]),
+    "some colours": ("c.txt", "road 1 2 3\nsky", ["colour", "'sky'"]),
+    "a value twice": ("c.txt", "3: road\n3: sky", ["value 3", "two classes"]),
+    "a colour twice": ("c.txt", "road 1 2 3\nsky 1 2 3", ["(1, 2, 3)", "two classes"]),
+    "a colour out of range": ("c.txt", "road 1 2 300\nsky 1 2 3", ["line 1", "255"]),
+    "too many": ("c.txt", "\n".join(f"c{i}" for i in range(256)), ["256 classes"]),
+    "no YAML": ("c.yaml", "classes: [road", ["no YAML"]),
+    "YAML without classes": ("c.yaml", "names: [road, sky]", ["classes"]),
+    "an empty YAML": ("c.yaml", "", ["classes"]),
+    "a YAML name that is no text": ("c.yaml", "classes: [yes, no]", ["class 0", "quotes"]),
+    "an unknown YAML field": ("c.yaml", "classes: [{name: a, id: 3}, {name: b, id: 4}]", ["'id'", "value"]),
+    "a YAML value that is none": ("c.yaml", "classes: [{name: a, value: x}, {name: b, value: 4}]", ["class 0", "'x'"]),
+    "a map to no class": ("c.yaml", "classes: [a, b]\nmap: {3: c}", ["'c'"]),
+    "a map to no place": ("c.yaml", "classes: [a, b]\nmap: {3: 2}", ["class 2"]),
+    "a map that is a list": ("c.yaml", "classes: [a, b]\nmap: [3, 2]", ["'map'"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD_CLASS_FILES)
+def test_a_bad_class_file_is_refused_in_a_sentence(name):
+    where, text, named = BAD_CLASS_FILES[name]
+    with pytest.raises(UserError) as caught:
+        parse(text, where)
+    assert_one_sentence(caught.value, where, *named)
+
+
+# --- what is wrong with a folder --------------------------------------------------------------------------------------
+
+MASK, IMAGE = "masks/a1.png", "images/a1.png"
+
+
+def repaint(pixel: object, encode=Image.fromarray):
+    """Puts that pixel into a mask, at x=5, y=3."""
+
+    def damage(root: Path) -> None:
+        label = encode(ids(1))
+        label.putpixel((5, 3), pixel)
+        label.save(root / MASK)
+
+    return damage
+
+
+def in_colours(root: Path) -> None:
+    (root / "classes.txt").write_text(COLOURED)
+    for index in range(4):
+        save(Image.fromarray(shown(ids(index))), root / f"masks/a{index}.png")
+
+
+def coloured(label: np.ndarray) -> Image.Image:
+    return Image.fromarray(shown(label))
+
+
+def transparent(label: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.dstack([shown(label), np.full(label.shape, 255, np.uint8)]))
+
+
+def csv_text(text: str):
+    return lambda root: (root / "pairs.csv").write_text(text)
+
+
+CSV = {"pairs": "pairs.csv"}
+# what is done to the folder, how it is to be read -> what the sentence must name
+BROKEN = {
+    "unknown value": (repaint(7), {}, [MASK, "value 7", "x=5, y=3", "classes.txt"]),
+    "unknown value of 16 bits": (
+        lambda root: Image.fromarray(np.full((11, 14), 4000, np.uint16)).save(root / MASK),
+        {},
+        [MASK, "4000"],
+    ),
+    "unknown colour": (
+        lambda root: (in_colours(root), repaint((9, 8, 7), coloured)(root)),
+        {},
+        [MASK, "(9, 8, 7)", "x=5, y=3", "classes.txt"],
+    ),
+    "colours without a colour table": (
+        lambda root: coloured(ids(1)).save(root / "masks/a1.png") or coloured(ids(0)).save(root / "masks/a0.png"),
+        {"val_fraction": 0.001},
+        ["RGB", "indices"],
+    ),
+    "colours where indices are said": (in_colours, {"mask_format": "indices"}, ["RGB", "indices"]),
+    "one mask of indices among colours": (
+        lambda root: (in_colours(root), [Image.fromarray(ids(i)).save(root / f"masks/a{i}.png") for i in (2,)]),
+        {},
+        ["masks/a", "mask_format"],
+    ),
+    "a shuffled palette": (
+        lambda root: (
+            (root / "classes.txt").write_text(COLOURED),
+            paletted(SHUFFLED[ids(1) % 3], [*COLOURS[1], *COLOURS[2], *COLOURS[0]] + [0] * 759).save(root / MASK),
+        ),
+        {},
+        [MASK, "mask_format"],
+    ),
+    "a transparent pixel": (
+        lambda root: (in_colours(root), repaint((128, 64, 128, 0), transparent)(root)),
+        {},
+        [MASK, "transparent", "x=5, y=3"],
+    ),
+    "a JPEG mask": (
+        lambda root: ((root / MASK).unlink(), Image.fromarray(ids(1)).save(root / "masks/a1.jpg")),
+        {},
+        ["masks/a1.jpg", "JPEG"],
+    ),
+    "a mask in CMYK": (
+        lambda root: ((root / MASK).unlink(), coloured(ids(1)).convert("CMYK").save(root / "masks/a1.tif")),
+        {},
+        ["masks/a1.tif", "CMYK"],
+    ),
+    "another size": (lambda root: Image.fromarray(ids(2)).save(root / MASK), {}, [MASK, "14x12", "14x11"]),
+    "image without mask": (lambda root: (root / MASK).unlink(), {}, [IMAGE, "no mask", "mask_name"]),
+    "mask without image": (lambda root: (root / IMAGE).unlink(), {}, [MASK, "no image"]),
+    "two images of one name": (lambda root: picture(1).save(root / "images/a1.jpg"), {}, ["images/a1.jpg", IMAGE]),
+    "image cut off": (lambda root: (root / IMAGE).write_bytes((root / IMAGE).read_bytes()[:200]), {}, [IMAGE]),
+    "mask cut off": (lambda root: (root / MASK).write_bytes((root / MASK).read_bytes()[:70]), {}, [MASK]),
+    "an image of 16 bits that would be cut": (
+        lambda root: (
+            (root / IMAGE).unlink(),
+            Image.fromarray(np.zeros((11, 14), np.uint16)).save(root / "images/a1.tif"),
+        ),
+        {},
+        ["images/a1.tif", "8-bit"],
+    ),
+    "no images folder": (lambda root: shutil.rmtree(root / "images"), {}, ["'images'", "masks", "config.data.source"]),
+    "no masks folder": (lambda root: (root / "masks").rename(root / "gt"), {}, ["'masks'", "gt", "folder.masks"]),
+    "no images in it": (
+        lambda root: [path.rename(path.with_suffix(".psd")) for path in (root / "images").iterdir()],
+        {},
+        ["images", ".png"],
+    ),
+    "one image only": (
+        lambda root: [(root / f"{kind}/a{i}.png").unlink() for i in (1, 2, 3) for kind in ("images", "masks")],
+        {},
+        ["one image"],
+    ),
+    "a pattern that nothing is named like": (
+        lambda root: None,
+        {"mask_name": "*_gt"},
+        ["mask_name", "*_gt", "masks/a0"],
+    ),
+    "one folder without a pattern": (lambda root: None, {"masks": "images"}, ["mask_name"]),
+    "no class file": (lambda root: (root / "classes.txt").unlink(), {}, ["classes.txt", "config.data.folder.classes"]),
+    "two class files": (lambda root: (root / "classes.yaml").touch(), {}, ["classes.txt", "classes.yaml"]),
+    "an empty class file": (lambda root: (root / "classes.txt").write_text(""), {}, ["classes.txt", "no class"]),
+    "a class file that is not there": (lambda root: None, {"classes": "mine.txt"}, ["mine.txt", "folder.classes"]),
+    "a class file that is no text": (lambda root: (root / "classes.txt").write_bytes(b"\xff\xfe"), {}, ["UTF-8"]),
+    "a CSV that is not there": (lambda root: None, CSV, ["pairs.csv", "folder.pairs"]),
+    "a CSV without its columns": (csv_text("image,label\na,b"), CSV, ["pairs.csv", "'mask'"]),
+    "an empty CSV": (csv_text(""), CSV, ["pairs.csv", "'image'"]),
+    "a CSV without lines": (csv_text("image,mask\n"), CSV, ["pairs.csv", "no pairs"]),
+    "a CSV with a missing file": (csv_text(f"image,mask\n{IMAGE},masks/b.png"), CSV, ["line 2", "masks/b.png"]),
+    "a CSV with a missing cell": (csv_text(f"image,mask\n{IMAGE}"), CSV, ["line 2", "mask"]),
+    "a CSV with an unknown split": (csv_text(f"image,mask,split\n{IMAGE},{MASK},dev"), CSV, ["line 2", "'dev'"]),
+    "a CSV with an image twice": (csv_text(f"image,mask\n{IMAGE},{MASK}\n{IMAGE},{MASK}"), CSV, ["line 3", "line 2"]),
+    "a CSV with nothing to train on": (csv_text(f"image,mask,split\n{IMAGE},{MASK},val"), CSV, ["only val", "train"]),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_bad_folder_is_refused_in_a_sentence_and_nothing_is_left(name, tmp_path):
+    damage, layout, named = BROKEN[name]
+    source = write(tmp_path / "own")
+    damage(source)
+    with pytest.raises(UserError) as caught:
+        prepare(source, tmp_path / "data", **layout)
+    assert_one_sentence(caught.value, *named)
+    assert not list(tmp_path.rglob("*.array_record*"))
+
+
+def test_a_source_that_is_not_set_or_not_there_is_named(tmp_path):
+    for source, named in (("", "is not set"), (tmp_path / "nowhere", "nowhere")):
+        with pytest.raises(UserError) as caught:
+            builders.describe_folder(source, FolderLayout())
+        assert_one_sentence(caught.value, "config.data.source", named)
+
+
+def test_images_outside_train_and_val_are_not_dropped_silently(tmp_path):
+    write(tmp_path, names=["train/x", "val/x", "extra/x"])
+    with pytest.raises(UserError, match="extra/x"):
+        split_names(tmp_path)
+
+
+def test_255_is_ignored_unless_it_may_be_the_second_of_two_classes():
+    mask = Image.fromarray(np.array([[0, 255]], np.uint8))
+    read = partial(mask_reading.training_ids, mask, mask_format="indices", where="m.png", assumed=True)
+    with pytest.raises(UserError, match=r"255: NAME.*255: ignore"):
+        read(table=parse("no\ncrack", "c.txt"))
+    assert read(table=parse("0: no\n255: crack", "c.txt")).tolist() == [[0, 1]]
+    assert read(table=parse("0: no\n1: crack\n255: ignore", "c.txt")).tolist() == [[0, 255]]
+    assert read(table=parse(PLAIN, "c.txt")).tolist() == [[0, 255]]
+
+
+# --- photographs that viewers turn ------------------------------------------------------------------------------------
+
+
+def with_orientation(source: Path, orientation: int, mask: np.ndarray, size=(24, 16)) -> Path:
+    """Makes a1 a photograph with a bright left edge as it is stored; returns the folder."""
+    pixels = np.zeros((*size[::-1], 3), np.uint8)
+    pixels[:, :8] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (source / IMAGE).unlink()
+    Image.fromarray(pixels).save(source / "images/a1.jpg", exif=exif, quality=95)
+    Image.fromarray(mask).save(source / MASK)
+    return source
+
+
+def left_is_bright(image: np.ndarray) -> bool:
+    return image[:, :8].mean() > 240 and image[:, 8:].mean() < 15
+
+
+def test_a_photograph_is_turned_where_its_mask_was_made_for_the_turned_one(tmp_path, capfd):
+    source = with_orientation(write(tmp_path / "own"), 6, np.ones((24, 16), np.uint8))
+    example = examples(prepare(source, tmp_path / "data"))["a1"]
+    # 6: the viewer turns it clockwise, so that its left edge comes to the top.
+    assert example["image"].shape == (24, 16, 3) and left_is_bright(np.swapaxes(example["image"], 0, 1))
+    assert "1 images" in capfd.readouterr().err
+
+
+def test_a_photograph_stays_as_stored_where_its_mask_fits_that(tmp_path, capfd):
+    source = with_orientation(write(tmp_path / "own"), 6, np.ones((16, 24), np.uint8))
+    assert left_is_bright(examples(prepare(source, tmp_path / "data"))["a1"]["image"])
+    assert "left as they are stored" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (24, 16)), (6, (16, 16))])
+def test_where_its_size_does_not_tell_the_user_must(orientation, size, tmp_path):
+    source = with_orientation(write(tmp_path / "own"), orientation, np.ones(size[::-1], np.uint8), size)
+    with pytest.raises(UserError) as caught:
+        prepare(source, tmp_path / "data")
+    assert_one_sentence(caught.value, "images/a1.jpg", "config.data.folder.orientation")
+    stored, turned = (
+        examples(prepare(source, tmp_path / choice, orientation=choice))["a1"]["image"]
+        for choice in ("stored", "turned")
+    )
+    assert left_is_bright(stored) and not left_is_bright(turned)
+
+
+# --- records that are there already -----------------------------------------------------------------------------------
+
+
+def stamps(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_prepared_twice_is_not_written_again(tmp_path, capsys):
+    source = write(tmp_path / "own")
+    prepare(source, tmp_path / "data")
+    before = stamps(tmp_path / "data")
+    capsys.readouterr()
+    assert len(examples(prepare(source, tmp_path / "data"))) == 4
+    assert stamps(tmp_path / "data") == before and not capsys.readouterr().out
+
+
+def test_folders_of_the_same_name_are_kept_apart(tmp_path):
+    ours, theirs = write(tmp_path / "a/own"), write(tmp_path / "b/own", 3)
+    assert len(examples(prepare(ours, tmp_path / "data"))) == 4
+    assert len(examples(prepare(theirs, tmp_path / "data"))) == 3
+    assert len(examples(prepare(ours, tmp_path / "data"))) == 4
+
+
+CHANGES = {
+    "another order of classes": (lambda root: (root / "classes.txt").write_text("sky\nroad\ntree"), {}, "classes"),
+    "another value": (lambda root: (root / "classes.txt").write_text("1: road\n0: sky\n2: tree"), {}, "values"),
+    "colours": (lambda root: (root / "classes.txt").write_text(COLOURED), {}, "colours"),
+    "another fraction": (lambda root: None, {"val_fraction": 0.4}, "val_fraction"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_after_preparation_is_noticed_and_said(name, tmp_path):
+    change, layout, named = CHANGES[name]
+    source = write(tmp_path / "own")
+    prepare(source, tmp_path / "data")
+    before = stamps(tmp_path / "data")
+    change(source)
+    with pytest.raises(UserError) as caught:
+        prepare(source, tmp_path / "data", **layout)
+    assert_one_sentence(caught.value, str(tmp_path / "data" / "folder"), named, "delete")
+    assert stamps(tmp_path / "data") == before
+
+
+def test_added_images_are_told_of(tmp_path, capsys):
+    source = write(tmp_path / "own")
+    prepare(source, tmp_path / "data")
+    write(source, 6)
+    capsys.readouterr()
+    assert len(examples(prepare(source, tmp_path / "data"))) == 4
+    assert "Note" in capsys.readouterr().out
+    write(source, 7)
+    (source / "masks/a6.png").unlink()  # not yet drawn: no reason to stop
+    assert len(examples(prepare(source, tmp_path / "data"))) == 4
+
+
+# --- the number of classes --------------------------------------------------------------------------------------------
+
+
+def test_0_classes_are_as_many_as_the_dataset_has(tmp_path):
+    dataset = builders.describe_folder(write(tmp_path), FolderLayout())
+    config = ConfigDict({"data": {"num_classes": 0}})
+    configuration.resolve_classes(config, dataset)
+    assert config.data.num_classes == 3
+    with pytest.raises(UserError, match=r"config\.data\.num_classes is 3: folder has 2"):
+        configuration.resolve_classes(config, replace(dataset, classes=NAMES[:2], palette=COLOURS[:2]))
+
+
+# --- the whole program ------------------------------------------------------------------------------------------------
+
+
+def run(source: Path, root: Path) -> subprocess.CompletedProcess:
+    small = {
+        "data.source": source,
+        "data.dir": root / "data",
+        "data.crop_size": "(32,32)",
+        "compilation_cache": "",
+        "batch_size": 2,
+        "total_steps": 2,
+        "model.channels": 16,
+        "model.aux_channels": 8,
+        "model.context_prior": False,  # less to compile
+    }
+    command = [sys.executable, "main.py", "--config=configs/folder.py", f"--workdir={root / 'run'}"]
+    command += [f"--config.{field}={value}" for field, value in small.items()]
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_newcomers_folder_is_trained_on_by_naming_it(tmp_path):
+    source = write(tmp_path / "own", image="images/berlin/{}.png", mask="masks/berlin/{}_mask.png")
+    result = run(source, tmp_path)
+    assert result.returncode == 0, result.stderr
+    evaluation = json.loads((tmp_path / "run/eval.json").read_text())
+    assert tuple(evaluation["per_class"]) == NAMES and evaluation["images"] == 1
+    assert json.loads((tmp_path / "run/config.json").read_text())["data"]["num_classes"] == 3
+    assert len(list((tmp_path / "run/predictions/berlin").glob("*.png"))) == 1
+
+
+def test_a_mistake_gets_one_sentence_and_exit_2(tmp_path):
+    source = write(tmp_path / "own")
+    BROKEN["unknown colour"][0](source)
+    result = run(source, tmp_path)
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "(9, 8, 7)" in line and MASK in line
+    assert not (tmp_path / "run").exists() and not list(tmp_path.rglob("*.array_record*"))
