@@ -158,7 +158,7 @@ def test_names_and_palette_are_the_published_ones():
 
 def test_the_config_fits_the_dataset():
     config = importlib.import_module("configs.cityscapes").get_config()
-    configuration.check_dataset(config, catalog.get(config.data.name))
+    configuration.resolve_classes(config, catalog.get(config.data.name))
 
 
 # what is done to the tree -> what the sentence must name
