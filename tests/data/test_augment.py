@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cpnet_jax.data.augment import augment
+from cpnet_jax.data import augment as augmentation
 
 IGNORED = 255
 FILL = (123.675, 116.28, 103.53)
@@ -15,6 +15,14 @@ SCALES = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
 # Colour of each label value; the padding's is that of the ignored label.
 COLOURS = np.random.default_rng(7).integers(0, 256, (256, 3)).astype(np.uint8)
 COLOURS[IGNORED] = ROUNDED_FILL
+
+
+def augment(
+    image: np.ndarray, label: np.ndarray, rng: np.random.Generator, **settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of an image that is there already."""
+    return augmentation.augment(lambda scale: (image, 1), label, rng, **settings)
+
 
 run = partial(augment, flip_probability=0.5, fill=FILL, ignore_label=IGNORED)
 

@@ -106,7 +106,7 @@ def test_preparing_and_reading_need_no_tensorflow(source, tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
     records = builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out", source), "train")
     stream = pipeline.TrainStream(
-        records, decode=decode11, augmentation=lambda i, x, _: (i[:4, :4], x[:4, :4]), batch_size=2, seed=0
+        records, transform=lambda record, _: {"image": decode11(record)["image"][:4, :4]}, batch_size=2, seed=0
     )
     assert next(stream)["image"].shape == (2, 4, 4, 3)
     assert "tensorflow" not in sys.modules

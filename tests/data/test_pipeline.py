@@ -25,13 +25,13 @@ def make_records(count: int) -> list[dict]:
     return [{"id": f"e{i}", "image": png(np.full((6, 8, 3), i, np.uint8)), "label": label} for i in range(count)]
 
 
-def noted(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An augmentation that writes down what the rng gave it."""
-    return image[:1, :1], rng.integers(256, size=(2, 2)).astype(np.uint8)
+def noted(record: dict, rng: np.random.Generator) -> dict:
+    """A transform that writes down what the rng gave it."""
+    return {"image": decode4(record)["image"][:1, :1], "label": rng.integers(256, size=(2, 2)).astype(np.uint8)}
 
 
 def stream(count: int = 7, **settings) -> TrainStream:
-    defaults = {"decode": decode4, "augmentation": noted, "batch_size": 4, "seed": 0}
+    defaults = {"transform": noted, "batch_size": 4, "seed": 0}
     return TrainStream(make_records(count), **{**defaults, **settings})
 
 
@@ -199,7 +199,7 @@ def test_a_bad_record_stops_the_stream_as_a_user_error(threads):
     records = make_records(5)
     records[3]["label"] = one_value(9)
     with pytest.raises(UserError, match="e3"):
-        settings = {"decode": decode4, "augmentation": noted, "batch_size": 1, "seed": 0, "threads": threads}
+        settings = {"transform": noted, "batch_size": 1, "seed": 0, "threads": threads}
         list(islice(TrainStream(records, **settings), 5))
     with pytest.raises(UserError, match="e3"):
         list(examples(records, decode=decode4, threads=threads))
