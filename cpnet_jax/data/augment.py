@@ -108,7 +108,7 @@ def resize_bilinear(image: Image, scale: Fraction, window: Window) -> Image:
         return image[window]
     rows, columns = (_support(span, side, scale) for span, side in zip(window, image.shape, strict=False))
     part = image[rows, columns]
-    if min(part.shape[:2]) * scale < 1:  # OpenCV makes no image of half a pixel
+    if min(part.shape[:2]) * scale <= Fraction(1, 2):  # OpenCV would make it an image without pixels
         return resize_nearest(image, scale, window)
     # By factors rather than by size, which would round them.
     resized = cv2.resize(part, None, fx=float(scale), fy=float(scale), interpolation=cv2.INTER_LINEAR)
