@@ -174,9 +174,7 @@ class Pictures(Dataset):
 
 
 def _imread(path: Path, flags: int) -> np.ndarray:
-    return cv2.imdecode(
-        np.frombuffer(path.read_bytes(), np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION * (flags >= 0)
-    )
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), flags)
 
 
 def _normalised(image: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{field} is {value}: it must be positive")
     scales = config.data.scales
     if not scales or any(not isinstance(scale, int | float) or scale < 0.01 for scale in scales):
-        raise UserError(f"config.data.scales is {tuple(scales)}: give at least one number, none below 0.01")
+        raise UserError(f"config.data.scales is {tuple(scales)}: give at least one positive number, 0.01 or more")
     if config.model.aggregation_kernel % 2 == 0:
         raise UserError(f"config.model.aggregation_kernel is {config.model.aggregation_kernel}: it must be odd")
 

@@ -69,12 +69,12 @@ def _decode_jpeg(data: bytes, scale: float) -> Decoded:
         pixels = simplejpeg.decode_jpeg(data, **smallest if reduction > 1 else {})
         return Decoded(pixels, reduction, (height, width))
     except ValueError:
-        return _decode_unusual_jpeg(data)
+        return _decode_imperfect_jpeg(data)
 
 
-def _decode_unusual_jpeg(data: bytes) -> Decoded:
-    """CMYK, which simplejpeg does not turn into RGB, and stray bytes that do no harm, at which it stops; Pillow too
-    refuses a file that is cut short."""
+def _decode_imperfect_jpeg(data: bytes) -> Decoded:
+    """Stray bytes that do no harm, at which simplejpeg stops, are in files of well-known datasets. Pillow reads over
+    them, and still refuses a file that is cut short."""
     try:
         pixels = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

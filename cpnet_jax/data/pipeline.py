@@ -5,15 +5,16 @@ processes. Batch t is the same whatever the number of threads, worker processes 
 stream is one number: how many global batches have been taken.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import cv2
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int, UInt8
 
 from cpnet_jax.data import codecs
 from cpnet_jax.data.augment import LoadImage
@@ -167,21 +168,28 @@ def _leave_threads_to_grain(*_: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _shuffled(records: Sequence[Any], seed: int) -> grain.MapDataset:
+def _shuffled(records: Sequence[Record], seed: int) -> grain.MapDataset:
     return grain.MapDataset.source(records).seed(seed).shuffle().repeat()
 
 
 def _class_uniform(records: Sequence[Record], presence: Bool[np.ndarray, "n classes"], seed: int) -> grain.MapDataset:
     members = [np.flatnonzero(shown) for shown in presence.T if shown.any()]
-    seeds = np.random.SeedSequence(seed).generate_state(len(members))
-    streams = [_shuffled(indices, int(own)) for indices, own in zip(members, seeds, strict=True)]
-    turns = _shuffled(range(len(members)), seed)
-    return turns.map_with_index(partial(_take_turn, records=records, streams=streams))
+    draw = partial(_draw_by_class, records=records, members=members, seed=seed)
+    return grain.MapDataset.range(sys.maxsize).seed(seed).map(draw)
 
 
-def _take_turn(place: int, turn: int, *, records: Sequence[Record], streams: list[grain.MapDataset]) -> Record:
+def _draw_by_class(place: int, *, records: Sequence[Record], members: list[np.ndarray], seed: int) -> Record:
     """Every round has each class once, so the round is how often a class has had its turn."""
-    return records[int(streams[turn][place // len(streams)])]
+    turn, place = divmod(place, len(members))
+    label = _permutation(len(members), (seed, 0, turn))[place]
+    epoch, place = divmod(turn, len(members[label]))
+    return records[int(members[label][_permutation(len(members[label]), (seed, 1 + int(label), epoch))[place]])]
+
+
+# Grain's shuffle, which looks up one place at a time, takes milliseconds for sets as small as a rare class.
+@lru_cache(maxsize=1024)
+def _permutation(count: int, key: tuple[int, ...]) -> Int[np.ndarray, "count"]:
+    return np.random.default_rng(key).permutation(count)
 
 
 def examples(records: Sequence[Record], *, decode: Callable[[Record], Example], threads: int = 4) -> Iterator[Example]:
