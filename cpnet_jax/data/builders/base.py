@@ -49,6 +49,10 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         self.source_path = source
         super().__init__(data_dir=data_dir)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """The records carry their builder into worker processes; TFDS would call __init__ with arguments of its own."""
+        return partial(type(self), data_dir=self.data_dir_root, source=self.source_path), ()
+
     @cached_property
     def source(self) -> Source:
         """Where the raw files are; UserError where that is not said or not there."""
