@@ -34,7 +34,12 @@ def get_config() -> ml_collections.ConfigDict:
     data.flip_probability = 0.5
     data.mean = (123.675, 116.28, 103.53)  # RGB, 0 .. 255
     data.std = (58.395, 57.12, 57.375)
-    data.threads = 4  # that decode and augment
+    data.cat_max_ratio = 1.0  # share of a crop that one class may have, up to 10 tries (elsewhere: 0.75); 1: any
+    data.photometric_jitter = False  # brightness, contrast, saturation and hue, as mmsegmentation's
+    data.class_uniform = False  # draw the images of every class equally often, however rare it is
+    data.workers = 0  # processes that decode and augment; 0: in this one
+    data.threads = 4  # that do so in each of these processes
+    data.batches_ahead = 2  # moved to the devices before the step asks for them
 
     # Of the dataset "folder", one's own images; paths are as below data.source. See docs/your_own_data.md.
     data.folder = folder = ml_collections.ConfigDict()

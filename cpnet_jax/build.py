@@ -10,7 +10,7 @@ from cpnet_jax import losses
 from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.augment import augment
 from cpnet_jax.data.catalog import Dataset, FolderLayout
-from cpnet_jax.data.pipeline import Augmentation
+from cpnet_jax.data.pipeline import Transform, augmented
 from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
@@ -71,12 +71,20 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
     )
 
 
-def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Augmentation:
-    return partial(
+def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Transform:
+    augmentation = partial(
         augment,
         crop_size=tuple(config.data.crop_size),
         scales=tuple(config.data.scales),
         flip_probability=config.data.flip_probability,
-        fill=config.data.mean,
+        fill=tuple(config.data.mean),
         ignore_label=dataset.ignore_label,
+        cat_max_ratio=config.data.cat_max_ratio,
+        jitter=config.data.photometric_jitter,
+    )
+    return partial(
+        augmented,
+        num_classes=len(dataset.classes),
+        ignore_label=dataset.ignore_label,
+        augmentation=augmentation,
     )

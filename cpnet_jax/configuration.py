@@ -22,6 +22,8 @@ FREE_ON_RESUME = {
     "data.dir",
     "data.source",
     "data.threads",
+    "data.workers",
+    "data.batches_ahead",
     "data.eval_split",
     "eval.batch_size",
     "eval.checkpoint",
@@ -56,7 +58,10 @@ RANGES = (
     ("data.num_classes", 0, 255),
     ("data.folder.val_fraction", 0.001, 0.999),
     ("data.flip_probability", 0, 1),
+    ("data.cat_max_ratio", 0, 1),
     ("data.threads", 0, math.inf),
+    ("data.workers", 0, math.inf),
+    ("data.batches_ahead", 1, math.inf),
     ("model.channels", 1, math.inf),
     ("model.aux_channels", 0, math.inf),
     ("model.aggregation_kernel", 1, math.inf),
@@ -102,8 +107,8 @@ def check(config: ml_collections.ConfigDict) -> None:
         if value is not None and value <= 0:
             raise UserError(f"config.{field} is {value}: it must be positive")
     scales = config.data.scales
-    if not scales or any(not isinstance(scale, int | float) or scale <= 0 for scale in scales):
-        raise UserError(f"config.data.scales is {tuple(scales)}: give at least one positive number")
+    if not scales or any(not isinstance(scale, int | float) or scale < 0.01 for scale in scales):
+        raise UserError(f"config.data.scales is {tuple(scales)}: give at least one positive number, 0.01 or more")
     if config.model.aggregation_kernel % 2 == 0:
         raise UserError(f"config.model.aggregation_kernel is {config.model.aggregation_kernel}: it must be odd")
 

@@ -7,9 +7,12 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
+from jaxtyping import Bool
 
 from cpnet_jax import build, configuration, sharding
-from cpnet_jax.data import builders, pipeline
+from cpnet_jax.data import builders, pipeline, presence
+from cpnet_jax.data.device_batches import DeviceBatches
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation import pictures
@@ -39,8 +42,9 @@ class Experiment:
                 f"config.batch_size is {config.batch_size} in {config.optimizer.accumulate} part(s): each part must be "
                 f"a multiple of the {devices} devices"
             )
-        builder = builders.prepare(self.dataset, config.data.dir, config.data.source)
-        self.train_records = builders.records(builder, config.data.train_split or self.dataset.train_split)
+        self._builder = builder = builders.prepare(self.dataset, config.data.dir, config.data.source)
+        self._train_split = config.data.train_split or self.dataset.train_split
+        self.train_records = builders.records(builder, self._train_split)
         self.eval_split = config.data.eval_split or self.dataset.eval_split
         self.eval_records = builders.records(builder, self.eval_split)
         configuration.resolve_durations(config, len(self.train_records))
@@ -68,18 +72,25 @@ class Experiment:
         create = partial(create_state, self.model, self.tx, tuple(self.config.data.crop_size), self.config.seed)
         return jax.jit(create, out_shardings=sharding.replicated(self.mesh))
 
-    def train_stream(self, position: int) -> pipeline.TrainStream:
-        """This process's training batches from that global batch on."""
-        return pipeline.TrainStream(
+    def train_stream(self, position: int) -> DeviceBatches:
+        """The global training batches from that one on, on the devices."""
+        data = self.config.data
+        stream = pipeline.TrainStream(
             self.train_records,
-            decode=self._decode,
-            augmentation=build.make_augmentation(self.config, self.dataset),
+            transform=build.make_augmentation(self.config, self.dataset),
             batch_size=self.config.batch_size,
             seed=self.config.seed,
             position=position,
             process=(jax.process_index(), jax.process_count()),
-            threads=self.config.data.threads,
+            threads=data.threads,
+            workers=data.workers,
+            presence=self._class_presence() if data.class_uniform else None,
         )
+        return DeviceBatches(self.mesh, stream, ahead=data.batches_ahead)
+
+    def _class_presence(self) -> Bool[np.ndarray, "n classes"]:
+        cache = presence.cache_file(self._builder.data_dir, self._train_split)
+        return presence.class_presence(self.train_records, self.dataset, cache)
 
     def train_step(self) -> Any:
         """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""

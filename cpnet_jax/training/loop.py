@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from cpnet_jax import configuration, files, sharding
+from cpnet_jax import configuration, files
 from cpnet_jax.errors import TrainingDiverged
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.experiment import Experiment
@@ -68,7 +68,7 @@ def _loop(
     config, total = experiment.config, experiment.config.total_steps
     train_step = experiment.train_step()
     stream = experiment.train_stream(position=start)
-    with Progress(total, "Training", initial=start) as progress:
+    with stream, Progress(total, "Training", initial=start) as progress:
         monitor = _Monitor(experiment, writer, progress)
         progress.say(_announcement(experiment, start))
         for step in range(start, total + 1):
@@ -96,7 +96,7 @@ def _loop(
             monitor.resume_clock()
 
             # next(batch)
-            batch = sharding.to_devices(experiment.mesh, next(stream))
+            batch = next(stream)
 
             # step
             state, metrics = train_step(state, batch)

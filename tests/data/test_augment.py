@@ -1,12 +1,13 @@
 """Augmentation moves an image and its label together, and nothing else decides it than the rng."""
 
+from fractions import Fraction
 from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 
-from cpnet_jax.data.augment import augment
+from cpnet_jax.data import augment as augmentation
 
 IGNORED = 255
 FILL = (123.675, 116.28, 103.53)
@@ -15,6 +16,14 @@ SCALES = (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
 # Colour of each label value; the padding's is that of the ignored label.
 COLOURS = np.random.default_rng(7).integers(0, 256, (256, 3)).astype(np.uint8)
 COLOURS[IGNORED] = ROUNDED_FILL
+
+
+def augment(
+    image: np.ndarray, label: np.ndarray, rng: np.random.Generator, **settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of an image that is there already."""
+    return augmentation.augment(lambda scale: (image, 1), label, rng, **settings)
+
 
 run = partial(augment, flip_probability=0.5, fill=FILL, ignore_label=IGNORED)
 
@@ -157,3 +166,129 @@ def test_no_label_value_is_invented(seed):
     label = np.random.default_rng(seed).choice(values, (37, 41))
     _, result = run(COLOURS[label], label, np.random.default_rng(seed), crop_size=(48, 32), scales=SCALES)
     assert set(np.unique(result)) <= {*values, IGNORED}
+
+
+# --- only what is shown is worked on ----------------------------------------------------------------------------------
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("scale", [*SCALES, 1.25, 0.3, 1 / 3, 0.833, 2.37])
+@pytest.mark.parametrize("size", [(61, 83), (40, 90), (5, 7)])
+def test_window_of_a_resized_image_is_that_of_the_whole_image_resized(scale, size):
+    image, fraction = noise(*size), Fraction(scale).limit_denominator(1000)
+    factor = float(fraction)
+    whole = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+    scaled = augmentation.scaled_size(size, fraction)
+    for seed in range(20):
+        window = augmentation.random_window(scaled, (20, 28), np.random.default_rng(seed))
+        assert np.array_equal(augmentation.resize_bilinear(image, fraction, window), whole[window])
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_window_of_a_resized_label_is_that_of_the_whole_label_resized(scale):
+    label, fraction = noise(61, 83)[..., 0], Fraction(scale)
+    scaled = augmentation.scaled_size(label.shape, fraction)
+    whole = augmentation.resize_nearest(label, fraction, (slice(0, scaled[0]), slice(0, scaled[1])))
+    for seed in range(10):
+        window = augmentation.random_window(scaled, (20, 28), np.random.default_rng(seed))
+        assert np.array_equal(augmentation.resize_nearest(label, fraction, window), whole[window])
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.4, 0.25])
+def test_an_image_decoded_smaller_shows_the_same(scale):
+    """On a ramp, where averaging and picking agree, up to rounding; a pixel's offset would be 4 levels."""
+    rows, columns = np.mgrid[:60, :62]
+    image = np.stack([4 * rows, 4 * columns, 2 * rows + 2 * columns], -1).astype(np.uint8)
+    reduced = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    settings = {"crop_size": (12, 14), "scales": [scale], "flip_probability": 0.5, "fill": FILL, "ignore_label": 255}
+    asked = []
+
+    def load_reduced(wanted: float) -> tuple[np.ndarray, int]:
+        asked.append(wanted)
+        return reduced, 2
+
+    label = image[..., 2]
+    for seed in range(10):
+        whole = augment(image, label, np.random.default_rng(seed), **settings)
+        half = augmentation.augment(load_reduced, label, np.random.default_rng(seed), **settings)
+        assert np.abs(whole[0].astype(int) - half[0]).max() <= 1
+        assert np.array_equal(whole[1], half[1])
+    assert asked == [pytest.approx(scale)] * 10
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def lopsided() -> tuple[np.ndarray, np.ndarray]:
+    """Half of it one class alone, the other half many, a third of both void."""
+    label = np.full((60, 120), 1, np.uint8)
+    label[:, 60:] = np.random.default_rng(0).integers(2, 6, (60, 60))
+    label[::3] = IGNORED
+    return COLOURS[label], label
+
+
+def share(label: np.ndarray) -> float:
+    counts = np.bincount(label[label != IGNORED])
+    return counts.max() / counts.sum()
+
+
+def test_no_class_takes_more_of_a_crop_than_allowed_where_crops_allow_it():
+    image, label = lopsided()
+    draws = {"crop_size": (20, 20), "scales": [1.0]}
+    shares = {
+        limit: [share(run(image, label, np.random.default_rng(i), cat_max_ratio=limit, **draws)[1]) for i in range(150)]
+        for limit in (1.0, 0.75)
+    }
+    assert np.mean(np.array(shares[1.0]) > 0.75) > 0.3
+    assert np.mean(np.array(shares[0.75]) > 0.75) < 0.02  # ten crops may all be bad: 0.4 ** 10
+    unchanged = [a for a, b in zip(shares[1.0], shares[0.75], strict=True) if a <= 0.75 and a == b]
+    assert len(unchanged) == sum(a <= 0.75 for a in shares[1.0]), "a crop that is good is the first one drawn"
+
+
+@pytest.mark.parametrize("value", [3, IGNORED])
+def test_a_label_that_allows_no_good_crop_still_gives_one(value):
+    image, label = noise(40, 40), np.full((40, 40), value, np.uint8)
+    _, crop = run(image, label, np.random.default_rng(0), crop_size=(16, 16), scales=[1.0], cat_max_ratio=0.75)
+    assert (crop == value).all()
+
+
+def test_jitter_leaves_geometry_labels_and_padding_alone():
+    image, label = coordinates(30, 30)
+    changed = 0
+    for seed in range(20):
+        plain, jittered = (
+            run(image, label, np.random.default_rng(seed), crop_size=(40, 24), scales=[1.0], jitter=jitter)
+            for jitter in (False, True)
+        )
+        assert np.array_equal(plain[1], jittered[1])
+        assert (jittered[0][jittered[1] == IGNORED] == ROUNDED_FILL).all()
+        changed += not np.array_equal(plain[0], jittered[0])
+    assert changed >= 15  # each of four changes has probability 1/2
+
+
+def jittered(colour: tuple[int, int, int], draws: int = 400) -> np.ndarray:
+    image = np.full((1, 1, 3), colour, np.uint8)
+    results = [augmentation.photometric_jitter(image, np.random.default_rng(seed))[0, 0] for seed in range(draws)]
+    assert (image == colour).all()
+    return np.array(results).astype(int)
+
+
+def test_jitter_moves_grey_within_its_published_bounds():
+    grey = jittered((100, 100, 100))
+    assert (np.ptp(grey, axis=1) == 0).all(), "grey has neither saturation nor hue"
+    levels = grey[:, 0]
+    assert 34 <= levels.min() < 60 and 160 < levels.max() <= 198  # (100 - 32) / 2 to (100 + 32) * 1.5
+    assert 0.15 < np.mean(levels == 100) < 0.35
+
+
+def test_jitter_moves_hue_and_saturation_within_their_published_bounds():
+    hsv = cv2.cvtColor(jittered((160, 80, 80)).astype(np.uint8)[None], cv2.COLOR_RGB2HSV)[0].astype(int)
+    turned = (hsv[:, 0] + 90) % 180 - 90
+    bright = hsv[:, 2] > 60  # of dark colours, 8 bits say little
+    assert -20 <= turned[bright].min() < -12 and 12 < turned[bright].max() <= 20
+    ratio = hsv[bright, 1] / 128
+    assert ratio.min() > 0.35 and ratio.max() > 1.3
+    assert 0.3 < np.mean(np.abs(turned) <= 1) < 0.7

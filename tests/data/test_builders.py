@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import pickle
 import shutil
 import subprocess
 import sys
@@ -106,10 +107,17 @@ def test_preparing_and_reading_need_no_tensorflow(source, tmp_path, monkeypatch)
     monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
     records = builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out", source), "train")
     stream = pipeline.TrainStream(
-        records, decode=decode11, augmentation=lambda i, x, _: (i[:4, :4], x[:4, :4]), batch_size=2, seed=0
+        records, transform=lambda record, _: {"image": decode11(record)["image"][:4, :4]}, batch_size=2, seed=0
     )
     assert next(stream)["image"].shape == (2, 4, 4, 3)
     assert "tensorflow" not in sys.modules
+
+
+def test_records_can_be_sent_to_worker_processes(camvid):
+    _, _, builder = camvid
+    records = builders.records(builder, "val")
+    sent = pickle.loads(pickle.dumps(records))
+    assert [sent[index] for index in range(len(records))] == [records[index] for index in range(len(records))]
 
 
 def test_prepared_twice_is_not_written_again(camvid):

@@ -1,5 +1,6 @@
 """Batches depend on the seed and the place in the stream alone; records that cannot be right are refused by name."""
 
+import hashlib
 from functools import partial
 from itertools import islice
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpnet_jax.data.pipeline import TrainStream, decode, examples
+from cpnet_jax.data.augment import augment
+from cpnet_jax.data.pipeline import TrainStream, augmented, decode, examples
 from cpnet_jax.errors import UserError
 
 CLASSES = 4
@@ -25,13 +27,13 @@ def make_records(count: int) -> list[dict]:
     return [{"id": f"e{i}", "image": png(np.full((6, 8, 3), i, np.uint8)), "label": label} for i in range(count)]
 
 
-def noted(image: np.ndarray, label: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """An augmentation that writes down what the rng gave it."""
-    return image[:1, :1], rng.integers(256, size=(2, 2)).astype(np.uint8)
+def noted(record: dict, rng: np.random.Generator) -> dict:
+    """A transform that writes down what the rng gave it."""
+    return {"image": decode4(record)["image"][:1, :1], "label": rng.integers(256, size=(2, 2)).astype(np.uint8)}
 
 
 def stream(count: int = 7, **settings) -> TrainStream:
-    defaults = {"decode": decode4, "augmentation": noted, "batch_size": 4, "seed": 0}
+    defaults = {"transform": noted, "batch_size": 4, "seed": 0}
     return TrainStream(make_records(count), **{**defaults, **settings})
 
 
@@ -121,6 +123,126 @@ def test_examples_gives_each_record_once_in_order(threads):
     assert list(examples([], decode=decode4)) == []
 
 
+# --- the stream that training takes, digested -------------------------------------------------------------------------
+
+BATCHES, POSITION = 100, 37
+
+
+def pictures(count: int = 23) -> list[dict]:
+    """JPEGs and PNGs in turn, of several sizes."""
+    rng = np.random.default_rng(0)
+    records = []
+    for index in range(count):
+        size = 30 + index % 7, 50 - index % 5
+        image = rng.integers(0, 256, (*size, 3)).astype(np.uint8)
+        encoded = cv2.imencode((".png", ".jpg")[index % 2], image)[1].tobytes()
+        label = rng.integers(0, CLASSES, size).astype(np.uint8)
+        records.append({"id": str(index), "image": encoded, "label": png(label)})
+    return records
+
+
+def training(**settings) -> TrainStream:
+    """Everything in use that draws random numbers. Of the package's own parts, so that workers can import them."""
+    augmentation = partial(
+        augment,
+        crop_size=(24, 32),
+        scales=(0.5, 1.0, 1.75),
+        flip_probability=0.5,
+        fill=(124, 116, 104),
+        ignore_label=255,
+        cat_max_ratio=0.27,
+        jitter=True,
+    )
+    transform = partial(augmented, num_classes=CLASSES, ignore_label=255, augmentation=augmentation)
+    return TrainStream(pictures(), transform=transform, batch_size=4, seed=5, **settings)
+
+
+def digest(batch: dict) -> str:
+    return hashlib.sha256(batch["image"].tobytes() + batch["label"].tobytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[str]:
+    """Of the first global batches: one process, no workers, no threads, never interrupted."""
+    found = [digest(batch) for batch in islice(training(threads=0), BATCHES)]
+    assert len(set(found)) == BATCHES
+    return found
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_workers_change_no_batch(expected, workers):
+    with training(workers=workers, threads=2) as batches:
+        assert [digest(batch) for batch in islice(batches, BATCHES)] == expected
+        assert batches.position == BATCHES
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_run_resumes_with_any_number_of_workers(expected, workers):
+    with training(workers=workers, threads=1, position=POSITION) as batches:
+        assert [digest(batch) for batch in islice(batches, 20)] == expected[POSITION : POSITION + 20]
+
+
+@pytest.mark.parametrize("position", [0, POSITION])
+def test_two_processes_hold_every_batch_between_them_example_by_example(expected, position):
+    """From the start, and when a run of one process is resumed with two."""
+    parts = [training(process=(index, 2), position=position) for index in range(2)]
+    for wanted in expected[position:]:
+        halves = [next(part) for part in parts]
+        joined = {
+            name: np.stack([half[name] for half in halves], axis=1).reshape(4, *halves[0][name].shape[1:])
+            for name in halves[0]
+        }
+        assert digest(joined) == wanted
+
+
+def test_a_worker_tells_of_a_bad_record_as_a_user_error():
+    bad = [{**make_records(1)[0], "id": "e3", "label": one_value(9)}]
+    transform = partial(augmented, num_classes=CLASSES, ignore_label=255, augmentation=None)
+    with (
+        TrainStream(bad, transform=transform, batch_size=1, seed=0, workers=1) as batches,
+        pytest.raises(UserError, match="e3"),
+    ):
+        next(batches)
+
+
+# --- class-uniform sampling -------------------------------------------------------------------------------------------
+
+# Class 0 in every record, class 1 in some, class 2 in one, class 3 in none.
+PRESENCE = np.zeros((12, 4), bool)
+PRESENCE[:, 0] = PRESENCE[::4, 1] = PRESENCE[5, 2] = True
+
+
+def drawn(rounds: int, **settings) -> np.ndarray:
+    """Records as drawn, a row a round."""
+    taken = flat(islice(stream(12, presence=PRESENCE, batch_size=3, **settings), rounds))
+    return np.array([example[0] for example in taken]).reshape(rounds, 3)
+
+
+def test_every_class_has_its_turn_in_every_round():
+    rounds = drawn(60)
+    assert (rounds == 5).any(axis=1).all()
+    assert np.isin(rounds, [0, 4, 8]).any(axis=1).all()
+    turns = [tuple(np.where(row == 5, 2, np.isin(row, [0, 4, 8]) * 1)) for row in rounds]
+    assert len(set(turns)) > 3, "in another order each time"
+
+
+def test_records_of_a_class_are_drawn_equally_often():
+    counts = np.bincount(drawn(36).ravel(), minlength=12)
+    others = np.setdiff1d(np.arange(12), [0, 4, 5, 8])
+    assert (counts[others] == 3).all(), "36 turns of class 0 over 12 records"
+    assert (counts[[0, 4, 8]] == 3 + 12).all(), "and 36 turns of class 1 over 3"
+    assert counts[5] == 3 + 36
+
+
+def test_class_uniform_batches_depend_on_seed_and_position_alone():
+    settings = {"count": 12, "presence": PRESENCE, "batch_size": 4}
+    first = [flat([batch]) for batch in islice(stream(**settings), 12)]
+    assert [flat([batch]) for batch in islice(stream(**settings, threads=0, position=5), 7)] == first[5:]
+    assert [flat([batch]) for batch in islice(stream(**settings, seed=1), 12)] != first
+    halves = [flat(islice(stream(**settings, process=(index, 2)), 12)) for index in range(2)]
+    assert sorted(halves[0] + halves[1]) == sorted(example for batch in first for example in batch)
+
+
 # --- decode -----------------------------------------------------------------------------------------------------------
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (5, 9, 3)).astype(np.uint8)
@@ -199,7 +321,7 @@ def test_a_bad_record_stops_the_stream_as_a_user_error(threads):
     records = make_records(5)
     records[3]["label"] = one_value(9)
     with pytest.raises(UserError, match="e3"):
-        settings = {"decode": decode4, "augmentation": noted, "batch_size": 1, "seed": 0, "threads": threads}
+        settings = {"transform": noted, "batch_size": 1, "seed": 0, "threads": threads}
         list(islice(TrainStream(records, **settings), 5))
     with pytest.raises(UserError, match="e3"):
         list(examples(records, decode=decode4, threads=threads))

@@ -4,9 +4,10 @@ import hashlib
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -77,6 +78,9 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         if self.is_prepared():
             self._check_settings()
             self._compare_with_source()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), self.DATASET, data_dir=self.data_dir_root, source=self.source_path), ()
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = super()._info()
