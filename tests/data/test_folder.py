@@ -3,6 +3,7 @@ in a sentence."""
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,12 @@ def test_images_masks_and_classes_txt_are_all_it_takes(tmp_path):
         assert np.array_equal(found[f"a{index}"]["image"], np.asarray(picture(index)))
         assert np.array_equal(found[f"a{index}"]["label"], ids(index))
     assert (builder.DATASET.classes, len(set(builder.DATASET.palette))) == (NAMES, 3)
+
+
+def test_records_can_be_sent_to_worker_processes(tmp_path):
+    records = builders.records(prepare(write(tmp_path / "own"), tmp_path / "data"), "train")
+    sent = pickle.loads(pickle.dumps(records))
+    assert [sent[index] for index in range(len(records))] == [records[index] for index in range(len(records))]
 
 
 def paletted(label: np.ndarray, palette: list[int]) -> Image.Image:
