@@ -95,7 +95,7 @@ def resize_nearest(picture: UInt8[np.ndarray, "h w ..."], scale: Fraction, windo
     return picture.take(rows, axis=0).take(columns, axis=1)
 
 
-def _sources(span: slice, side: int, scale: Fraction) -> Int[np.ndarray, "n"]:
+def _sources(span: slice, side: int, scale: Fraction) -> Int[np.ndarray, " n"]:
     """floor((x + 1/2) / scale) in whole numbers."""
     targets = np.arange(span.start, span.stop)
     return np.minimum((2 * targets + 1) * scale.denominator // (2 * scale.numerator), side - 1)

@@ -188,7 +188,7 @@ def _draw_by_class(place: int, *, records: Sequence[Record], members: list[np.nd
 
 # Grain's shuffle, which looks up one place at a time, takes milliseconds for sets as small as a rare class.
 @lru_cache(maxsize=1024)
-def _permutation(count: int, key: tuple[int, ...]) -> Int[np.ndarray, "count"]:
+def _permutation(count: int, key: tuple[int, ...]) -> Int[np.ndarray, " count"]:
     return np.random.default_rng(key).permutation(count)
 
 

@@ -44,7 +44,7 @@ def class_presence(records: Sequence[Record], dataset: Dataset, cache: Path) -> 
     return presence
 
 
-def _classes(record: Record, *, num_classes: int, ignore_label: int) -> Bool[np.ndarray, "classes"]:
+def _classes(record: Record, *, num_classes: int, ignore_label: int) -> Bool[np.ndarray, " classes"]:
     label = decode_label(record, num_classes=num_classes, ignore_label=ignore_label)
     return np.bincount(label.ravel(), minlength=num_classes)[:num_classes] > 0
 
