@@ -9,7 +9,7 @@ label, crop, flip, normalise to floats. Both read the same generated pictures, o
 - One core: both are pinned to it and take turns, so that whatever else the machine does meets both. What counts is CPU
   time an image, the median over the rounds; wall time is given too.
 - The baseline is measured three times: as it is; without normalising, since cpnet_jax leaves that to the device; and
-  also with labels encoded as cpnet_jax's records have them (they decode faster), which leaves the rest of the pipeline.
+  also with PNGs encoded as cpnet_jax's records have them (they decode faster), which leaves the rest of the pipeline.
 - Workers: images/s of wall time with that many processes, free to use all cores.
 
 Needs PyTorch (pip install -e '.[torch]'). Prints tables and one JSON line.
@@ -35,15 +35,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from configs import camvid, default
 from cpnet_jax.data.augment import augment
-from cpnet_jax.data.builders.base import encode_label
+from cpnet_jax.data.builders.base import encode_label, stored_image
 from cpnet_jax.data.pipeline import TrainStream, augmented
 
 BATCH, IGNORED = 16, 255
 OURS = "cpnet_jax"
+RECODED = "_recoded"
 BASELINES = {
-    "torch": (True, "labels"),
-    "torch, not normalised": (False, "labels"),
-    "torch, not normalised, our labels": (False, "labels_recoded"),
+    "torch": (True, ""),
+    "torch, not normalised": (False, ""),
+    "torch, not normalised, our files": (False, RECODED),
 }
 
 
@@ -67,19 +68,22 @@ CONFIG = default.get_config().data
 
 
 def write_pictures(folder: Path, case: Case, count: int) -> None:
-    """images, labels (as datasets are published: filtered PNGs) and labels_recoded (as our records are)."""
-    for name in ("images", "labels", "labels_recoded"):
+    """images and labels as datasets are published (PNGs with filters), and recoded as our records are."""
+    for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
+        (folder / (name + RECODED)).mkdir()
     for index in range(count):
         image, label = picture(case, np.random.default_rng(index))
         quality = [cv2.IMWRITE_JPEG_QUALITY, 75] if case.suffix == ".jpg" else []
-        cv2.imwrite(str(folder / "images" / f"{index}{case.suffix}"), image, quality)
+        path = folder / "images" / f"{index}{case.suffix}"
+        cv2.imwrite(str(path), image, quality)
+        (folder / f"images{RECODED}" / path.name).write_bytes(stored_image(path.read_bytes(), path.name))
         cv2.imwrite(
             str(folder / "labels" / f"{index}.png"),
             label,
             [cv2.IMWRITE_PNG_COMPRESSION, 6, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_ALL_FILTERS],
         )
-        (folder / "labels_recoded" / f"{index}.png").write_bytes(encode_label(label))
+        (folder / f"labels{RECODED}" / f"{index}.png").write_bytes(encode_label(label))
 
 
 def picture(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -118,8 +122,8 @@ class Records:
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {
             "id": str(index),
-            "image": (self.folder / "images" / f"{index}{self.suffix}").read_bytes(),
-            "label": (self.folder / "labels_recoded" / f"{index}.png").read_bytes(),
+            "image": (self.folder / f"images{RECODED}" / f"{index}{self.suffix}").read_bytes(),
+            "label": (self.folder / f"labels{RECODED}" / f"{index}.png").read_bytes(),
         }
 
 
@@ -143,9 +147,9 @@ def our_batches(folder: Path, case: Case, count: int, *, workers: int = 0, threa
 class Pictures(Dataset):
     """What mmsegmentation's usual training pipeline does, operation by operation."""
 
-    def __init__(self, folder: Path, case: Case, count: int, *, normalise: bool, labels: str) -> None:
+    def __init__(self, folder: Path, case: Case, count: int, *, normalise: bool, encoding: str) -> None:
         self.folder, self.case, self.count = folder, case, count
-        self.normalise, self.labels = normalise, labels
+        self.normalise, self.encoding = normalise, encoding
         self.rng = np.random.default_rng(0)
 
     def __len__(self) -> int:
@@ -153,8 +157,8 @@ class Pictures(Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         case, rng = self.case, self.rng
-        image = _imread(self.folder / "images" / f"{index}{case.suffix}", cv2.IMREAD_COLOR)
-        label = _imread(self.folder / self.labels / f"{index}.png", cv2.IMREAD_UNCHANGED)
+        image = _imread(self.folder / f"images{self.encoding}" / f"{index}{case.suffix}", cv2.IMREAD_COLOR)
+        label = _imread(self.folder / f"labels{self.encoding}" / f"{index}.png", cv2.IMREAD_UNCHANGED)
         scale = case.scales[rng.integers(len(case.scales))]
         size = tuple(int(side * scale + 0.5) for side in reversed(label.shape))
         image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
@@ -216,8 +220,8 @@ def per_core(folder: Path, case: Case, images: int, rounds: int) -> dict[str, di
     os.sched_setaffinity(0, {max(cores)})
     try:
         loaders = {OURS: our_batches(folder, case, images)} | {
-            name: torch_batches(Pictures(folder, case, images, normalise=normalise, labels=labels))
-            for name, (normalise, labels) in BASELINES.items()
+            name: torch_batches(Pictures(folder, case, images, normalise=normalise, encoding=encoding))
+            for name, (normalise, encoding) in BASELINES.items()
         }
         times = {name: [] for name in loaders}
         for turn in range(rounds + 1):
@@ -265,7 +269,7 @@ def main() -> None:
             write_pictures(folder, case, arguments.images)
             sizes = f"{mean_size(folder / 'images'):.0f} kB, label {mean_size(folder / 'labels'):.1f} kB"
             rates = per_core(folder, case, arguments.images, arguments.rounds)
-            pictures = Pictures(folder, case, arguments.images, normalise=True, labels="labels")
+            pictures = Pictures(folder, case, arguments.images, normalise=True, encoding="")
             makers = {
                 OURS: lambda n: our_batches(folder, case, arguments.images, workers=n, threads=1),  # noqa: B023
                 "torch": lambda n: torch_batches(pictures, workers=n),  # noqa: B023

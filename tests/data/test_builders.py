@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import errno
+import os
 import pickle
 import shutil
 import subprocess
@@ -83,10 +85,15 @@ def test_records_are_the_pairs_of_the_folders(camvid, split):
         assert example["label"].dtype == np.uint8
 
 
-def test_an_image_is_stored_as_its_very_bytes(camvid):
-    source, _, builder = camvid
-    for record in builders.records(builder, "val"):
-        assert record["image"] == (source / "val" / f"{record['id'].decode()}.png").read_bytes()
+def test_a_jpeg_is_stored_as_its_very_bytes_and_a_png_losslessly():
+    image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
+    stream = BytesIO()
+    Image.fromarray(image).save(stream, "JPEG")
+    assert base_module.stored_image(stream.getvalue(), "x.jpg") == stream.getvalue()
+    stored = base_module.stored_image(png(Image.fromarray(image)), "x.png")
+    assert np.array_equal(np.asarray(Image.open(BytesIO(stored))), image)
+    with pytest.raises(UserError, match=r"x\.png cannot be decoded"):
+        base_module.stored_image(b"no picture", "x.png")
 
 
 def test_the_test_split_may_be_absent(source, tmp_path):
@@ -162,6 +169,24 @@ def test_interrupted_preparation_leaves_nothing_taken_for_whole(source, tmp_path
         builders.prepare(catalog.CAMVID, tmp_path / "out", source)
     builder = builders.prepare(catalog.CAMVID, tmp_path / "out", source)
     assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"),
+        RuntimeError(f"write() failed: {os.strerror(errno.ENOSPC)}; at byte 7"),  # as the record writer has it
+    ],
+)
+def test_a_full_disk_is_said_so_and_leaves_nothing_taken_for_whole(source, tmp_path, monkeypatch, error):
+    def full(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="is full: make room") as caught:
+        patch.setattr(base_module, "read_pair", full)
+        builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+    assert str(tmp_path / "out") in str(caught.value)
+    assert len(builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out", source), "train")) == 3
 
 
 def test_of_two_processes_preparing_at_once_both_go_on(source, tmp_path, monkeypatch):

@@ -5,7 +5,9 @@ one-channel PNG of training ids: class indices, or 255 where nobody should look)
 """
 
 import contextlib
+import errno
 import io
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -92,6 +94,19 @@ def _write(builder: SegmentationBuilder, make: Callable[[], SegmentationBuilder]
         # The last step, the rename, found that another process had prepared the same records meanwhile.
         if not make().is_prepared():
             raise
+    except (OSError, RuntimeError) as error:
+        if not _disk_is_full(error):
+            raise
+        raise UserError(
+            f"the disk of {builder.data_dir} is full: make room, or name another config.data.dir; nothing of what was "
+            "written is kept"
+        ) from error
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """The record writer puts the system's reason into words of its own."""
+    reasons = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+    return any(reason in str(error) for reason in reasons)
 
 
 def _compare_sizes(builder: SegmentationBuilder) -> None:

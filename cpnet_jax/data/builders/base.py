@@ -15,10 +15,13 @@ import tensorflow_datasets as tfds
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
+from cpnet_jax.data import codecs
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 from cpnet_jax.progress import track
+
+JPEG_START = b"\xff\xd8"
 
 # (id, image bytes, label PNG)
 Example = tuple[str, bytes, bytes]
@@ -150,13 +153,35 @@ def match(
     return [Pair(key, found[images][key], found[labels][key]) for key in sorted(common)]
 
 
-def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
-    """Training ids as a one-channel PNG.
+# A PNG without row filters decodes faster: an image by a third, at a quarter more bytes; a label five times as fast,
+# and is no larger.
+UNFILTERED = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
+# Photographs hardly repeat themselves: looking for more than runs costs time on both sides and saves nothing.
+RUNS_ONLY = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 
-    Without row filters: labels are no smaller for them, and take five times as long to decode.
+
+def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
+    """Training ids as a one-channel PNG."""
+    return cv2.imencode(".png", label, UNFILTERED)[1].tobytes()
+
+
+def encode_image(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
+    """RGB as a PNG, losslessly."""
+    return cv2.imencode(".png", image[..., ::-1], (*UNFILTERED, *RUNS_ONLY))[1].tobytes()
+
+
+def stored_image(data: bytes, where: str) -> bytes:
+    """What a record holds of an image file: a JPEG as it is, of anything else the pixels, as `encode_image` has them.
+
+    Raises:
+      UserError: naming `where`, if training could not decode the data.
     """
-    options = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
-    return cv2.imencode(".png", label, options)[1].tobytes()
+    if data.startswith(JPEG_START):
+        return data
+    try:
+        return encode_image(codecs.decode_image(data).pixels)
+    except ValueError as error:
+        raise UserError(f"{where} cannot be decoded ({error}): save it as JPEG or PNG") from error
 
 
 def read_pair(
@@ -165,7 +190,7 @@ def read_pair(
     rule: dict[int, int],
     read_label: Callable[[Pair], Integer[np.ndarray, "h w"]],
 ) -> Example:
-    """(id, the image's bytes as they are, the label in training ids as a PNG).
+    """(id, the image as `stored_image` has it, the label in training ids as a PNG).
 
     Args:
       source: where the files are.
@@ -180,7 +205,11 @@ def read_pair(
     image = open_image(data, source.where(pair.image))
     label = read_label(pair)
     check_size(source, pair, image.size, label.shape[::-1])
-    return pair.name, data, encode_label(translate(label, rule, source.where(pair.label)))
+    return (
+        pair.name,
+        stored_image(data, source.where(pair.image)),
+        encode_label(translate(label, rule, source.where(pair.label))),
+    )
 
 
 def read_indices(source: Source, name: str) -> Integer[np.ndarray, "h w"]:

@@ -14,7 +14,15 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from cpnet_jax.data.builders.base import Example, Pair, SegmentationBuilder, check_size, encode_label, open_image
+from cpnet_jax.data.builders.base import (
+    Example,
+    Pair,
+    SegmentationBuilder,
+    check_size,
+    encode_label,
+    open_image,
+    stored_image,
+)
 from cpnet_jax.data.builders.masks import format_of, training_ids
 from cpnet_jax.data.builders.pairing import FIELD, find_pairs, read_text
 from cpnet_jax.data.builders.sources import Source
@@ -148,7 +156,7 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         if to_be_turned or file_format not in (*JPEGS, "PNG") or image.mode == "CMYK":
             data = _encode(image, file_format, where(pair.image))
         check_size(self.source, pair, image.size, mask.size)
-        return pair.name, data, encode_label(self._ids(pair, mask))
+        return pair.name, stored_image(data, where(pair.image)), encode_label(self._ids(pair, mask))
 
     def read_label(self, pair: Pair) -> UInt8[np.ndarray, "h w"]:
         """In training ids: how masks are stored is the class file's affair."""

@@ -11,7 +11,7 @@ from jaxtyping import Integer, UInt8
 from PIL import ExifTags, Image
 
 from cpnet_jax.data import pipeline
-from cpnet_jax.data.builders.base import encode_label, open_image
+from cpnet_jax.data.builders.base import JPEG_START, encode_label, open_image
 from cpnet_jax.data.doctor.findings import Finding
 from cpnet_jax.data.doctor.subject import Entry, Subject
 from cpnet_jax.errors import UserError
@@ -19,7 +19,6 @@ from cpnet_jax.progress import track
 
 # Pixels of 0 this near to another value are counted as an outline's: void is drawn about 5 pixels wide.
 OUTLINE_REACH = 3
-JPEG_START = b"\xff\xd8"
 
 
 @dataclass(eq=False)
