@@ -2,8 +2,9 @@
 
     python main.py --config=configs/camvid.py --config.data.source=FOLDER
 
-FOLDER holds train, trainannot, val, valannot (and test, testannot). Meant for one accelerator; --config.model.depth=50
-for the larger network. On two CPU cores a short version runs in about an hour, see the README for its figures:
+FOLDER (or a zip archive) holds train, trainannot, val, valannot (and test, testannot). Meant for one accelerator, where
+it has not been measured; --config.model.depth=50 for the larger network. A short version for two CPU cores, an hour and
+a half beside other work (measured: 39.9 mIoU on val, single scale, seed 0):
 
     python main.py --config=configs/camvid.py --config.data.source=FOLDER --workdir=runs/camvid_cpu \
         --config.data.crop_size="(192,256)" --config.batch_size=8 --config.total_steps=800 --config.model.channels=256
