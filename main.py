@@ -7,6 +7,8 @@ Running the same command again resumes. Exit status: 0 done, 1 a defect of this 
 in the config, the data or the flags, 3 a loss that is no longer finite.
 """
 
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -56,6 +58,10 @@ def run() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does. Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 if __name__ == "__main__":

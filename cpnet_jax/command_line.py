@@ -52,10 +52,14 @@ def _load(path: str) -> ConfigDict:
 
 
 def _check_fields(argv: list[str], config: ConfigDict) -> None:
-    """Raises UserError on the first --config.FIELD that the config does not have."""
-    fields = list(_fields(config))
+    """Raises UserError on the first --config.FIELD that the config does not have, or that is given again."""
+    fields, seen = list(_fields(config)), set()
     for argument in argv:
         match = re.match(r"--?config\.([^=]+)", argument)
+        if match and match[1] in seen:
+            # The flags of tuples would append the second value to the first.
+            raise UserError(f"config.{match[1]} is given twice: give it once")
+        seen.add(match and match[1])
         if match and match[1] not in fields:
             close = difflib.get_close_matches(match[1], fields, n=1)
             hint = f"did you mean config.{close[0]}?" if close else "configs/default.py lists all there are"

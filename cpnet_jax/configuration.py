@@ -66,7 +66,13 @@ RANGES = (
     ("model.aux_channels", 0, math.inf),
     ("model.aggregation_kernel", 1, math.inf),
     ("model.dropout", 0, 0.999),
+    ("loss.aux_weight", 0, math.inf),
+    ("loss.prior_weight", 0, math.inf),
+    ("loss.unary_weight", 0, math.inf),
+    ("loss.global_weight", 0, math.inf),
     ("optimizer.base_lr", 0, math.inf),
+    ("optimizer.power", 0, math.inf),
+    ("optimizer.head_lr_multiplier", 0, math.inf),
     ("optimizer.min_lr", 0, math.inf),
     ("optimizer.warmup_steps", 0, math.inf),
     ("optimizer.momentum", 0, 1),
@@ -84,16 +90,23 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config.data.crop_size is {tuple(crop)}: height and width must be positive multiples of {OUTPUT_STRIDE}"
         )
+    if not config.name or "/" in config.name:
+        raise UserError(f"config.name is {config.name!r}: it names a folder in runs/, so give a word without a slash")
+    if not config.data.dir:
+        raise UserError("config.data.dir is empty: name the folder of prepared datasets")
     for field, low, high in RANGES:
         value = _field(config, field)
-        if not low <= value <= high:
-            bounds = f"at least {low}" if high == math.inf else f"between {low} and {high}"
+        if not low <= value <= high or not math.isfinite(value):
+            bounds = f"a number of at least {low}" if high == math.inf else f"between {low} and {high}"
             raise UserError(f"config.{field} is {value}: it must be {bounds}")
     for field in ("data.mean", "data.std"):
-        if len(_field(config, field)) != 3:
-            raise UserError(f"config.{field} is {tuple(_field(config, field))}: it must have three numbers, R, G and B")
+        if len(_field(config, field)) != 3 or not all(map(_is_finite, _field(config, field))):
+            raise UserError(f"config.{field} is {tuple(_field(config, field))}: it must be three numbers, R, G and B")
     if min(config.data.std) <= 0:
         raise UserError(f"config.data.std is {tuple(config.data.std)}: it must be positive")
+    clip = config.optimizer.clip_global_norm
+    if clip is not None and not 0 < clip < math.inf:
+        raise UserError(f"config.optimizer.clip_global_norm is {clip}: it must be positive, or left out")
     if config.batch_size % config.optimizer.accumulate:
         raise UserError(
             f"config.batch_size is {config.batch_size}: it must be a multiple of config.optimizer.accumulate, "
@@ -104,8 +117,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{field} is {_field(config, field)!r}: it must be one of {list(allowed)}")
     for field in EPOCHS:
         value = _field(config, field)
-        if value is not None and value <= 0:
-            raise UserError(f"config.{field} is {value}: it must be positive")
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"config.{field} is {value}: it must be a positive number")
     scales = config.data.scales
     if not scales or any(not isinstance(scale, int | float) or scale < 0.01 for scale in scales):
         raise UserError(f"config.data.scales is {tuple(scales)}: give at least one positive number, 0.01 or more")
@@ -137,19 +150,28 @@ def as_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
-def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: Path) -> None:
-    """Raises UserError where a workdir's saved config differs in a field that decides what is trained."""
-    ours, theirs = _flat(as_dict(config)), _flat(saved)
+def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: Path) -> None:
+    """Raises UserError where a workdir's run differs in what decides the result.
+
+    Args:
+      ours, saved: descriptions of runs, see `Experiment.description`.
+      workdir: of the saved one.
+    """
+    ours, theirs = _flat(ours), _flat(saved)
     differences = [
-        f"config.{field} is {theirs.get(field)!r} there and {ours.get(field)!r} here"
+        f"{field} is {theirs.get(field)!r} there and {ours.get(field)!r} here"
         for field in sorted(ours.keys() | theirs.keys())
         if field not in FREE_ON_RESUME and ours.get(field) != theirs.get(field)
     ]
     if differences:
         raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(differences)}): give the same values, "
-            "or another --workdir"
+            f"{workdir} holds a run of another config or other data (config.{'; config.'.join(differences)}): give the "
+            "same, or another --workdir"
         )
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _field(config: ml_collections.ConfigDict, path: str) -> Any:

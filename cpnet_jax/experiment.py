@@ -1,5 +1,6 @@
 """The parts of one experiment, put together from its config; what training and evaluation share."""
 
+import shutil
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -56,6 +57,16 @@ class Experiment:
             pipeline.decode, num_classes=len(self.dataset.classes), ignore_label=self.dataset.ignore_label
         )
 
+    def description(self) -> dict[str, Any]:
+        """The resolved config, and by what the training data are recognised when a run is resumed: moved or prepared
+        anew they are the same, but another folder's are not."""
+        data = {"classes": list(self.dataset.classes), "fingerprint": self._fingerprint}
+        return {**configuration.as_dict(self.config), "trained_on": data}
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return pipeline.fingerprint(self.train_records)
+
     def initial_state(self) -> TrainState:
         """The state at step 0, on every device."""
         return self._create_state()
@@ -107,6 +118,8 @@ class Experiment:
 
     def evaluate(self, state: TrainState, *, pictures_dir: Path | None = None) -> Evaluation:
         """Single scale, on the evaluation split. Draws the first few predictions where a folder is given."""
+        if pictures_dir is not None:
+            shutil.rmtree(pictures_dir, ignore_errors=True)  # of another evaluation
         predictions = track(self._predictions(state), f"Evaluating on {self.eval_split}", total=len(self.eval_records))
         return evaluate(predictions, self.dataset, each=partial(self._draw, pictures_dir))
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from cpnet_jax.training.checkpoint import Checkpoints
+from cpnet_jax.training.metrics import MetricsWriter
 
 ROOT = Path(__file__).parents[1]
 STEPS = 12
@@ -56,14 +57,16 @@ def command(folder, workdir, *overrides, mode="train"):
         "optimizer.warmup_steps": 0,
         "eval.pictures": 2,
     }
-    fields = [f"--config.{name}={value}" for name, value in small.items()]
+    # An override takes the place of what is set here: no field may be given twice.
+    given = {override.split("=")[0].removeprefix("--config.") for override in overrides}
+    fields = [f"--config.{name}={value}" for name, value in small.items() if name not in given]
     program = [sys.executable, "main.py", "--config=configs/camvid.py", f"--mode={mode}", f"--workdir={workdir}"]
     return [*program, *fields, *overrides]
 
 
 def run(*arguments, devices=1):
     flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    environment = {"JAX_PLATFORMS": "cpu", **os.environ, "XLA_FLAGS": flags}
     return subprocess.run(list(map(str, arguments)), cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
@@ -168,6 +171,23 @@ def test_four_devices_train_and_evaluate_as_one(folder, finished):
             assert line[name] == pytest.approx(reference[name], rel=1e-5), name
 
 
+def test_a_workdir_is_not_resumed_on_other_data(folder, finished):
+    other = folder / "other"
+    write_camvid(other, train=13)
+    elsewhere = (f"--config.data.source={other}", f"--config.data.dir={folder / 'other_data'}")
+    for mode in ("train", "eval"):
+        result = run(*command(folder, finished[0], *elsewhere, mode=mode))
+        assert result.returncode == 2 and "trained_on.fingerprint" in result.stderr
+
+
+def test_damaged_logs_do_not_stop_a_run_from_being_resumed(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo\n{"step": 3, "loss": 1.0}\n{"step": 4, "loss": 1')
+    with MetricsWriter(tmp_path, 3) as writer:
+        writer.write(4, {"loss": 0.5})
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 3, 4]
+
+
 def test_eval_mode_finds_what_training_found(folder, finished):
     workdir, _ = finished
     trained = json.loads((workdir / "eval.json").read_text())
@@ -199,6 +219,8 @@ MISTAKES = {
     "an unknown dataset": (["--config.data.name=camvidd"], "config.data.name"),
     "a workdir that is a file": (["--workdir={tmp}/file"], "--workdir is"),
     "a data folder that cannot be made": (["--config.data.dir={tmp}/file/data"], "config.data.dir"),
+    "a field given twice": (["--config.seed=1", "--config.seed=2"], "config.seed is given twice"),
+    "a device that is not there": (["--config.seed=1"], "JAX finds no device"),
     "a stray argument": (["train"], "'train'"),
     "an unknown flag": (["--confg=x"], "confg"),
     "an unknown mode": (["--mode=fly"], "mode"),
@@ -207,9 +229,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_sentence_and_exit_2(folder, finished, tmp_path, mistake):
+def test_a_mistake_gets_one_sentence_and_exit_2(folder, finished, tmp_path, monkeypatch, mistake):
     overrides, named = MISTAKES[mistake]
     (tmp_path / "file").touch()
+    if mistake == "a device that is not there":
+        monkeypatch.setenv("JAX_PLATFORMS", "bogus")
     workdir = finished[0] if mistake == "another config's workdir" else tmp_path / "run"
     result = run(*command(folder, workdir, *(override.format(tmp=tmp_path) for override in overrides)))
     assert result.returncode == 2, result.stdout + result.stderr

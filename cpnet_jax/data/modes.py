@@ -17,7 +17,10 @@ from cpnet_jax.errors import UserError
 
 def prepare(config: ml_collections.ConfigDict) -> None:
     """Writes the dataset's records unless they are there; UserError where the source is missing or faulty."""
-    builder = builders.prepare(build.make_dataset(config), config.data.dir, config.data.source)
+    configuration.check(config)
+    dataset = build.make_dataset(config)
+    configuration.resolve_classes(config, dataset)
+    builder = builders.prepare(dataset, config.data.dir, config.data.source)
     counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
     print(f"{builder.name} is ready in {builder.data_dir}: {counts}")
 

@@ -23,8 +23,8 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         step = checkpoints.best() if config.eval.checkpoint == "best" else checkpoints.latest()
         if step is None:
             raise UserError(f"{workdir}/checkpoints holds no whole checkpoint: train first, or name another --workdir")
-        configuration.check_same_run(config, checkpoints.config(step), workdir)
+        configuration.check_same_run(experiment.description(), checkpoints.config(step), workdir)
         state, _ = checkpoints.restore(step, experiment.abstract_state())
     evaluation = experiment.evaluate(state, pictures_dir=workdir / "predictions")
     files.write_json(workdir / "eval.json", evaluation.as_json(step=step, **experiment.evaluation_settings()))
-    print(f"\n{evaluation.table()}\n\nStep {step}; {workdir}/eval.json holds these figures.")
+    print(f"\n{evaluation.table()}\n\nStep {step}, split {experiment.eval_split}; {workdir}/eval.json holds this.")

@@ -40,7 +40,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
         if start == config.total_steps:
             print(_finished(workdir, start))
             return
-        files.write_json(workdir / "config.json", configuration.as_dict(config))
+        files.write_json(workdir / "config.json", experiment.description())
         with MetricsWriter(workdir, start) as writer:
             evaluation = _loop(experiment, state, start, checkpoints, writer, workdir)
     print(f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/predictions the pictures.")
@@ -51,7 +51,7 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, workdir: Path) -> t
     step = checkpoints.latest()
     if step is None:
         return experiment.initial_state(), 0
-    configuration.check_same_run(experiment.config, checkpoints.config(step), workdir)
+    configuration.check_same_run(experiment.description(), checkpoints.config(step), workdir)
     state, position = checkpoints.restore(step, experiment.abstract_state())
     assert position == step, "one global batch is taken a step"
     return state, step
@@ -88,7 +88,7 @@ def _loop(
                     step,
                     state,
                     position=stream.position,
-                    config=configuration.as_dict(config),
+                    config=experiment.description(),
                     miou=evaluation and evaluation.as_json()["mIoU"],
                 )
             if last:
@@ -209,7 +209,10 @@ def _announcement(experiment: Experiment, start: int) -> str:
 
 
 def _finished(workdir: Path, step: int) -> str:
-    path = workdir / "eval.json"
-    miou = json.loads(path.read_text())["mIoU"] if path.exists() else None
-    result = "" if miou is None else f"; {path} says mIoU {100 * miou:.2f} %"
+    try:
+        found = json.loads((workdir / "eval.json").read_text())
+        settings = found["settings"]
+        result = f"; eval.json says mIoU {100 * found['mIoU']:.2f} % on {settings['split']} at step {settings['step']}"
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not as this program writes it
+        result = ""
     return f"{workdir} is finished: {step} steps{result}. Another --workdir starts anew."

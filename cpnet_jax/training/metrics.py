@@ -1,6 +1,7 @@
 """Where the figures of a run go: metrics.jsonl and TensorBoard."""
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
 
@@ -42,9 +43,13 @@ class MetricsWriter:
 def _drop_after(path: Path, step: int) -> None:
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        # A line without its end was cut off by a crash.
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
-            kept.append(line)
+    kept = [line for line in path.read_text().splitlines(keepends=True) if _step(line) <= step]
     files.write_text(path, "".join(kept))
+
+
+def _step(line: str) -> float:
+    """That of a whole line; infinite for one that a crash cut off."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -24,7 +24,7 @@ from cpnet_jax.data.builders.base import (
     stored_image,
 )
 from cpnet_jax.data.builders.masks import format_of, training_ids
-from cpnet_jax.data.builders.pairing import FIELD, find_pairs, read_text
+from cpnet_jax.data.builders.pairing import FIELD, find_pairs, read_text, refuse_lonely
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import folder as catalog
 from cpnet_jax.data.catalog.class_file import parse
@@ -118,13 +118,16 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
                 flush=True,
             )
 
+    def refuse_lonely(self, lonely: dict[str, str], lacks: str) -> None:
+        refuse_lonely(self.source, lonely, lacks)
+
     def pairs(self) -> dict[str, list[Pair]]:
         return self._found[0]
 
     @cached_property
     def _found(self) -> tuple[dict[str, list[Pair]], str]:
         """The pairs of each split, and how all masks are read: as the user says, or as the first one is stored."""
-        splits, words = find_pairs(self.source, self.DATASET.layout)
+        splits, words = find_pairs(self.source, self.DATASET.layout, self.refuse_lonely)
         mask_format = self.DATASET.layout.mask_format
         if mask_format == "auto":
             first = splits["train"][0].label

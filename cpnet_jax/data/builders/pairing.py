@@ -3,7 +3,8 @@
 import csv
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from cpnet_jax.data.builders.base import Pair
@@ -24,6 +25,8 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
+# ({file: where its partner should be}, what it lacks: "image" or "label")
+RefuseLonely = Callable[[dict[str, str], str], None]
 Splits = dict[str, list[Pair]]
 
 
@@ -38,8 +41,11 @@ def read_text(source: Source, name: str, field: str) -> str:
         raise UserError(f"{name} is no UTF-8 text ({error.reason}): save it as UTF-8") from error
 
 
-def find_pairs(source: Source, layout: FolderLayout) -> tuple[Splits, str]:
+def find_pairs(source: Source, layout: FolderLayout, refuse: RefuseLonely | None = None) -> tuple[Splits, str]:
     """The pairs of every split, and in words what was found and assumed.
+
+    Args:
+      refuse: told of files without a partner; by default that is an error.
 
     Raises:
       UserError: where a file lacks its partner, or the splits make no sense.
@@ -47,7 +53,7 @@ def find_pairs(source: Source, layout: FolderLayout) -> tuple[Splits, str]:
     if layout.pairs:
         splits, found = _pairs_of_csv(source, layout.pairs), f"pairs from {layout.pairs}"
     else:
-        pairs, mask_name = _pairs_of_trees(source, layout)
+        pairs, mask_name = _pairs_of_trees(source, layout, refuse or partial(refuse_lonely, source))
         splits = _by_folder(pairs, layout.images)
         found = "masks named as images" if mask_name == layout.image_name else f"masks named {mask_name}"
     splits = {split: pairs for split, pairs in splits.items() if pairs}
@@ -64,7 +70,15 @@ def find_pairs(source: Source, layout: FolderLayout) -> tuple[Splits, str]:
 # --- two trees --------------------------------------------------------------------------------------------------------
 
 
-def _pairs_of_trees(source: Source, layout: FolderLayout) -> tuple[list[Pair], str]:
+def refuse_lonely(source: Source, lonely: dict[str, str], lacks: str) -> None:
+    """See `SegmentationBuilder.refuse_lonely`."""
+    raise UserError(
+        f"{source.where(next(iter(lonely)))} has no {'mask' if lacks == 'label' else lacks} of its name ({len(lonely)} "
+        f"such in all): add it or take the file out, or say by {FIELD}.mask_name how masks are named"
+    )
+
+
+def _pairs_of_trees(source: Source, layout: FolderLayout, refuse: RefuseLonely) -> tuple[list[Pair], str]:
     """The pairs, and the pattern of the masks' names."""
     images = _below(source, layout.images, IMAGE_ENDINGS, "images")
     masks = _below(source, layout.masks, MASK_ENDINGS, "masks")
@@ -76,14 +90,12 @@ def _pairs_of_trees(source: Source, layout: FolderLayout) -> tuple[list[Pair], s
     images = _by_core(images, layout.image_name, "image", source)
     mask_name = layout.mask_name or "*" + _common_suffix(images, masks)
     masks = _by_core(masks, mask_name, "mask", source)
-    for here, there, what in ((images, masks, "mask"), (masks, images, "image")):
-        lonely = sorted(here.keys() - there.keys())
+    sides = ((images, masks, "label", layout.masks), (masks, images, "image", layout.images))
+    for here, there, lacks, folder in sides:
+        lonely = {here[key]: folder for key in sorted(here.keys() - there.keys())}
         if lonely:
-            raise UserError(
-                f"{source.where(here[lonely[0]])} has no {what} of its name ({len(lonely)} such in all): add it or "
-                f"take the file out, or say by {FIELD}.mask_name how masks are named"
-            )
-    return [Pair(key, images[key], masks[key]) for key in sorted(images)], mask_name
+            refuse(lonely, lacks)
+    return [Pair(key, images[key], masks[key]) for key in sorted(images.keys() & masks.keys())], mask_name
 
 
 def _below(source: Source, folder: str, endings: tuple[str, ...], what: str) -> dict[str, str]:
