@@ -24,6 +24,8 @@ from cpnet_jax.data.builders.pairing import find_pairs
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import FolderLayout
 from cpnet_jax.data.catalog.class_file import parse
+from cpnet_jax.data.doctor.scan import scan
+from cpnet_jax.data.doctor.subject import raw_subject
 from cpnet_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +110,22 @@ def test_records_can_be_sent_to_worker_processes(tmp_path):
     records = builders.records(prepare(write(tmp_path / "own"), tmp_path / "data"), "train")
     sent = pickle.loads(pickle.dumps(records))
     assert [sent[index] for index in range(len(records))] == [records[index] for index in range(len(records))]
+
+
+def test_the_doctor_lists_every_file_without_its_partner_and_every_unknown_value(tmp_path):
+    source = write(tmp_path / "own", 6)
+    for name in ("masks/a1.png", "masks/a4.png", "images/a2.png"):
+        (source / name).unlink()
+    save(Image.fromarray(np.full_like(ids(0), 9)), source / "masks/a0.png")
+    dataset = builders.describe_folder(source, FolderLayout())
+    subject = raw_subject(builders.make_builder(dataset, tmp_path / "data", source))
+    assert {(finding.kind, finding.where) for finding in subject.unpaired} == {
+        ("image_without_label", "images/a1.png"),
+        ("image_without_label", "images/a4.png"),
+        ("label_without_image", "masks/a2.png"),
+    }
+    [unknown] = [finding for seen in scan(subject, 2) for finding in seen.findings]
+    assert unknown.where == "masks/a0.png" and "9" in unknown.detail
 
 
 def paletted(label: np.ndarray, palette: list[int]) -> Image.Image:
