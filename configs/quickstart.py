@@ -2,7 +2,7 @@
 
     python main.py --config=configs/quickstart.py
 
-Two CPU cores: about 3 minutes, compilation included. mIoU on val, single scale, seeds 0, 1, 2 (measured): 74.8 +- 1.0;
+Two CPU cores: 2 to 3 minutes, compilation included. mIoU on val, single scale, seeds 0, 1, 2 (measured): 74.8 +- 1.0;
 with --config.model.context_prior=False 54.5 +- 1.8.
 """
 
