@@ -1,37 +1,167 @@
-"""Prediction of whole images."""
+"""Prediction of whole images of any size: many windows a batch, all of one shape, over all devices.
 
+Every device works on an image of its own and takes the next one when it is done. Each batch has equally many windows
+for each device, so one compiled function runs them all, whatever the image, the scale or the flip; the scores stay on
+the device until they are classes (see `canvas`). While the devices compute, the windows of the next batch are cut and
+what was predicted before is handed on.
+"""
+
+import math
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from cpnet_jax import sharding
+from cpnet_jax.inference.canvas import GRANULE, Painter
+from cpnet_jax.inference.cutting import Images, Window, cut
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.protocol import Protocol
-from cpnet_jax.inference.windows import predict
-from cpnet_jax.models import upsample
+
+MEBIBYTE = 2**20
+Example = dict[str, Any]
+# One device's windows of a batch, and a batch.
+Share = list[Window]
+Batch = list[Share]
 
 
 class Predictor:
-    """SKELETON (the lead replaces its inside; the interface stays): single scale only for now."""
+    """Predicts images with a trained model.
 
-    def __init__(self, model: TrainedModel, mesh: Mesh, *, protocol: Protocol = Protocol(), batch_size: int = 16):
-        self._model, self._mesh = model, mesh
-        self._batch_size = -(-batch_size // mesh.size) * mesh.size
+    Args:
+      model: its logits run over `mesh`.
+      mesh: of devices of this process.
+      protocol: scales, flip, and what happens where windows overlap.
+      batch_size: windows at once, over all devices; rounded up to a multiple of their number.
+      canvas_bytes: of scores that a device keeps. Larger images are predicted in tiles: equal results, for the price of
+        seeing the windows along the seams once for each tile.
+      block_bytes: of probabilities that a device works on at once.
+    """
 
-    def classes(self, examples: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], UInt8[np.ndarray, "h w"]]]:
-        """(example, class of every pixel of its "image"), in order; images uint8 (h, w, 3) of any size."""
-        def probabilities(windows):
-            logits = self._model.logits(sharding.to_devices(self._mesh, windows))
-            return np.asarray(jax.nn.softmax(upsample(logits, windows.shape[1:3]), axis=-1))
+    def __init__(
+        self,
+        model: TrainedModel,
+        mesh: Mesh,
+        *,
+        protocol: Protocol = Protocol(),  # noqa: B008 (frozen)
+        batch_size: int = 16,
+        canvas_bytes: int = 1024 * MEBIBYTE,
+        block_bytes: int = 16 * MEBIBYTE,
+    ) -> None:
+        self._model, self._mesh, self._protocol = model, mesh, protocol
+        self._share = -(-batch_size // mesh.size)
+        self._classes = len(model.dataset.classes)
+        self._largest_side = max(math.isqrt(canvas_bytes // (4 * self._classes)) // GRANULE, 1) * GRANULE
+        rows = block_bytes // (4 * self._classes * model.crop_size[1])
+        self._block_rows = 2 ** min(max(rows, 1).bit_length() - 1, GRANULE.bit_length() - 1)
+        self._set_canvas_size((GRANULE, GRANULE))
 
-        return predict(probabilities, examples, crop_size=self._model.crop_size, batch_size=self._batch_size, fill=self._model.mean)
+    def classes(self, examples: Iterable[Example]) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"]]]:
+        """Yields (example, class of every pixel of its "image"), in order.
 
-    def probabilities(
-        self, examples: Iterable[dict[str, Any]]
-    ) -> Iterator[tuple[dict[str, Any], Float[np.ndarray, "h w k"]]]:
-        """(example, scores of every pixel, float32, over classes summing to 1), in order."""
-        raise NotImplementedError
+        Args:
+          examples: each with "image", uint8 RGB (h, w, 3) of any size; taken as they are needed.
+        """
+        images = Images(examples, self._largest_side)
+        canvas, running = None, deque()
+        for batch in self._batches(images):
+            canvas, classes = self._run(batch, canvas)
+            running.append((batch, classes))
+            # One batch is computed while what its predecessor completed is handed on.
+            if len(running) > 1:
+                _store_classes(*running.popleft())
+                yield from images.finished()
+        for done in running:
+            _store_classes(*done)
+        yield from images.finished()
+
+    def probabilities(self, examples: Iterable[Example]) -> Iterator[tuple[Example, Float[np.ndarray, "h w k"]]]:
+        """Yields (example, float32 scores of every pixel, adding up to 1 over the classes), in order; see `classes`."""
+        images = Images(examples, self._largest_side)
+        canvas = None
+        # A canvas has to be read before the next image is painted on it.
+        for batch in self._batches(images, end_with_image=True):
+            canvas, _ = self._run(batch, canvas)
+            _store_probabilities(batch, canvas)
+            yield from images.finished()
+
+    def _batches(self, images: Images, *, end_with_image: bool = False) -> Iterator[Batch]:
+        """Equally many windows for every device, fewer only at the end (or where one's image ends)."""
+        streams = [cut(images, self._model, self._protocol) for _ in range(self._mesh.size)]
+        while any(batch := [_take(stream, self._share, end_with_image) for stream in streams]):
+            yield batch
+
+    def _run(self, batch: Batch, canvas: Array | None) -> tuple[Array, UInt8[Array, "b h w"]]:
+        canvas = self._large_enough(canvas, batch)
+        blank = np.zeros((*self._model.crop_size, 3), np.uint8)
+        pixels, placements = [], []
+        for share in batch:
+            missing = self._share - len(share)
+            pixels += [window.pixels for window in share] + [blank] * missing
+            placements += [self._painter.place(window) for window in share] + [self._painter.nothing()] * missing
+        logits = self._model.logits(sharding.to_devices(self._mesh, np.stack(pixels)))
+        placements = jax.tree.map(lambda *values: np.stack(values), *placements)
+        return self._paint(canvas, logits, sharding.to_devices(self._mesh, placements))
+
+    def _large_enough(self, canvas: Float[Array, "d h w k"] | None, batch: Batch) -> Float[Array, "d h w k"]:
+        """The canvas with room for every tile of the batch. It grows in large strides and never shrinks: every size
+        compiles once."""
+        tiles = [window.tile.size for share in batch for window in share]
+        needed = [min(_stride(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True)]
+        size = tuple(map(max, needed, self._canvas_size))
+        if size != self._canvas_size:
+            self._set_canvas_size(size)
+        if canvas is None:
+            shape = (self._mesh.size, *size, self._classes)
+            return jnp.zeros(shape, jnp.float32, device=sharding.split(self._mesh))
+        return jnp.pad(
+            canvas, [(0, 0), *((0, n - old) for n, old in zip(size, canvas.shape[1:3], strict=True)), (0, 0)]
+        )
+
+    def _set_canvas_size(self, size: tuple[int, int]) -> None:
+        self._canvas_size = size
+        self._painter = Painter(size, self._model.crop_size, self._protocol.scales, self._block_rows)
+        self._paint = jax.jit(sharding.per_device(self._painter.paint, self._mesh), donate_argnums=0)
+
+
+def _take(windows: Iterator[Window], count: int, end_with_image: bool) -> Share:
+    taken = []
+    while len(taken) < count and (window := next(windows, None)) is not None:
+        taken.append(window)
+        if end_with_image and window.last:
+            break
+    return taken
+
+
+def _stride(side: int) -> int:
+    """The next canvas side: GRANULE times 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+    granules = -(-side // GRANULE)
+    power = 2 ** (granules - 1).bit_length()
+    return GRANULE * (power * 3 // 4 if granules <= power * 3 // 4 else power)
+
+
+def _store_classes(batch: Batch, classes: UInt8[Array, "b h w"]) -> None:
+    for share, part in zip(batch, _parts(classes), strict=True):
+        if any(window.last for window in share):
+            part = np.asarray(part)
+            for window, found in zip(share, part, strict=False):
+                if window.last:
+                    window.tile.store(found)
+
+
+def _store_probabilities(batch: Batch, canvas: Float[Array, "d h w k"]) -> None:
+    for share, part in zip(batch, _parts(canvas), strict=True):
+        if share and share[-1].last:
+            tile = share[-1].tile
+            scores = np.asarray(part)[0, : tile.size[0], : tile.size[1]]
+            tile.store(scores / scores.sum(axis=-1, keepdims=True))
+
+
+def _parts(x: Array) -> list[Array]:
+    """Each device's part, in the order of the mesh."""
+    return [shard.data for shard in sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)]

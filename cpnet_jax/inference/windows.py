@@ -1,19 +1,19 @@
-"""Whole-image prediction with a network of fixed input size: padded, overlapping windows (as the authors evaluate).
+"""Where the windows of an image lie, and where their scores go: geometry in numpy, exact in integers.
 
 The prior has one channel a position, so the network sees windows of its crop size. Images smaller than the crop are
-padded; larger ones are covered by windows with stride 2/3 of the crop, the last clamped to the edge. Softmax scores are
-summed where windows overlap.
+padded at the bottom and right; larger ones are covered by windows with a stride of 2/3 of the crop, the last flush
+with the edge (the authors' evaluator).
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int
 
-Window = tuple[int, int]
-# uint8 windows (b, h, w, 3) -> class probabilities (b, h, w, k)
-Probabilities = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b h w k"]]
+
+def scaled_size(size: int, scale: float) -> int:
+    """A side of the image at that scale: rounded half up, at least 1."""
+    return max(int(np.floor(size * scale + 0.5)), 1)
 
 
 def window_offsets(size: int, crop: int) -> list[int]:
@@ -23,84 +23,64 @@ def window_offsets(size: int, crop: int) -> list[int]:
     return [max(min(i * stride, size - crop), 0) for i in range(count)]
 
 
-def predict(
-    probabilities: Probabilities,
-    examples: Iterable[dict[str, Any]],
-    *,
-    crop_size: tuple[int, int],
-    batch_size: int,
-    fill: Iterable[float],
-) -> Iterator[tuple[dict[str, Any], UInt8[np.ndarray, "h w"]]]:
-    """Yields (example, predicted class of every pixel of its "image"), in order.
+class Taps(NamedTuple):
+    """Linear interpolation along one side: output i is `x[lower[i]] * weight[0, i] + x[upper[i]] * weight[1, i]`."""
 
-    Windows of successive images share batches, so that the network always runs on full ones; only the very last batch
-    is padded, and what is computed for the padding is dropped.
+    lower: Int[np.ndarray, " out"]
+    upper: Int[np.ndarray, " out"]
+    weight: Float[np.ndarray, "2 out"]
+
+
+def bilinear_taps(size: int, out: int) -> Taps:
+    """From `size` samples to `out`: half-pixel centres, edges clamped, no antialiasing (torch's align_corners=False)."""
+    # The source of output i is (i + 1/2) size / out - 1/2, kept as a fraction over 2 out.
+    source = np.maximum((2 * np.arange(out, dtype=np.int64) + 1) * size - out, 0)
+    lower, rest = np.divmod(source, 2 * out)
+    upper = np.minimum(lower + 1, size - 1)
+    fraction = rest / (2 * out)
+    return Taps(lower, upper, np.stack([1 - fraction, fraction]))
+
+
+class Stretch(NamedTuple):
+    """What one window gives to one side of the output.
+
+    Attributes:
+      start: first place of the output that it reaches; the taps are those of the places from there on.
+      taps: into the window; weights of samples that are not the window's are 0.
+    """
+
+    start: int
+    taps: Taps
+
+
+class Side:
+    """One side of an image at one scale: its windows and how their scores reach the image's own pixels.
 
     Args:
-      probabilities: the network on a batch of windows of `crop_size`, always `batch_size` of them.
-      examples: each with "image", uint8 (h, w, 3) of any size.
-      crop_size: (height, width) of a window.
-      batch_size: windows a batch.
-      fill: RGB of the padding of images smaller than the crop.
+      size: of the image.
+      scale: see `scaled_size`.
+      crop: of the windows.
+      average: whether windows are averaged where they overlap; otherwise they are added.
     """
-    fill = np.round(list(fill)).astype(np.uint8)
-    waiting: list[_Canvas] = []
-    queue: list[tuple[_Canvas, Window]] = []
-    for example in examples:
-        canvas = _Canvas(example, crop_size, fill)
-        waiting.append(canvas)
-        queue += [(canvas, window) for window in canvas.windows]
-        while len(queue) >= batch_size:
-            _run(probabilities, queue[:batch_size], batch_size)
-            del queue[:batch_size]
-        while waiting and waiting[0].complete:
-            yield waiting.pop(0).result()
-    if queue:
-        _run(probabilities, queue, batch_size)
-    for canvas in waiting:
-        yield canvas.result()
 
+    def __init__(self, size: int, scale: float, crop: int, *, average: bool = False) -> None:
+        self.scaled = scaled_size(size, scale)
+        self.offsets = window_offsets(self.scaled, crop)
+        self._crop = crop
+        self._taps = bilinear_taps(self.scaled, size)
+        covering = np.zeros(max(self.scaled, crop))
+        for offset in self.offsets:
+            covering[offset : offset + crop] += 1
+        self._share = 1 / covering if average else np.ones_like(covering)
 
-def _run(probabilities: Probabilities, work: list[tuple["_Canvas", Window]], batch_size: int) -> None:
-    windows = np.stack([canvas.read(window) for canvas, window in work])
-    windows = np.pad(windows, ((0, batch_size - len(work)), (0, 0), (0, 0), (0, 0)))
-    for (canvas, window), scores in zip(work, np.asarray(probabilities(windows)), strict=False):
-        canvas.add(window, scores)
-
-
-class _Canvas:
-    """One image, padded to at least a window, and the sum of the scores of its windows so far."""
-
-    def __init__(self, example: dict[str, Any], crop: tuple[int, int], fill: UInt8[np.ndarray, "3"]) -> None:
-        image = example["image"]
-        self.example = example
-        self.crop = crop
-        self.size = image.shape[:2]
-        padded = [max(side, wanted) for side, wanted in zip(self.size, crop, strict=True)]
-        self.image = np.empty((*padded, 3), np.uint8)
-        self.image[:] = fill
-        self.image[: self.size[0], : self.size[1]] = image
-        rows, columns = (window_offsets(side, wanted) for side, wanted in zip(padded, crop, strict=True))
-        self.windows = [(row, column) for row in rows for column in columns]
-        self.missing = len(self.windows)
-        self.scores: np.ndarray | None = None
-
-    @property
-    def complete(self) -> bool:
-        return self.missing == 0
-
-    def read(self, window: Window) -> UInt8[np.ndarray, "h w 3"]:
-        return self.image[self._slices(window)]
-
-    def add(self, window: Window, scores: Float[np.ndarray, "h w k"]) -> None:
-        if self.scores is None:
-            self.scores = np.zeros((*self.image.shape[:2], scores.shape[-1]), np.float32)
-        self.scores[self._slices(window)] += scores
-        self.missing -= 1
-
-    def result(self) -> tuple[dict[str, Any], UInt8[np.ndarray, "h w"]]:
-        height, width = self.size
-        return self.example, self.scores[:height, :width].argmax(axis=-1).astype(np.uint8)
-
-    def _slices(self, window: Window) -> tuple[slice, slice]:
-        return tuple(slice(start, start + size) for start, size in zip(window, self.crop, strict=True))
+    def stretch(self, offset: int, begin: int, end: int) -> Stretch | None:
+        """What the window at `offset` gives to the places begin .. end - 1 of the image; None where that is nothing."""
+        lower, upper, weight = (part[..., begin:end] for part in self._taps)
+        inside = [(offset <= taps) & (taps < offset + self._crop) for taps in (lower, upper)]
+        reached = np.flatnonzero(inside[0] | inside[1])
+        if not reached.size:
+            return None
+        part = slice(reached[0], reached[-1] + 1)
+        weight = weight * np.stack(inside) * np.stack([self._share[lower], self._share[upper]])
+        lower, upper = (np.clip(taps - offset, 0, self._crop - 1) for taps in (lower, upper))
+        return Stretch(int(reached[0]), Taps(lower[part], upper[part], weight[:, part]))

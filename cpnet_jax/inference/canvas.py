@@ -1,0 +1,196 @@
+"""The score canvas: on each device, the sum of the class probabilities of one image's windows, pixel by pixel.
+
+Windows come as logits at output stride 8. Here they become probabilities at the crop's size, are resized to the image's
+own size and added, a few rows at a time: nothing else of the size of an image times its classes ever exists. Where an
+image has had its last window, the best class of each pixel is read off, and the canvas is wiped for the next image.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, UInt8
+
+from cpnet_jax.inference.cutting import Window
+from cpnet_jax.inference.windows import Stretch, bilinear_taps
+
+# Canvas sides are multiples of it: rows are worked on in blocks of at most as many.
+GRANULE = 32
+
+
+class Placement(NamedTuple):
+    """Where and how the windows of a batch are painted; every array has one entry a window.
+
+    Attributes:
+      scale: place of its scale among the scales; -1 paints nothing.
+      flipped: whether the window was mirrored.
+      wipe, read: rows to wipe before and to read after it; 0 unless it is the first or last of its image.
+      top, left: where its patch lies on the canvas.
+      rows: height of its patch.
+      row_index, row_weight, column_index, column_weight: lower and upper taps of the patch, see `windows.Taps`.
+    """
+
+    scale: Int[np.ndarray, " n"]
+    flipped: Bool[np.ndarray, " n"]
+    wipe: Int[np.ndarray, " n"]
+    read: Int[np.ndarray, " n"]
+    top: Int[np.ndarray, " n"]
+    left: Int[np.ndarray, " n"]
+    rows: Int[np.ndarray, " n"]
+    row_index: Int[np.ndarray, "n 2 p"]
+    row_weight: Float[np.ndarray, "n 2 p"]
+    column_index: Int[np.ndarray, "n 2 q"]
+    column_weight: Float[np.ndarray, "n 2 q"]
+
+
+class Painter:
+    """Paints batches of windows of one crop size onto canvases of one size.
+
+    Args:
+      canvas_size: (height, width), multiples of GRANULE.
+      crop_size: of the windows.
+      scales: of the images that they are cut from.
+      block_rows: worked on at once; a divisor of GRANULE.
+    """
+
+    def __init__(
+        self, canvas_size: tuple[int, int], crop_size: tuple[int, int], scales: Sequence[float], block_rows: int
+    ) -> None:
+        self.canvas_size, self._crop, self._scales, self._block = canvas_size, crop_size, scales, block_rows
+        # A patch begins at a multiple of the block, up to block - 1 rows before the first that the window reaches.
+        self._heights = [min(_reach(crop_size[0], s) + 2 * block_rows, canvas_size[0]) for s in scales]
+        self._widths = [min(_reach(crop_size[1], scale), canvas_size[1]) for scale in scales]
+
+    def nothing(self) -> Placement:
+        """The placement of a window that only fills up a batch."""
+        height, width = max(self._heights), max(self._widths)
+        index, weight = partial(np.zeros, dtype=np.int32), partial(np.zeros, dtype=np.float32)
+        return Placement(
+            scale=np.int32(-1),
+            flipped=np.False_,
+            **{name: np.int32(0) for name in ("wipe", "read", "top", "left", "rows")},
+            row_index=index((2, height)),
+            row_weight=weight((2, height)),
+            column_index=index((2, width)),
+            column_weight=weight((2, width)),
+        )
+
+    def place(self, window: Window) -> Placement:
+        """Where a window goes on the canvas, whose top left corner is its tile's."""
+        blank, (rows, columns) = self.nothing(), (window.rows, window.columns)
+        top = rows.start // self._block * self._block
+        left = min(columns.start, self.canvas_size[1] - self._widths[window.scale])
+        _write(blank.row_index, blank.row_weight, rows, rows.start - top)
+        _write(blank.column_index, blank.column_weight, columns, columns.start - left)
+        height = window.tile.size[0]
+        return blank._replace(
+            scale=np.int32(window.scale),
+            flipped=np.bool_(window.flipped),
+            wipe=np.int32(height if window.first else 0),
+            read=np.int32(height if window.last else 0),
+            top=np.int32(top),
+            left=np.int32(left),
+            rows=np.int32(rows.start - top + rows.taps.lower.size),
+        )
+
+    def paint(
+        self, canvas: Float[Array, "1 h w k"], logits: Float[Array, "n h8 w8 k"], placement: Placement
+    ) -> tuple[Float[Array, "1 h w k"], UInt8[Array, "n h w"]]:
+        """One device's windows, one after the other; pure, for use under jit and shard_map.
+
+        Returns:
+          The canvas after them, and after each window the best classes of the rows it asked to read (others are 0).
+        """
+
+        def one(canvas: Array, window: tuple[Array, Placement]) -> tuple[Array, Array]:
+            logits, place = window
+            logits = jnp.where(place.flipped, logits[:, ::-1], logits)
+            canvas = self._wipe(canvas, place.wipe)
+            for number in range(len(self._scales)):
+                canvas = self._add(canvas, logits, place, number)
+            return canvas, self._read(canvas, place.read)
+
+        painted, classes = lax.scan(one, canvas[0], (logits, placement))
+        return painted[None], classes
+
+    def _blocks(self, rows: Int[Array, ""]) -> Int[Array, ""]:
+        return (rows + self._block - 1) // self._block
+
+    # Every part is a loop over blocks of rows with a count known only at run time, 0 where there is nothing to do:
+    # a loop updates the canvas in place, where a conditional could copy it.
+
+    def _wipe(self, canvas: Float[Array, "h w k"], rows: Int[Array, ""]) -> Float[Array, "h w k"]:
+        zeros = jnp.zeros((self._block, *canvas.shape[1:]), canvas.dtype)
+        return lax.fori_loop(
+            0, self._blocks(rows), lambda i, c: lax.dynamic_update_slice_in_dim(c, zeros, i * self._block, 0), canvas
+        )
+
+    def _read(self, canvas: Float[Array, "h w k"], rows: Int[Array, ""]) -> UInt8[Array, "h w"]:
+        def block(i: Int[Array, ""], classes: UInt8[Array, "h w"]) -> UInt8[Array, "h w"]:
+            scores = lax.dynamic_slice_in_dim(canvas, i * self._block, self._block)
+            best = jnp.argmax(scores, axis=-1).astype(jnp.uint8)
+            return lax.dynamic_update_slice_in_dim(classes, best, i * self._block, 0)
+
+        return lax.fori_loop(0, self._blocks(rows), block, jnp.zeros(canvas.shape[:2], jnp.uint8))
+
+    def _add(
+        self, canvas: Float[Array, "h w k"], logits: Float[Array, "h8 w8 k"], place: Placement, number: int
+    ) -> Float[Array, "h w k"]:
+        """Adds the window if it is of scale `number`."""
+        scale, height, width = self._scales[number], self._heights[number], self._widths[number]
+        interpolate = scale != 1
+        # So many rows of the window a block of the image's rows looks at, counted from the first.
+        window_rows = math.ceil((self._block - 1) * scale + 0.5) + 2 if interpolate else self._block
+        window_rows = min(window_rows, self._crop[0])
+        rows = _Taps(place.row_index[:, :height], place.row_weight[:, :height])
+        columns = _Taps(place.column_index[:, :width], place.column_weight[:, :width])
+        to_crop = bilinear_taps(logits.shape[0], self._crop[0])
+        up = _Taps(jnp.asarray([to_crop.lower, to_crop.upper]), jnp.asarray(to_crop.weight, canvas.dtype))
+
+        def block(i: Int[Array, ""], canvas: Float[Array, "h w k"]) -> Float[Array, "h w k"]:
+            wanted = rows.part(i * self._block, self._block)
+            first = jnp.minimum(wanted.index[0, 0], self._crop[0] - window_rows)
+            z = _interpolate(logits, up.part(first, window_rows), axis=0)
+            z = jax.image.resize(z, (window_rows, self._crop[1], z.shape[2]), "bilinear", antialias=False)
+            p = jax.nn.softmax(z, axis=-1)
+            p = _interpolate(p, _Taps(wanted.index - first, wanted.weight), axis=0, upper=interpolate)
+            p = _interpolate(p, columns, axis=1, upper=interpolate)
+            corner = (place.top + i * self._block, place.left, 0)
+            return lax.dynamic_update_slice(canvas, lax.dynamic_slice(canvas, corner, p.shape) + p, corner)
+
+        return lax.fori_loop(0, jnp.where(place.scale == number, self._blocks(place.rows), 0), block, canvas)
+
+
+class _Taps(NamedTuple):
+    index: Int[Array, "2 out"]
+    weight: Float[Array, "2 out"]
+
+    def part(self, start: Int[Array, ""], size: int) -> "_Taps":
+        return _Taps(*(lax.dynamic_slice_in_dim(x, start, size, axis=1) for x in self))
+
+
+def _interpolate(x: Array, taps: _Taps, *, axis: int, upper: bool = True) -> Array:
+    """Along one axis; without `upper` the upper taps are known to weigh nothing."""
+    weight = taps.weight.reshape(2, *([1] * axis), -1, *([1] * (x.ndim - axis - 1)))
+    lower = x.at[(slice(None),) * axis + (taps.index[0],)].get(mode="promise_in_bounds") * weight[0]
+    if not upper:
+        return lower
+    return lower + x.at[(slice(None),) * axis + (taps.index[1],)].get(mode="promise_in_bounds") * weight[1]
+
+
+def _reach(crop: int, scale: float) -> int:
+    """At most so many of the image's pixels are touched by a window along one side, see `windows.Side`."""
+    return math.ceil((crop + 2) / scale) + 2
+
+
+def _write(index: Int[np.ndarray, "2 p"], weight: Float[np.ndarray, "2 p"], stretch: Stretch, start: int) -> None:
+    size = stretch.taps.lower.size
+    index[:, start : start + size] = stretch.taps.lower, stretch.taps.upper
+    weight[:, start : start + size] = stretch.taps.weight
+    # Taps must rise along the patch: a block's first tells which rows of the window it looks at.
+    index[:, start + size :] = index[:, start + size - 1 : start + size]
