@@ -27,4 +27,5 @@ def get_config():
     config.model.depth = 101
     config.model.bfloat16 = True
     config.optimizer.base_lr = 0.01
+    config.eval.scales = (0.5, 0.75, 1.0, 1.5)
     return config

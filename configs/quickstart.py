@@ -24,4 +24,5 @@ def get_config():
     config.model.depth = 18
     config.model.channels = 128
     config.model.aux_channels = 128
+    config.eval.scales = config.data.scales
     return config

@@ -26,8 +26,13 @@ FREE_ON_RESUME = {
     "data.batches_ahead",
     "data.eval_split",
     "eval.batch_size",
+    "eval.canvas_mib",
     "eval.checkpoint",
+    "eval.flip",
+    "eval.multi_scale",
+    "eval.overlap",
     "eval.pictures",
+    "eval.scales",
 }
 
 # Duration in epochs -> the same in steps.
@@ -43,6 +48,7 @@ CHOICES = {
     "model.stem": ("deep", "classic"),
     "loss.ignored": ("class", "mask"),
     "eval.checkpoint": ("latest", "best"),
+    "eval.overlap": ("sum", "average"),
     "data.folder.mask_format": ("auto", "indices", "colours"),
     "data.folder.orientation": ("auto", "stored", "turned"),
 }
@@ -79,6 +85,7 @@ RANGES = (
     ("optimizer.weight_decay", 0, math.inf),
     ("optimizer.accumulate", 1, math.inf),
     ("eval.batch_size", 1, math.inf),
+    ("eval.canvas_mib", 1, math.inf),
     ("eval.pictures", 0, math.inf),
 )
 
@@ -119,9 +126,10 @@ def check(config: ml_collections.ConfigDict) -> None:
         value = _field(config, field)
         if value is not None and not 0 < value < math.inf:
             raise UserError(f"config.{field} is {value}: it must be a positive number")
-    scales = config.data.scales
-    if not scales or any(not isinstance(scale, int | float) or scale < 0.01 for scale in scales):
-        raise UserError(f"config.data.scales is {tuple(scales)}: give at least one positive number, 0.01 or more")
+    for field in ("data.scales", "eval.scales"):
+        scales = _field(config, field)
+        if not scales or not all(_is_finite(scale) and scale >= 0.01 for scale in scales):
+            raise UserError(f"config.{field} is {tuple(scales)}: give at least one positive number, 0.01 or more")
     if config.model.aggregation_kernel % 2 == 0:
         raise UserError(f"config.model.aggregation_kernel is {config.model.aggregation_kernel}: it must be odd")
 

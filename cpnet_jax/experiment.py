@@ -1,25 +1,26 @@
 """The parts of one experiment, put together from its config; what training and evaluation share."""
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Bool
 
 from cpnet_jax import build, configuration, sharding
-from cpnet_jax.data import builders, pipeline, presence
+from cpnet_jax.data import augment, builders, pipeline, presence
 from cpnet_jax.data.device_batches import DeviceBatches
 from cpnet_jax.data.normalize import normalize
+from cpnet_jax.data.pipeline import Example
 from cpnet_jax.errors import UserError
-from cpnet_jax.evaluation import pictures
-from cpnet_jax.evaluation.evaluate import Evaluation, Prediction, evaluate
-from cpnet_jax.inference.network import ApplyNetwork, compiled_network
-from cpnet_jax.inference.windows import predict
+from cpnet_jax.evaluation.evaluate import Evaluation, evaluate, merge
+from cpnet_jax.evaluation.validation_loss import Losses, compiled_losses, summed_losses
+from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.inference.network import compiled_logits
+from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.progress import track
 from cpnet_jax.training.state import TrainState, create_state
 from cpnet_jax.training.step import train_step
@@ -105,54 +106,94 @@ class Experiment:
 
     def train_step(self) -> Any:
         """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""
-        data = self.config.data
         step = partial(
             train_step,
             model=self.model,
             loss=build.make_loss(self.config),
             tx=self.tx,
-            normalize=partial(normalize, mean=data.mean, std=data.std),
+            normalize=self._normalize,
             accumulate=self.config.optimizer.accumulate,
         )
         return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(self.mesh))
 
-    def evaluate(self, state: TrainState, *, pictures_dir: Path | None = None) -> Evaluation:
-        """Single scale, on the evaluation split. Draws the first few predictions where a folder is given."""
-        if pictures_dir is not None:
-            shutil.rmtree(pictures_dir, ignore_errors=True)  # of another evaluation
-        predictions = track(self._predictions(state), f"Evaluating on {self.eval_split}", total=len(self.eval_records))
-        return evaluate(predictions, self.dataset, each=partial(self._draw, pictures_dir))
+    def trained_model(self, state: TrainState) -> TrainedModel:
+        """The network as it is now, on this process's devices."""
+        return TrainedModel(
+            dataset=self.dataset,
+            crop_size=tuple(self.config.data.crop_size),
+            mean=tuple(self.config.data.mean),
+            std=tuple(self.config.data.std),
+            logits=partial(self._logits, self._local_variables(state)),
+            origin={"experiment": self.config.name, "step": int(state.step)},
+        )
+
+    def predictor(self, state: TrainState) -> Predictor:
+        return Predictor(self.trained_model(state), self._local_mesh, **build.prediction_options(self.config))
+
+    def eval_examples(self, places: Sequence[int]) -> Iterator[Example]:
+        """Those of the evaluation split at these places, decoded, at their own size."""
+        threads = self.config.data.threads
+        return pipeline.examples(self.eval_records, decode=self._decode, threads=threads, places=places)
+
+    def evaluate(self, state: TrainState) -> Evaluation:
+        """On the evaluation split; the processes divide the images, and all of them get the result."""
+        places = sharding.my_places(len(self.eval_records))
+        predictions = self.predictor(state).classes(self.eval_examples(places))
+        predictions = track(predictions, f"Evaluating on {self.eval_split}", total=len(places))
+        return merge(sharding.gather(evaluate(predictions, self.dataset, places=places)))
 
     def evaluation_settings(self) -> dict[str, Any]:
         """How `evaluate` measures, for whoever reads the figures later."""
+        protocol = build.make_protocol(self.config)
         return {
             "dataset": self.dataset.name,
             "split": self.eval_split,
-            "multi_scale": False,
-            "flip": False,
+            "multi_scale": bool(self.config.eval.multi_scale),
+            "scales": list(protocol.scales),
+            "flip": protocol.flip,
+            "overlap": protocol.overlap,
             "window": list(self.config.data.crop_size),
         }
 
-    def _predictions(self, state: TrainState) -> Iterator[Prediction]:
-        # A batch that every device has an equal part of.
-        batch_size = -(-self.config.eval.batch_size // self.mesh.size) * self.mesh.size
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return predict(
-            partial(self._network, variables),
-            pipeline.examples(self.eval_records, decode=self._decode, threads=self.config.data.threads),
-            crop_size=tuple(self.config.data.crop_size),
-            batch_size=batch_size,
-            fill=self.config.data.mean,
+    def validation_loss(self, state: TrainState) -> dict[str, float]:
+        """The loss and its terms on the central crops of the evaluation split: means over the images."""
+        places = sharding.my_places(len(self.eval_records))
+        sums, count = summed_losses(
+            self._losses,
+            self._local_variables(state),
+            map(self.central_crop, self.eval_examples(places)),
+            mesh=self._local_mesh,
+            batch_size=-(-self.config.eval.batch_size // self._local_mesh.size) * self._local_mesh.size,
         )
+        parts = sharding.gather((sums, count))
+        images = sum(count for _, count in parts)
+        return {name: sum(sums[name] for sums, count in parts if count) / images for name in parts[0][0]}
+
+    def central_crop(self, example: Example) -> Example:
+        """What the network sees of an example in one window."""
+        data = self.config.data
+        image, label = augment.central_crop(
+            example["image"], example["label"], tuple(data.crop_size), data.mean, self.dataset.ignore_label
+        )
+        return {**example, "image": image, "label": label}
+
+    def _local_variables(self, state: TrainState) -> dict[str, Any]:
+        """On this process's devices: processes evaluate without waiting for one another."""
+        return sharding.on_mesh(self._local_mesh, {"params": state.params, "batch_stats": state.batch_stats})
 
     @cached_property
-    def _network(self) -> ApplyNetwork:
-        return compiled_network(self.model, self.mesh, mean=self.config.data.mean, std=self.config.data.std)
+    def _local_mesh(self) -> Mesh:
+        return sharding.local_mesh()
 
-    def _draw(self, folder: Path | None, place: int, prediction: Prediction) -> None:
-        if folder is None or place >= self.config.eval.pictures:
-            return
-        example, predicted = prediction
-        path = folder / f"{example['id']}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)  # ids may name folders
-        pictures.panel(example["image"], example["label"], predicted, self.dataset).save(path)
+    @cached_property
+    def _logits(self) -> Any:
+        data = self.config.data
+        return compiled_logits(self.model, self._local_mesh, mean=data.mean, std=data.std)
+
+    @cached_property
+    def _losses(self) -> Losses:
+        return compiled_losses(self.model, build.make_loss(self.config), self._local_mesh, normalize=self._normalize)
+
+    @property
+    def _normalize(self) -> Any:
+        return partial(normalize, mean=self.config.data.mean, std=self.config.data.std)

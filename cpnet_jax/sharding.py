@@ -1,10 +1,12 @@
 """Data parallelism: the mesh, what is replicated, what is split. Nothing else in the code names a device."""
 
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
@@ -37,13 +39,33 @@ def to_devices(mesh: Mesh, batch: Any) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
-def per_device(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """The function run by each device on its own part of every argument and result, all split as by `split`."""
-    spec = PartitionSpec(DATA_AXIS)
-    return jax.shard_map(function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+def per_device(function: Callable[..., Any], mesh: Mesh, *, replicated: int = 0) -> Callable[..., Any]:
+    """The function run by each device on its own part of every argument and result, all split as by `split`, but for
+    the first `replicated` arguments, which every device has as a whole."""
+    whole, part = PartitionSpec(), PartitionSpec(DATA_AXIS)
+
+    def run(*arguments: Any) -> Any:
+        specs = (whole,) * replicated + (part,) * (len(arguments) - replicated)
+        return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=part, check_vma=False)(*arguments)
+
+    return run
 
 
-def to_mesh(mesh: Mesh, replicated_elsewhere: Any) -> Any:
-    """A pytree of arrays that every device of some other mesh holds -> the same on every device of this one."""
-    local = jax.tree.map(lambda x: x.addressable_data(0), replicated_elsewhere)
-    return jax.device_put(local, replicated(mesh))
+def on_mesh(mesh: Mesh, arrays: Any) -> Any:
+    """A pytree of arrays that the devices of another mesh each hold -> the same, held by the devices of this one."""
+    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), arrays), replicated(mesh))
+
+
+def my_places(count: int) -> range:
+    """This process's part of `count` places, strided over the processes."""
+    return range(jax.process_index(), count, jax.process_count())
+
+
+def gather(value: Any) -> list[Any]:
+    """What every process passed in (anything that can be pickled), in their order; all of them get it."""
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(pickle.dumps(value), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array(data.size))
+    parts = multihost_utils.process_allgather(np.pad(data, (0, sizes.max() - data.size)))
+    return [pickle.loads(part[:size]) for part, size in zip(parts, sizes, strict=True)]

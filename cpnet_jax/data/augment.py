@@ -141,6 +141,15 @@ def pad(
     return padded, np.pad(label, ((0, below), (0, right)), constant_values=ignore_label)
 
 
+def central_crop(
+    image: Image, label: Label, crop_size: tuple[int, int], fill: Sequence[float], ignore_label: int
+) -> tuple[Image, Label]:
+    """The middle of both, padded as by `pad` where they are smaller."""
+    starts = [max(side - crop, 0) // 2 for side, crop in zip(label.shape, crop_size, strict=True)]
+    window = tuple(slice(start, start + crop) for start, crop in zip(starts, crop_size, strict=True))
+    return pad(image[window], label[window], crop_size, fill, ignore_label)
+
+
 def photometric_jitter(image: Image, rng: np.random.Generator) -> Image:
     """Brightness, contrast, saturation and hue, each changed with probability 1/2.
 

@@ -203,7 +203,14 @@ def _permutation(count: int, key: tuple[int, ...]) -> Int[np.ndarray, " count"]:
     return np.random.default_rng(key).permutation(count)
 
 
-def examples(records: Sequence[Record], *, decode: Callable[[Record], Example], threads: int = 4) -> Iterator[Example]:
-    """Every record once, in order, decoded ahead by threads."""
+def examples(
+    records: Sequence[Record],
+    *,
+    decode: Callable[[Record], Example],
+    threads: int = 4,
+    places: Sequence[int] | None = None,
+) -> Iterator[Example]:
+    """The records at these places (every one unless given) once, in order, decoded ahead by threads."""
+    places = range(len(records)) if places is None else places
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=4 * threads)
-    return iter(grain.MapDataset.source(records).map(decode).to_iter_dataset(options))
+    return iter(grain.MapDataset.source(places).map(lambda place: decode(records[place])).to_iter_dataset(options))

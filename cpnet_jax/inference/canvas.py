@@ -6,8 +6,8 @@ image has had its last window, the best class of each pixel is read off, and the
 """
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import NamedTuple
 
 import jax
@@ -48,27 +48,33 @@ class Placement(NamedTuple):
     column_weight: Float[np.ndarray, "n 2 q"]
 
 
+@dataclass(frozen=True)
 class Painter:
     """Paints batches of windows of one crop size onto canvases of one size.
 
-    Args:
+    Attributes:
       canvas_size: (height, width), multiples of GRANULE.
       crop_size: of the windows.
       scales: of the images that they are cut from.
       block_rows: worked on at once; a divisor of GRANULE.
     """
 
-    def __init__(
-        self, canvas_size: tuple[int, int], crop_size: tuple[int, int], scales: Sequence[float], block_rows: int
-    ) -> None:
-        self.canvas_size, self._crop, self._scales, self._block = canvas_size, crop_size, scales, block_rows
-        # A patch begins at a multiple of the block, up to block - 1 rows before the first that the window reaches.
-        self._heights = [min(_reach(crop_size[0], s) + 2 * block_rows, canvas_size[0]) for s in scales]
-        self._widths = [min(_reach(crop_size[1], scale), canvas_size[1]) for scale in scales]
+    canvas_size: tuple[int, int]
+    crop_size: tuple[int, int]
+    scales: tuple[float, ...]
+    block_rows: int
+
+    @cached_property
+    def _patches(self) -> list[tuple[int, int]]:
+        """(height, width) at each scale of what one window can reach. A patch begins at a multiple of the block, up to
+        block - 1 rows before the first that the window reaches."""
+        reach = [[_reach(crop, scale) for crop in self.crop_size] for scale in self.scales]
+        patches = ((height + 2 * self.block_rows, width) for height, width in reach)
+        return [tuple(map(min, patch, self.canvas_size)) for patch in patches]
 
     def nothing(self) -> Placement:
         """The placement of a window that only fills up a batch."""
-        height, width = max(self._heights), max(self._widths)
+        height, width = map(max, zip(*self._patches, strict=True))
         index, weight = partial(np.zeros, dtype=np.int32), partial(np.zeros, dtype=np.float32)
         return Placement(
             scale=np.int32(-1),
@@ -83,8 +89,8 @@ class Painter:
     def place(self, window: Window) -> Placement:
         """Where a window goes on the canvas, whose top left corner is its tile's."""
         blank, (rows, columns) = self.nothing(), (window.rows, window.columns)
-        top = rows.start // self._block * self._block
-        left = min(columns.start, self.canvas_size[1] - self._widths[window.scale])
+        top = rows.start // self.block_rows * self.block_rows
+        left = min(columns.start, self.canvas_size[1] - self._patches[window.scale][1])
         _write(blank.row_index, blank.row_weight, rows, rows.start - top)
         _write(blank.column_index, blank.column_weight, columns, columns.start - left)
         height = window.tile.size[0]
@@ -111,7 +117,7 @@ class Painter:
             logits, place = window
             logits = jnp.where(place.flipped, logits[:, ::-1], logits)
             canvas = self._wipe(canvas, place.wipe)
-            for number in range(len(self._scales)):
+            for number in range(len(self.scales)):
                 canvas = self._add(canvas, logits, place, number)
             return canvas, self._read(canvas, place.read)
 
@@ -119,22 +125,24 @@ class Painter:
         return painted[None], classes
 
     def _blocks(self, rows: Int[Array, ""]) -> Int[Array, ""]:
-        return (rows + self._block - 1) // self._block
+        return (rows + self.block_rows - 1) // self.block_rows
 
     # Every part is a loop over blocks of rows with a count known only at run time, 0 where there is nothing to do:
     # a loop updates the canvas in place, where a conditional could copy it.
 
     def _wipe(self, canvas: Float[Array, "h w k"], rows: Int[Array, ""]) -> Float[Array, "h w k"]:
-        zeros = jnp.zeros((self._block, *canvas.shape[1:]), canvas.dtype)
-        return lax.fori_loop(
-            0, self._blocks(rows), lambda i, c: lax.dynamic_update_slice_in_dim(c, zeros, i * self._block, 0), canvas
-        )
+        zeros = jnp.zeros((self.block_rows, *canvas.shape[1:]), canvas.dtype)
+
+        def block(i: Int[Array, ""], canvas: Float[Array, "h w k"]) -> Float[Array, "h w k"]:
+            return lax.dynamic_update_slice_in_dim(canvas, zeros, i * self.block_rows, 0)
+
+        return lax.fori_loop(0, self._blocks(rows), block, canvas)
 
     def _read(self, canvas: Float[Array, "h w k"], rows: Int[Array, ""]) -> UInt8[Array, "h w"]:
         def block(i: Int[Array, ""], classes: UInt8[Array, "h w"]) -> UInt8[Array, "h w"]:
-            scores = lax.dynamic_slice_in_dim(canvas, i * self._block, self._block)
+            scores = lax.dynamic_slice_in_dim(canvas, i * self.block_rows, self.block_rows)
             best = jnp.argmax(scores, axis=-1).astype(jnp.uint8)
-            return lax.dynamic_update_slice_in_dim(classes, best, i * self._block, 0)
+            return lax.dynamic_update_slice_in_dim(classes, best, i * self.block_rows, 0)
 
         return lax.fori_loop(0, self._blocks(rows), block, jnp.zeros(canvas.shape[:2], jnp.uint8))
 
@@ -142,25 +150,25 @@ class Painter:
         self, canvas: Float[Array, "h w k"], logits: Float[Array, "h8 w8 k"], place: Placement, number: int
     ) -> Float[Array, "h w k"]:
         """Adds the window if it is of scale `number`."""
-        scale, height, width = self._scales[number], self._heights[number], self._widths[number]
+        scale, (height, width) = self.scales[number], self._patches[number]
         interpolate = scale != 1
         # So many rows of the window a block of the image's rows looks at, counted from the first.
-        window_rows = math.ceil((self._block - 1) * scale + 0.5) + 2 if interpolate else self._block
-        window_rows = min(window_rows, self._crop[0])
+        window_rows = math.ceil((self.block_rows - 1) * scale + 0.5) + 2 if interpolate else self.block_rows
+        window_rows = min(window_rows, self.crop_size[0])
         rows = _Taps(place.row_index[:, :height], place.row_weight[:, :height])
         columns = _Taps(place.column_index[:, :width], place.column_weight[:, :width])
-        to_crop = bilinear_taps(logits.shape[0], self._crop[0])
+        to_crop = bilinear_taps(logits.shape[0], self.crop_size[0])
         up = _Taps(jnp.asarray([to_crop.lower, to_crop.upper]), jnp.asarray(to_crop.weight, canvas.dtype))
 
         def block(i: Int[Array, ""], canvas: Float[Array, "h w k"]) -> Float[Array, "h w k"]:
-            wanted = rows.part(i * self._block, self._block)
-            first = jnp.minimum(wanted.index[0, 0], self._crop[0] - window_rows)
+            wanted = rows.part(i * self.block_rows, self.block_rows)
+            first = jnp.minimum(wanted.index[0, 0], self.crop_size[0] - window_rows)
             z = _interpolate(logits, up.part(first, window_rows), axis=0)
-            z = jax.image.resize(z, (window_rows, self._crop[1], z.shape[2]), "bilinear", antialias=False)
+            z = jax.image.resize(z, (window_rows, self.crop_size[1], z.shape[2]), "bilinear", antialias=False)
             p = jax.nn.softmax(z, axis=-1)
             p = _interpolate(p, _Taps(wanted.index - first, wanted.weight), axis=0, upper=interpolate)
             p = _interpolate(p, columns, axis=1, upper=interpolate)
-            corner = (place.top + i * self._block, place.left, 0)
+            corner = (place.top + i * self.block_rows, place.left, 0)
             return lax.dynamic_update_slice(canvas, lax.dynamic_slice(canvas, corner, p.shape) + p, corner)
 
         return lax.fori_loop(0, jnp.where(place.scale == number, self._blocks(place.rows), 0), block, canvas)

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import cv2
@@ -153,4 +154,4 @@ def _spans(side: int, largest: int) -> list[Span]:
     """As few and as equal parts of a side as none is larger than that."""
     count = -(-side // largest)
     edges = [side * i // count for i in range(count + 1)]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))

@@ -1,7 +1,6 @@
 """The network as a function of pixels: uint8 windows in, logits out, over every device."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import flax.linen as nn
 import jax

@@ -8,7 +8,8 @@ what was predicted before is handed on.
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -59,7 +60,6 @@ class Predictor:
         self._largest_side = max(math.isqrt(canvas_bytes // (4 * self._classes)) // GRANULE, 1) * GRANULE
         rows = block_bytes // (4 * self._classes * model.crop_size[1])
         self._block_rows = 2 ** min(max(rows, 1).bit_length() - 1, GRANULE.bit_length() - 1)
-        self._set_canvas_size((GRANULE, GRANULE))
 
     def classes(self, examples: Iterable[Example]) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"]]]:
         """Yields (example, class of every pixel of its "image"), in order.
@@ -98,35 +98,33 @@ class Predictor:
 
     def _run(self, batch: Batch, canvas: Array | None) -> tuple[Array, UInt8[Array, "b h w"]]:
         canvas = self._large_enough(canvas, batch)
+        painter = Painter(canvas.shape[1:3], self._model.crop_size, self._protocol.scales, self._block_rows)
         blank = np.zeros((*self._model.crop_size, 3), np.uint8)
         pixels, placements = [], []
         for share in batch:
             missing = self._share - len(share)
             pixels += [window.pixels for window in share] + [blank] * missing
-            placements += [self._painter.place(window) for window in share] + [self._painter.nothing()] * missing
+            placements += [painter.place(window) for window in share] + [painter.nothing()] * missing
         logits = self._model.logits(sharding.to_devices(self._mesh, np.stack(pixels)))
         placements = jax.tree.map(lambda *values: np.stack(values), *placements)
-        return self._paint(canvas, logits, sharding.to_devices(self._mesh, placements))
+        return _compiled(painter, self._mesh)(canvas, logits, sharding.to_devices(self._mesh, placements))
 
     def _large_enough(self, canvas: Float[Array, "d h w k"] | None, batch: Batch) -> Float[Array, "d h w k"]:
         """The canvas with room for every tile of the batch. It grows in large strides and never shrinks: every size
         compiles once."""
         tiles = [window.tile.size for share in batch for window in share]
-        needed = [min(_stride(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True)]
-        size = tuple(map(max, needed, self._canvas_size))
-        if size != self._canvas_size:
-            self._set_canvas_size(size)
+        size = [min(_stride(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True)]
         if canvas is None:
             shape = (self._mesh.size, *size, self._classes)
             return jnp.zeros(shape, jnp.float32, device=sharding.split(self._mesh))
-        return jnp.pad(
-            canvas, [(0, 0), *((0, n - old) for n, old in zip(size, canvas.shape[1:3], strict=True)), (0, 0)]
-        )
+        growth = [max(new - old, 0) for new, old in zip(size, canvas.shape[1:3], strict=True)]
+        return jnp.pad(canvas, [(0, 0), *((0, more) for more in growth), (0, 0)]) if any(growth) else canvas
 
-    def _set_canvas_size(self, size: tuple[int, int]) -> None:
-        self._canvas_size = size
-        self._painter = Painter(size, self._model.crop_size, self._protocol.scales, self._block_rows)
-        self._paint = jax.jit(sharding.per_device(self._painter.paint, self._mesh), donate_argnums=0)
+
+# Kept for good: every evaluation of a training run paints alike, with another model.
+@lru_cache
+def _compiled(painter: Painter, mesh: Mesh) -> Callable[..., tuple[Array, Array]]:
+    return jax.jit(sharding.per_device(painter.paint, mesh), donate_argnums=0)
 
 
 def _take(windows: Iterator[Window], count: int, end_with_image: bool) -> Share:

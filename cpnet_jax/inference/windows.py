@@ -32,7 +32,7 @@ class Taps(NamedTuple):
 
 
 def bilinear_taps(size: int, out: int) -> Taps:
-    """From `size` samples to `out`: half-pixel centres, edges clamped, no antialiasing (torch's align_corners=False)."""
+    """From `size` samples to `out`: half-pixel centres, edges clamped, no antialiasing (torch: align_corners=False)."""
     # The source of output i is (i + 1/2) size / out - 1/2, kept as a fraction over 2 out.
     source = np.maximum((2 * np.arange(out, dtype=np.int64) + 1) * size - out, 0)
     lower, rest = np.divmod(source, 2 * out)
