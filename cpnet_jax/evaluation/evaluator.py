@@ -1,0 +1,168 @@
+"""Evaluation of a training state on a split, as its config says."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any
+
+import ml_collections
+import numpy as np
+from jaxtyping import Int, PyTree, UInt8
+
+from cpnet_jax import build, losses, sharding
+from cpnet_jax.data import augment, pipeline
+from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.normalize import normalize
+from cpnet_jax.data.pipeline import Example, Record
+from cpnet_jax.evaluation.evaluate import Evaluation, evaluate, merge
+from cpnet_jax.evaluation.inspection import Inspector, Subject
+from cpnet_jax.evaluation.samples import PriorSample, Sample
+from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.inference.network import compiled_logits
+from cpnet_jax.inference.predictor import Predictor
+from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows
+from cpnet_jax.models import CPNet
+from cpnet_jax.progress import track
+from cpnet_jax.training.state import TrainState
+
+# Of the context prior, shown of one window.
+PRIOR_ROWS = 3
+
+
+class Evaluator:
+    """Evaluates states of a model on the records of a split. Compiles what it needs once, for all of them.
+
+    The processes divide the images and work on them alone, each on its own devices; only the results are put together.
+    """
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, dataset: Dataset, model: CPNet, split: str, records: Sequence[Record]
+    ) -> None:
+        self._config, self._dataset, self._model = config, dataset, model
+        self.split, self._records = split, records
+        self._mesh = sharding.local_mesh()
+        self._batch_size = -(-config.eval.batch_size // self._mesh.size) * self._mesh.size
+
+    def __len__(self) -> int:
+        """The images of the split."""
+        return len(self._records)
+
+    def settings(self) -> dict[str, Any]:
+        """How it measures, for whoever reads the figures later."""
+        protocol = build.make_protocol(self._config)
+        return {
+            "dataset": self._dataset.name,
+            "split": self.split,
+            "multi_scale": bool(self._config.eval.multi_scale),
+            "scales": list(protocol.scales),
+            "flip": protocol.flip,
+            "overlap": protocol.overlap,
+            "window": list(self._config.data.crop_size),
+        }
+
+    def evaluate(self, state: TrainState) -> Evaluation:
+        """Every image once, at its label's own size; the result is the same on every process."""
+        places = sharding.my_places(len(self))
+        predictions = self._predictor(state).classes(self._examples(places))
+        predictions = track(predictions, f"Evaluating on {self.split}", total=len(places))
+        return merge(sharding.gather(evaluate(predictions, self._dataset, start=places.start, step=places.step)))
+
+    def validation_loss(self, state: TrainState) -> dict[str, float]:
+        """The loss and its terms, means over the images' central crops; empty for an empty split."""
+        crops = map(self._central_crop, self._examples(sharding.my_places(len(self))))
+        unasked = np.zeros(PRIOR_ROWS, np.int32)
+        subjects = (Subject(crop["image"], crop["label"], unasked) for crop in crops)
+        parts = sharding.gather([found.losses for found in self._inspect(self._variables(state), subjects)])
+        images = [losses for part in parts for losses in part]
+        return {name: float(np.mean([losses[name] for losses in images])) for name in (images[0] if images else ())}
+
+    def samples(self, state: TrainState, places: Sequence[int]) -> list[Sample]:
+        """The images at these places of the split, with their predictions."""
+        predictions = self._predictor(state).classes(self._examples(places))
+        return [self._sample(example, predicted) for example, predicted in predictions]
+
+    def _sample(self, example: Example, predicted: UInt8[np.ndarray, "h w"]) -> Sample:
+        alone = evaluate([(example, predicted)], self._dataset).as_json()
+        figures = {name: alone[name] for name in ("mIoU", "pixel_accuracy")}
+        return Sample(example["id"], example["image"], example["label"], predicted, figures)
+
+    def prior_samples(self, state: TrainState, places: Sequence[int]) -> list[PriorSample]:
+        """Rows of the context prior of the images' central crops; none where the network has no context prior."""
+        if not self._model.context_prior:
+            return []
+        crops = [self._central_crop(example) for example in self._examples(places)]
+        shown = [self._positions(crop) for crop in crops]
+        subjects = [
+            Subject(crop["image"], crop["label"], _flat(positions, classes))
+            for crop, (positions, classes) in zip(crops, shown, strict=True)
+        ]
+        found = self._inspect(self._variables(state), subjects)
+        return [
+            PriorSample(
+                id=crop["id"],
+                image=crop["image"],
+                positions=tuple(positions),
+                rows=inspection.rows[: len(positions)].reshape(-1, *classes.shape),
+                ideal=ideal_rows(classes, positions),
+            )
+            for crop, (positions, classes), inspection in zip(crops, shown, found, strict=True)
+        ]
+
+    def _positions(self, crop: Example) -> tuple[list[Position], Int[np.ndarray, "h8 w8"]]:
+        """Which rows of the prior to look at, and the classes at all its positions."""
+        size = build.prior_size(self._config)
+        classes = losses.downsample_labels(crop["label"][None], size).reshape(size)
+        return choose_positions(classes, PRIOR_ROWS, self._dataset.ignore_label), classes
+
+    def _examples(self, places: Sequence[int]) -> Iterator[Example]:
+        """Those at these places, decoded, at their own size."""
+        decode = partial(
+            pipeline.decode, num_classes=len(self._dataset.classes), ignore_label=self._dataset.ignore_label
+        )
+        return pipeline.examples(self._records, decode=decode, threads=self._config.data.threads, places=places)
+
+    def _central_crop(self, example: Example) -> Example:
+        """What the network sees of an example in one window."""
+        image, label = augment.central_crop(
+            example["image"],
+            example["label"],
+            tuple(self._config.data.crop_size),
+            self._config.data.mean,
+            self._dataset.ignore_label,
+        )
+        return {"id": example["id"], "image": image, "label": label}
+
+    def _predictor(self, state: TrainState) -> Predictor:
+        data = self._config.data
+        model = TrainedModel(
+            dataset=self._dataset,
+            crop_size=tuple(data.crop_size),
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+            logits=partial(self._logits, self._variables(state)),
+        )
+        return Predictor(model, self._mesh, **build.prediction_options(self._config))
+
+    def _variables(self, state: TrainState) -> PyTree:
+        return sharding.on_mesh(self._mesh, {"params": state.params, "batch_stats": state.batch_stats})
+
+    @cached_property
+    def _logits(self) -> Any:
+        return compiled_logits(self._model, self._mesh, mean=self._config.data.mean, std=self._config.data.std)
+
+    @cached_property
+    def _inspect(self) -> Inspector:
+        data = self._config.data
+        return Inspector(
+            self._model,
+            build.make_loss(self._config),
+            self._mesh,
+            normalize=partial(normalize, mean=data.mean, std=data.std),
+            batch_size=self._batch_size,
+        )
+
+
+def _flat(positions: Sequence[Position], classes: Int[np.ndarray, "h8 w8"]) -> Int[np.ndarray, " p"]:
+    """Row-major, filled up to PRIOR_ROWS so that every window asks for as many."""
+    flat = np.zeros(PRIOR_ROWS, np.int32)
+    flat[: len(positions)] = [row * classes.shape[1] + column for row, column in positions]
+    return flat
