@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cpnet_jax.evaluation.confusion import confusion_matrix, scores
+from cpnet_jax.evaluation.confusion import confusion_matrix, scores, without_class
 
 CLASSES, IGNORED = 5, 255
 
@@ -39,18 +39,23 @@ def test_scores_equal_intersections_over_unions_of_pixel_sets(seed, present):
     label, prediction = random_pair(seed, present=present)
     found = scores(confusion_matrix(label, prediction, CLASSES, IGNORED))
     seen = label != IGNORED
-    ious, accuracies = [], []
+    ious, accuracies, dices, weighted = [], [], [], 0
     for k in range(CLASSES):
         true, predicted = seen & (label == k), seen & (prediction == k)
         if k not in present:
-            assert np.isnan(found.iou[k])
+            assert np.isnan([found.iou[k], found.accuracy[k], found.dice[k]]).all()
             continue
         ious.append((true & predicted).sum() / (true | predicted).sum())
         accuracies.append((true & predicted).sum() / true.sum())
-        assert found.iou[k] == pytest.approx(ious[-1], rel=1e-12)
+        dices.append(2 * (true & predicted).sum() / (true.sum() + predicted.sum()))
+        weighted += ious[-1] * true.sum() / seen.sum()
+        of_class = [found.iou[k], found.accuracy[k], found.dice[k]]
+        assert of_class == pytest.approx([ious[-1], accuracies[-1], dices[-1]], rel=1e-12)
     assert found.mean_iou == pytest.approx(np.mean(ious), rel=1e-12)
     assert found.mean_accuracy == pytest.approx(np.mean(accuracies), rel=1e-12)
+    assert found.mean_dice == pytest.approx(np.mean(dices), rel=1e-12)
     assert found.pixel_accuracy == pytest.approx((label == prediction)[seen].mean(), rel=1e-12)
+    assert found.frequency_weighted_iou == pytest.approx(weighted, rel=1e-12)
 
 
 @pytest.mark.parametrize("classes", [2, 19, 150, 254])
@@ -64,6 +69,8 @@ def test_a_known_case():
     assert found.iou.tolist() == pytest.approx([3 / 6, 4 / 7])
     assert found.mean_accuracy == pytest.approx((3 / 4 + 4 / 6) / 2)
     assert found.pixel_accuracy == pytest.approx(0.7)
+    assert found.dice.tolist() == pytest.approx([6 / 9, 8 / 11])
+    assert found.frequency_weighted_iou == pytest.approx(0.4 * 3 / 6 + 0.6 * 4 / 7)
 
 
 def test_ignored_pixels_leave_whatever_is_predicted_there():
@@ -106,7 +113,7 @@ def test_an_unlabelled_image_counts_nothing():
     counts = confusion_matrix(label, np.zeros_like(label), CLASSES, IGNORED)
     assert counts.shape == (CLASSES, CLASSES) and not counts.any()
     found = scores(counts)
-    assert np.isnan([found.mean_iou, found.mean_accuracy, found.pixel_accuracy, *found.iou]).all()
+    assert all(np.isnan(value).all() for value in vars(found).values())
 
 
 def test_a_class_predicted_but_not_labelled_leaves_the_mean_and_costs_the_others():
@@ -116,6 +123,31 @@ def test_a_class_predicted_but_not_labelled_leaves_the_mean_and_costs_the_others
     assert found.iou[:2].tolist() == pytest.approx([6 / 8, 1])
     assert found.mean_iou == pytest.approx((6 / 8 + 1) / 2)
     assert found.pixel_accuracy == pytest.approx(10 / 12)
+
+
+def test_conventions_differ_in_absent_classes_only():
+    """Class 2 is predicted but not labelled, class 3 neither; the IoUs of 0 and 1 are 3/4 and 1."""
+    found = scores(np.array([[6, 0, 2, 0], [0, 4, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]))
+    assert found.mean_iou == pytest.approx(1.75 / 2)
+    assert found.mean_iou_of_shown == pytest.approx(1.75 / 3)
+    assert found.mean_iou_absent_zero == pytest.approx(1.75 / 4)
+    assert found.mean_iou_absent_one == pytest.approx(2.75 / 4)
+
+
+def test_conventions_agree_where_every_class_is_labelled():
+    found = scores(confusion_matrix(*random_pair(0), CLASSES, IGNORED))
+    others = found.mean_iou_of_shown, found.mean_iou_absent_zero, found.mean_iou_absent_one
+    assert others == pytest.approx((found.mean_iou,) * 3, rel=1e-15)
+
+
+@pytest.mark.parametrize("index", range(CLASSES))
+def test_without_a_class_its_pixels_count_as_ignored(index):
+    label, prediction = random_pair(0)
+    counts = confusion_matrix(label, prediction, CLASSES, IGNORED)
+    before = counts.copy()
+    ignored = np.where(label == index, IGNORED, label)
+    assert np.array_equal(without_class(counts, index), confusion_matrix(ignored, prediction, CLASSES, IGNORED))
+    assert np.array_equal(counts, before)
 
 
 def test_a_class_never_found_counts_as_zero():

@@ -5,9 +5,8 @@ from typing import ClassVar
 
 from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, match
 from cpnet_jax.data.catalog import CITYSCAPES
+from cpnet_jax.data.catalog.cityscapes import LABEL_IDS
 
-# The labelIds of training ids 0 .. 18; the others of 0 .. 33 are left out of evaluation, and so ignored.
-LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 # The license plate's -1, in eight bits.
 LICENSE_PLATE = 255
 SPLITS = ("train", "val")

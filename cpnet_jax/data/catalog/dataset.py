@@ -15,6 +15,8 @@ class Dataset:
       palette: RGB of each class in pictures.
       train_split, eval_split: what a run trains and evaluates on unless its config says otherwise.
       splits: expected number of examples.
+      optional_class: one that some leave out of training or of the figures and others count; evaluations then say the
+        mIoU both ways. It may be among the classes or not; empty where there is none.
       source_help: how to get the raw files; empty where none are needed.
     """
 
@@ -25,6 +27,7 @@ class Dataset:
     eval_split: str = "val"
     splits: dict[str, int] = field(default_factory=dict)
     source_help: str = ""
+    optional_class: str = ""
     ignore_label: int = 255
 
     def __post_init__(self) -> None:

@@ -72,6 +72,7 @@ PASCAL_CONTEXT = Dataset(
         "wood",
     ),
     palette=voc_palette(60)[1:],
+    optional_class=BACKGROUND,
     # Of VOC2010 and the release's .mat files. The Detail API's trainval_merged.json leaves out three: 4,996 / 5,104.
     splits={"train": 4_998, "val": 5_105},
     source_help=(

@@ -1,0 +1,114 @@
+"""The same counts and figures as the benchmarks' own evaluations, to the last digit."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from cityscapesscripts.evaluation import evalPixelLevelSemanticLabeling as cityscapes
+from cityscapesscripts.helpers.labels import id2label, trainId2label
+from PIL import Image
+
+from cpnet_jax.data.builders.base import translate
+from cpnet_jax.data.builders.cityscapes import CityscapesBuilder
+from cpnet_jax.data.catalog import ADE20K, CITYSCAPES
+from cpnet_jax.evaluation.evaluate import evaluate
+from cpnet_jax.evaluation.submissions import ADE20K_TEST, CITYSCAPES_TEST
+
+IDS = [trainId2label[i].id for i in range(19)]
+VOID = [i for i in range(34) if i not in IDS]
+TRAIN, TRUCK = (CITYSCAPES.classes.index(name) for name in ("train", "truck"))
+
+
+def blocky(rng, values, shape, block=8):
+    """A picture of patches, as labels are, rather than noise."""
+    patches = rng.choice(values, (-(-shape[0] // block), -(-shape[1] // block)))
+    return patches.repeat(block, 0).repeat(block, 1)[: shape[0], : shape[1]].astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def city_set(tmp_path_factory):
+    """gtFine's labelIds and predictions as submitted, with all void labels and without any train; the network
+    predicts trains in some images, trucks in none."""
+    root, rng = tmp_path_factory.mktemp("cityscapes"), np.random.default_rng(0)
+    cores = [f"{city}_{number:06}_000019" for city in ("frankfurt", "lindau") for number in range(4)]
+    truths, predictions = {}, {}
+    for core in cores:
+        truth = blocky(rng, [i for i in range(34) if i != IDS[TRAIN]], (128, 256))
+        truth_classes = translate(truth, CityscapesBuilder.LABEL_RULE, core)
+        guess = blocky(rng, [k for k in range(19) if k != TRUCK], truth.shape, block=5)
+        right = (rng.random(truth.shape) < 0.6) & (truth_classes != 255) & (truth_classes != TRUCK)
+        predictions[core] = np.where(right, truth_classes, guess).astype(np.uint8)
+        truths[core] = truth_classes
+        city = core.split("_")[0]
+        path = root / "gtFine/val" / city / f"{core}_gtFine_labelIds.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(truth).save(path)
+        CITYSCAPES_TEST.write(root / "results", root / f"{core}_leftImg8bit.png", predictions[core])
+    ours = evaluate((({"label": truths[core]}, predictions[core]) for core in cores), CITYSCAPES)
+    return SimpleNamespace(ours=ours, official=run_official(root))
+
+
+def run_official(root):
+    """What the benchmark's script finds in the files, without its figures of instances and its printing."""
+    settings = SimpleNamespace(**vars(cityscapes.args))
+    settings.predictionPath, settings.predictionWalk = str(root / "results"), None
+    settings.evalInstLevelScore, settings.JSONOutput, settings.quiet = False, False, True
+    truths = sorted(map(str, root.glob("gtFine/val/*/*_gtFine_labelIds.png")))
+    return cityscapes.evaluateImgLists(
+        [cityscapes.getPrediction(settings, truth) for truth in truths], truths, settings
+    )
+
+
+def test_confusion_matrix_is_that_of_the_official_cityscapes_script(city_set):
+    """Its rows of void labels are those that we ignore."""
+    official = np.array(city_set.official["confMatrix"], np.int64)
+    assert city_set.ours.confusion.dtype == np.int64
+    assert np.array_equal(city_set.ours.confusion, official[np.ix_(IDS, IDS)])
+    assert official[VOID].sum() > 0 and official.sum() == city_set.ours.confusion.sum() + official[VOID].sum()
+    assert all(id2label[i].ignoreInEval for i in VOID)
+
+
+def test_ious_are_those_of_the_official_cityscapes_script(city_set):
+    """It gives a class that is predicted but never labelled an IoU of 0, and counts it; we name it and leave it out."""
+    found, official = city_set.ours.scores, city_set.official
+    theirs = np.array([official["classScores"][name] for name in CITYSCAPES.classes])
+    labelled = np.arange(19) != TRAIN
+    assert np.array_equal(found.iou[labelled], theirs[labelled])
+    assert theirs[TRAIN] == 0 and np.isnan(found.iou[TRAIN]) and city_set.ours.absent_classes == ["train"]
+    assert found.iou[TRUCK] == 0, "labelled, never predicted"
+    assert found.mean_iou_of_shown == pytest.approx(official["averageScoreClasses"], rel=1e-15)
+    assert found.mean_iou == pytest.approx(official["averageScoreClasses"] * 19 / 18, rel=1e-15)
+
+
+def scene_parsing_areas(prediction, label, classes=150):
+    """The scene parsing kit's definition on its own numbers, 1 .. 150 with 0 for whatever is labelled as none of them:
+    unlabelled pixels leave the prediction; then areas of intersection and union class by class, correct and labelled
+    pixels."""
+    labelled = label > 0
+    areas = []
+    for k in range(1, classes + 1):
+        true, predicted = labelled & (label == k), labelled & (prediction == k)
+        areas.append(((true & predicted).sum(), (true | predicted).sum()))
+    return np.array(areas, np.int64), (labelled & (label == prediction)).sum(), labelled.sum()
+
+
+def test_figures_are_those_of_the_scene_parsing_kit():
+    rng = np.random.default_rng(1)
+    areas, correct, labelled, pairs = np.zeros((150, 2), np.int64), 0, 0, []
+    for shape in [(96, 128), (85, 61), (1, 40)]:
+        label = blocky(rng, rng.choice(151, 40), shape)
+        label[0, :5] = 0
+        classes = blocky(rng, rng.choice(150, 30), shape, block=5)
+        classes = np.where((rng.random(shape) < 0.6) & (label > 0), label - 1, classes).astype(np.uint8)
+        found = scene_parsing_areas(ADE20K_TEST.encode(classes), label)
+        areas, correct, labelled = areas + found[0], correct + found[1], labelled + found[2]
+        pairs.append(({"label": np.where(label > 0, label - 1, 255).astype(np.uint8)}, classes))
+    ours = evaluate(pairs, ADE20K)
+    true, predicted, hit = ours.confusion.sum(1), ours.confusion.sum(0), np.diag(ours.confusion)
+    assert np.array_equal(np.stack([hit, true + predicted - hit], 1), areas)
+    found, present = ours.scores, true > 0
+    assert 0 < present.sum() < 150 and ((areas[:, 1] > 0) & ~present).any(), "absent classes, some of them predicted"
+    assert np.array_equal(found.iou[present], areas[present, 0] / areas[present, 1])
+    assert found.pixel_accuracy == correct / labelled
+    kit = areas[:, 0] / (np.spacing(1) + areas[:, 1])  # absent classes are 0 in its mean over all 150
+    assert found.mean_iou_absent_zero == pytest.approx(kit.mean(), rel=1e-14)
