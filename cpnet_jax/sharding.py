@@ -56,6 +56,11 @@ def on_mesh(mesh: Mesh, arrays: Any) -> Any:
     return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), arrays), replicated(mesh))
 
 
+def is_main_process() -> bool:
+    """Whether this is the process that writes what all of them found."""
+    return jax.process_index() == 0
+
+
 def my_places(count: int) -> range:
     """This process's part of `count` places, strided over the processes."""
     return range(jax.process_index(), count, jax.process_count())

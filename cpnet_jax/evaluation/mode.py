@@ -4,14 +4,15 @@ from pathlib import Path
 
 import ml_collections
 
-from cpnet_jax import configuration, files
+from cpnet_jax import configuration, sharding
 from cpnet_jax.errors import UserError
+from cpnet_jax.evaluation import publish
 from cpnet_jax.experiment import Experiment
 from cpnet_jax.training.checkpoint import Checkpoints
 
 
 def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Evaluates the latest or best checkpoint; writes DIR/eval.json and DIR/predictions, prints the table.
+    """Evaluates the latest or best checkpoint; writes DIR/eval.json and DIR/report, prints the table.
 
     Raises:
       UserError: where the workdir holds no checkpoint, or one of another config.
@@ -25,6 +26,12 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
             raise UserError(f"{workdir}/checkpoints holds no whole checkpoint: train first, or name another --workdir")
         configuration.check_same_run(experiment.description(), checkpoints.config(step), workdir)
         state, _ = checkpoints.restore(step, experiment.abstract_state())
-    evaluation = experiment.evaluate(state, pictures_dir=workdir / "predictions")
-    files.write_json(workdir / "eval.json", evaluation.as_json(step=step, **experiment.evaluation_settings()))
-    print(f"\n{evaluation.table()}\n\nStep {step}, split {experiment.eval_split}; {workdir}/eval.json holds this.")
+    evaluator = experiment.evaluator
+    evaluation = evaluator.evaluate(state)
+    if not sharding.is_main_process():
+        return
+    publish.write_all(workdir, evaluation, evaluator, state, step=step, count=config.eval.pictures)
+    print(
+        f"\n{evaluation.table()}\n\nStep {step}, split {evaluator.split}; {workdir}/eval.json holds this, "
+        f"{workdir}/report/index.html shows it."
+    )

@@ -18,12 +18,16 @@ import ml_collections
 
 from cpnet_jax import configuration, files
 from cpnet_jax.errors import TrainingDiverged
+from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.experiment import Experiment
 from cpnet_jax.progress import Progress
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.metrics import MetricsWriter
 from cpnet_jax.training.state import TrainState
+
+# Images of which every evaluation leaves pictures on TensorBoard.
+DRAWN = 4
 
 
 def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -43,7 +47,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
         files.write_json(workdir / "config.json", experiment.description())
         with MetricsWriter(workdir, start) as writer:
             evaluation = _loop(experiment, state, start, checkpoints, writer, workdir)
-    print(f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/predictions the pictures.")
+    print(f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
 
 
 def _start(experiment: Experiment, checkpoints: Checkpoints, workdir: Path) -> tuple[TrainState, int]:
@@ -78,8 +82,8 @@ def _loop(
             evaluation = None
             if last or (fresh and _due(step, config.eval_every)):
                 monitor.catch_up()
-                evaluation = experiment.evaluate(state, pictures_dir=workdir / "predictions" if last else None)
-                _report(evaluation, step, experiment, writer, progress, workdir)
+                evaluation = experiment.evaluator.evaluate(state)
+                _report(evaluation, state, step, experiment, writer, progress, workdir)
 
             # save
             if fresh and (evaluation is not None or _due(step, config.checkpoint_every)):
@@ -185,16 +189,22 @@ def _due(step: int, every: int) -> bool:
 
 def _report(
     evaluation: Evaluation,
+    state: TrainState,
     step: int,
     experiment: Experiment,
     writer: MetricsWriter,
     progress: Progress,
     workdir: Path,
 ) -> None:
-    found = evaluation.as_json(step=step, **experiment.evaluation_settings())
+    evaluator, config = experiment.evaluator, experiment.config
+    losses = evaluator.validation_loss(state)
+    found = publish.figures(evaluation, evaluator, step)
     means = {name: found[name] for name in ("mIoU", "pixel_accuracy", "mean_accuracy") if found[name] is not None}
-    writer.write(step, means)
+    writer.write(step, means | {f"val_{name}": value for name, value in losses.items()})
     files.write_json(workdir / "eval.json", found)
+    publish.draw(writer, evaluator, evaluation.dataset, state, step=step, count=min(config.eval.pictures, DRAWN))
+    if step == config.total_steps:
+        publish.write_all(workdir, evaluation, evaluator, state, step=step, count=config.eval.pictures)
     progress.say(f"Step {step}: {', '.join(f'{name} {100 * value:.2f} %' for name, value in means.items())}")
 
 
@@ -203,7 +213,7 @@ def _announcement(experiment: Experiment, start: int) -> str:
     begins = f"resuming at step {start} of" if start else "training for"
     return (
         f"{experiment.mesh.size} {jax.devices()[0].platform.upper()} device(s), {len(experiment.train_records)} "
-        f"training and {len(experiment.eval_records)} evaluation images; {begins} {config.total_steps} steps of "
+        f"training and {len(experiment.evaluator)} evaluation images; {begins} {config.total_steps} steps of "
         f"{config.batch_size}. The first step compiles."
     )
 

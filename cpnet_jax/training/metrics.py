@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
+from PIL import Image
 from tensorboardX import SummaryWriter
 
 from cpnet_jax import files
@@ -38,6 +40,10 @@ class MetricsWriter:
         self._file.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
+
+    def picture(self, name: str, picture: Image.Image, step: int) -> None:
+        """TensorBoard only."""
+        self._tensorboard.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
 
 def _drop_after(path: Path, step: int) -> None:
