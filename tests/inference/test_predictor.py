@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 from inference import reference
 
 from cpnet_jax import sharding
@@ -192,20 +193,9 @@ def test_a_cpnet_agrees_with_the_reference(protocol):
 
 @cache
 def tiny_cpnet(crop):
-    """Weights as drawn, all parts alive: the initialisers leave out the residual branches and flatten the answer."""
     model = CPNet(CLASSES, depth=18, prior_size=(crop[0] // 8, crop[1] // 8), channels=16, aux_channels=0)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *crop, 3)), train=False))
-    rng = np.random.default_rng(2)
-
-    def draw(path, leaf):
-        kind = path[-1].key
-        if kind in ("scale", "var"):
-            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-        spread = 0.1 if kind in ("bias", "mean") else (2 / np.prod(leaf.shape[:-1])) ** 0.5
-        return rng.normal(0, spread, leaf.shape).astype(np.float32)
-
-    variables = jax.tree_util.tree_map_with_path(draw, shapes)
-    variables["params"]["head"]["classifier"]["kernel"] /= 20  # logits of a few units: no saturated softmax
+    variables = random_weights.draw(shapes)
     return jax.jit(lambda windows: model.apply(variables, normalize(windows, MEAN, STD), train=False).logits)
 
 
