@@ -1,0 +1,41 @@
+"""One process of an evaluation:  python evaluate_process.py FOLDER INDEX COUNT PORT
+
+Evaluates FOLDER/run, a workdir made by `test_processes`, with 4 virtual CPU devices over all COUNT processes.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+
+DEVICES = 4
+
+
+def get_config(folder: Path):
+    """A CPNet small enough to be run untrained on pictures of CamVid's layout."""
+    from configs import camvid
+
+    config = camvid.get_config()
+    config.data.source = str(folder / "camvid")
+    config.data.dir = str(folder / "data")
+    config.data.crop_size = (32, 48)
+    config.compilation_cache = ""
+    config.batch_size = 8
+    config.model.channels = 16
+    config.model.aux_channels = 0
+    config.eval.batch_size = 8
+    config.eval.pictures = 2
+    return config
+
+
+def main(folder: str, index: str, count: str, port: str) -> None:
+    jax.config.update("jax_num_cpu_devices", DEVICES // int(count))
+    if count != "1":
+        jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
+    from cpnet_jax.evaluation.mode import evaluate_workdir
+
+    evaluate_workdir(get_config(Path(folder)), Path(folder) / "run")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

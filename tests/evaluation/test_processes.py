@@ -1,0 +1,89 @@
+"""An evaluation finds the same whether one process or two of them share the images."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import random_weights
+from evaluation import evaluate_process
+from raw_data import save
+
+from cpnet_jax.experiment import Experiment
+from cpnet_jax.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+# An odd number of images of several sizes: two processes have different numbers of images and of windows.
+SIZES = [(40, 56), (32, 48), (70, 90), (24, 100), (33, 49)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Prepared data and the workdir of a run whose weights are random in every layer."""
+    root = tmp_path_factory.mktemp("processes")
+    write_camvid(root / "camvid")
+    config = evaluate_process.get_config(root)
+    experiment = Experiment(config)
+    shapes = experiment.abstract_state()
+    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes).replace(
+        params=random_weights.draw(shapes.params), batch_stats=random_weights.draw(shapes.batch_stats)
+    )
+    with Checkpoints(root / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(1, state, position=1, config=experiment.description(), miou=None)
+    return root
+
+
+def write_camvid(folder):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for place, size in enumerate(SIZES):
+            label = rng.integers(0, 12, (13, 13)).astype(np.uint8).repeat(8, 0).repeat(8, 1)[: size[0], : size[1]]
+            image = np.clip(20 * label[..., None] + rng.normal(0, 30, (*size, 3)), 0, 255).astype(np.uint8)
+            save(folder / split / f"{place}.png", image)
+            save(folder / f"{split}annot" / f"{place}.png", label)
+
+
+def evaluated(folder, count):
+    """(eval.json, names of the pictures drawn) of an evaluation by so many processes."""
+    workdir = folder / "run"
+    (workdir / "eval.json").unlink(missing_ok=True)
+    shutil.rmtree(workdir / "predictions", ignore_errors=True)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    program = [sys.executable, evaluate_process.__file__, folder]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    processes = [
+        subprocess.Popen(
+            list(map(str, [*program, index, count, port])),
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * count, outputs[0][1] + outputs[-1][1]
+    tables = ["mIoU" in out for out, _ in outputs]
+    assert tables == [True] + [False] * (count - 1), "one process prints the table, for all of them"
+    pictures = sorted(path.name for path in (workdir / "predictions").iterdir())
+    return json.loads((workdir / "eval.json").read_text()), pictures
+
+
+def test_two_processes_find_what_one_finds(folder):
+    one, pictures = evaluated(folder, 1)
+    assert one["images"] == len(SIZES)
+    assert len([iou for iou in one["per_class"].values() if iou]) > 2, "a network that says something"
+    assert evaluated(folder, 2) == (one, pictures)

@@ -1,0 +1,309 @@
+"""The fast predictor gives what the slow reference gives, for every size of image and any number of devices."""
+
+import contextlib
+import gc
+import itertools
+import weakref
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import random_weights
+from inference import reference
+
+from cpnet_jax import sharding
+from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.normalize import normalize
+from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.inference.predictor import Predictor
+from cpnet_jax.inference.protocol import Protocol
+from cpnet_jax.models import CPNet
+
+CLASSES = 6
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+CROP = (24, 32)
+# Equal to the crop, smaller, larger, one row of windows, one column, slivers, odd.
+SIZES = [(24, 32), (5, 7), (1, 1), (24, 75), (80, 32), (3, 200), (190, 2), (31, 53), (25, 33), (1, 33), (47, 95)]
+PAPER = Protocol(scales=(0.5, 0.75, 1.0, 1.5, 1.75), flip=True)
+PROTOCOLS = {
+    "single scale": Protocol(),
+    "the paper's": PAPER,
+    "averaged": Protocol(scales=(0.75, 1.25), flip=True, overlap="average"),
+    "extreme scales": Protocol(scales=(0.1, 2.3)),
+}
+# Two scores that differ by less may come in either order.
+TIE = 1e-5
+
+
+def make_images(sizes=tuple(SIZES), seed=0):
+    """Smooth colours with noise, so that scaling does not make them grey."""
+    rng = np.random.default_rng(seed)
+    return [_picture(rng, *size) for size in sizes]
+
+
+def _picture(rng, height, width):
+    coarse = rng.normal(128, 70, (height // 8 + 2, width // 8 + 2, 3)).repeat(8, 0).repeat(8, 1)[:height, :width]
+    return np.clip(coarse + rng.normal(0, 25, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+def examples_of(images):
+    return [{"id": str(place), "image": image} for place, image in enumerate(images)]
+
+
+def make_mesh(devices):
+    return jax.sharding.Mesh(np.array(jax.devices()[:devices]), (sharding.DATA_AXIS,))
+
+
+def trained(logits, classes=CLASSES, crop=CROP):
+    dataset = Dataset("made", tuple(f"class {k}" for k in range(classes)), ((0, 0, 0),) * classes)
+    return TrainedModel(dataset, crop, MEAN, STD, logits)
+
+
+@cache
+def toy_logits():
+    """A network in miniature: what it says of a cell depends on the colours in it, on their places there, on the
+    cell's place in the window and on all the rest of the window; mirrored windows are nothing special to it."""
+    rng = np.random.default_rng(1)
+    height, width = CROP[0] // 8, CROP[1] // 8
+    kernel = rng.normal(0, 0.25, (8, 8, 3, CLASSES)).astype(np.float32)
+    places = rng.normal(0, 1, (height, width, CLASSES)).astype(np.float32)
+    whole = rng.normal(0, 1, (3, CLASSES)).astype(np.float32)
+
+    @jax.jit
+    def logits(windows):
+        x = normalize(windows, MEAN, STD)
+        cells = x.reshape(-1, height, 8, width, 8, 3)
+        local = jnp.einsum("nycxdi,cdik->nyxk", cells, kernel)
+        return local + places + (x.mean((1, 2)) @ whole)[:, None, None]
+
+    return logits
+
+
+def one_window(logits):
+    """The network as the reference wants it."""
+    return lambda window: np.asarray(logits(window[None])[0])
+
+
+@cache
+def expected(protocol, logits=None, crop=CROP):
+    """Scores of `make_images()`."""
+    return [slow(image, protocol, logits, crop) for image in make_images()]
+
+
+def slow(image, protocol, logits=None, crop=CROP):
+    return reference.scores(
+        image,
+        one_window(logits or toy_logits()),
+        crop=crop,
+        mean=MEAN,
+        scales=protocol.scales,
+        flip=protocol.flip,
+        overlap=protocol.overlap,
+    )
+
+
+def assert_classes_agree(predicted, scores):
+    """Everywhere, but where the reference cannot tell its two best apart."""
+    assert predicted.dtype == np.uint8 and predicted.shape == scores.shape[:2]
+    second, best = np.moveaxis(np.sort(reference.probabilities(scores), axis=-1)[..., -2:], -1, 0)
+    clear = best - second > TIE
+    assert clear.mean() > 0.99 or clear.size < 100
+    assert np.array_equal(predicted[clear], reference.classes(scores)[clear])
+
+
+def assert_probabilities_agree(found, scores):
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, reference.probabilities(scores), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=-1), 1, rtol=0, atol=1e-5)
+
+
+def assert_agrees(predictor, images, scores):
+    """Classes and probabilities, in one stream each."""
+    examples = examples_of(images)
+    for run, check in (
+        (predictor.classes, assert_classes_agree),
+        (predictor.probabilities, assert_probabilities_agree),
+    ):
+        for given, wanted, (example, found) in zip(examples, scores, run(iter(examples)), strict=True):
+            assert example is given
+            check(found, wanted)
+
+
+def test_the_cases_are_worth_comparing():
+    """The toy's answer depends on all that the protocols differ in, and every class occurs."""
+    for protocol in PROTOCOLS.values():
+        predicted = np.concatenate([reference.classes(found).ravel() for found in expected(protocol)])
+        assert np.bincount(predicted, minlength=CLASSES).min() > 0.01 * len(predicted)
+    image = make_images([(47, 95)])[0]
+    variants = [
+        Protocol(),
+        Protocol(scales=(1.5,)),
+        Protocol(scales=(1.0, 1.5)),
+        Protocol(scales=(1.0, 1.5), overlap="average"),
+        Protocol(scales=(1.0, 1.5), flip=True),
+    ]
+    for one, other in itertools.combinations(
+        [reference.probabilities(slow(image, variant)) for variant in variants], 2
+    ):
+        assert np.abs(one - other).max() > 0.05
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 5), (8, 16)])
+def test_prediction_agrees_with_the_reference(name, devices, batch_size):
+    protocol = PROTOCOLS[name]
+    predictor = Predictor(trained(toy_logits()), make_mesh(devices), protocol=protocol, batch_size=batch_size)
+    assert_agrees(predictor, make_images(), expected(protocol))
+
+
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 64), (8, 3), (3, 7)])
+def test_the_size_of_the_batches_changes_nothing(devices, batch_size):
+    protocol = PROTOCOLS["averaged"]
+    predictor = Predictor(trained(toy_logits()), make_mesh(devices), protocol=protocol, batch_size=batch_size)
+    assert_agrees(predictor, make_images(), expected(protocol))
+
+
+@pytest.mark.parametrize("name", ["single scale", "the paper's", "averaged"])
+def test_a_canvas_cut_into_tiles_gives_the_same(name):
+    """However little of an image's scores fits into what a canvas may take."""
+    window = 4 * CLASSES * CROP[0] * CROP[1]
+    for canvas_bytes in (1, 2 * window, 7 * window):
+        predictor = Predictor(
+            trained(toy_logits()),
+            make_mesh(8),
+            protocol=PROTOCOLS[name],
+            batch_size=8,
+            canvas_bytes=canvas_bytes,
+        )
+        assert_agrees(predictor, make_images(), expected(PROTOCOLS[name]))
+
+
+@pytest.mark.parametrize("protocol", [Protocol(), Protocol(scales=(0.75, 1.5), flip=True)], ids=["single", "multi"])
+def test_a_cpnet_agrees_with_the_reference(protocol):
+    crop, sizes = (32, 48), [(32, 48), (20, 31), (45, 81)]
+    logits = tiny_cpnet(crop)
+    images = make_images(sizes)
+    predictor = Predictor(trained(logits, crop=crop), make_mesh(8), protocol=protocol, batch_size=8)
+    scores = [slow(image, protocol, logits, crop) for image in images]
+    assert len(np.unique(np.concatenate([reference.classes(found).ravel() for found in scores]))) > 2
+    assert_agrees(predictor, images, scores)
+
+
+@cache
+def tiny_cpnet(crop):
+    model = CPNet(CLASSES, depth=18, prior_size=(crop[0] // 8, crop[1] // 8), channels=16, aux_channels=0)
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *crop, 3)), train=False))
+    variables = random_weights.draw(shapes)
+    return jax.jit(lambda windows: model.apply(variables, normalize(windows, MEAN, STD), train=False).logits)
+
+
+def test_of_equal_classes_the_first_is_taken():
+    """A class that always says what an earlier one says is never predicted."""
+
+    @jax.jit
+    def logits(windows):
+        found = toy_logits()(windows)
+        return jnp.concatenate([found, found[..., ::-1]], axis=-1)
+
+    model = trained(logits, classes=2 * CLASSES)
+    predictor = Predictor(model, make_mesh(8), protocol=PROTOCOLS["averaged"], batch_size=8)
+    for _, found in predictor.classes(examples_of(make_images())):
+        assert found.max() < CLASSES
+
+
+def test_images_may_be_views_that_nobody_may_write_to():
+    images = make_images()
+    views = [np.repeat(image, 2, axis=0)[::2, :, :] for image in images]
+    for view in views:
+        view.flags.writeable = False
+    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=PAPER, batch_size=8)
+    assert_agrees(predictor, views, expected(PAPER))
+    assert all(np.array_equal(view, image) for view, image in zip(views, images, strict=True))
+
+
+def test_no_examples_give_no_predictions():
+    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=PAPER, batch_size=8)
+    assert list(predictor.classes([])) == list(predictor.probabilities(iter([]))) == []
+
+
+def test_a_predictor_serves_again_and_again():
+    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=Protocol(), batch_size=8)
+    examples = examples_of(make_images())
+    stopped_early = predictor.classes(examples)
+    first = next(stopped_early)[1]
+    stopped_early.close()
+    runs = [[found for _, found in predictor.classes(examples)] for _ in range(2)]
+    for one, other in zip(*runs, strict=True):
+        assert np.array_equal(one, other)
+    assert np.array_equal(first, runs[0][0])
+
+
+@pytest.mark.parametrize("kind", ["classes", "probabilities"])
+@pytest.mark.parametrize("size", [(10, 12), (60, 60)])
+def test_examples_are_taken_as_needed_and_let_go(kind, size):
+    """A validation set does not fit into memory, nor do its scores."""
+    count, few = 120, 40
+    images, taken = [], 0
+
+    def source():
+        nonlocal taken
+        for shade in range(count):
+            image = np.full((*size, 3), shade, np.uint8)
+            images.append(weakref.ref(image))
+            taken += 1
+            yield {"image": image}
+            del image
+
+    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=Protocol(), batch_size=8)
+    for done, _ in enumerate(getattr(predictor, kind)(source())):
+        assert taken <= done + few
+        gc.collect(0)
+        assert sum(image() is not None for image in images) <= few
+    assert taken == count
+
+
+def test_an_error_of_the_source_reaches_who_asks():
+    def source():
+        yield from examples_of(make_images([(24, 32)] * 3))
+        raise OSError("the disk is gone")
+
+    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=Protocol(), batch_size=8)
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(predictor.classes(source()))
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that grows by one with every program that XLA compiles."""
+    compiled = []
+
+    def listener(event, seconds, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(seconds)
+
+    jax.monitoring.register_event_duration_secs_listener(listener)
+    try:
+        yield compiled
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listener)
+
+
+@pytest.mark.parametrize("kind", ["classes", "probabilities"])
+def test_programs_are_compiled_a_handful_of_times_not_once_an_image_size(kind):
+    jax.clear_caches()
+    rng = np.random.default_rng(3)
+    sizes = [tuple(rng.integers(20, 90, 2).tolist()) for _ in range(80)]
+    assert len(set(sizes)) > 75
+    first, second = (examples_of(make_images(part)) for part in (sizes[:50], sizes[50:]))
+    predictor = Predictor(
+        trained(toy_logits()), make_mesh(8), protocol=Protocol(scales=(0.5, 1.0, 1.5), flip=True), batch_size=8
+    )
+    run = getattr(predictor, kind)
+    with compilations() as compiled:
+        list(run(first))
+        assert 0 < len(compiled) <= 25
+        del compiled[:]
+        list(run(second))
+        assert len(compiled) <= 3
