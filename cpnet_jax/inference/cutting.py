@@ -1,5 +1,6 @@
 """From images to windows: tiles where an image is too large for a canvas, scales, padding, cropping, flip."""
 
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import pairwise
@@ -23,10 +24,14 @@ class Image:
     def __init__(self, example: Example, largest_side: int) -> None:
         self.example = example
         self._size = example["image"].shape[:2]
-        rows, columns = (_spans(side, largest_side) for side in self._size)
-        self.tiles = [Tile(self, row, column) for row in rows for column in columns]
-        self._missing = len(self.tiles)
+        self._spans = [_spans(side, largest_side) for side in self._size]
+        self._missing = math.prod(map(len, self._spans))
         self.result: Shaped[np.ndarray, "h w ..."] | None = None
+
+    def tiles(self) -> Iterator["Tile"]:
+        # Not kept: tiles know their image, and a circle of references would keep both until Python looks for circles.
+        rows, columns = self._spans
+        return (Tile(self, row, column) for row in rows for column in columns)
 
     @property
     def complete(self) -> bool:
@@ -89,7 +94,7 @@ class Images:
         for example in examples:
             image = Image(example, largest_side)
             self._waiting.append(image)
-            yield from image.tiles
+            yield from image.tiles()
 
     def next_tile(self) -> Tile | None:
         return next(self._tiles, None)

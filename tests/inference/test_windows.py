@@ -1,59 +1,13 @@
-"""Windows cover every pixel, and batching them across images changes nothing but the speed."""
-
-import gc
-import weakref
-from collections.abc import Iterator
+"""Windows cover every pixel, and what they give to the image's own pixels adds up to plain interpolation."""
 
 import numpy as np
 import pytest
 
-from cpnet_jax.inference.windows import predict, window_offsets
+from cpnet_jax.inference.windows import Side, bilinear_taps, scaled_size, window_offsets
 
-CLASSES = 6
-FILL = (123.675, 116.28, 103.53)
-CROP = (12, 18)
-# Smaller than the crop, equal, larger, in one direction or both, odd.
-SIZES = [(12, 18), (5, 7), (1, 1), (13, 18), (12, 19), (30, 11), (7, 47), (31, 53), (12, 18), (24, 36), (20, 30)]
-
-
-def make_examples(sizes=SIZES) -> list[dict]:
-    rng = np.random.default_rng(0)
-    return [{"id": i, "image": rng.integers(0, 256, (*size, 3)).astype(np.uint8)} for i, size in enumerate(sizes)]
-
-
-def probabilities(windows: np.ndarray) -> np.ndarray:
-    """A network whose scores depend on the colour, its neighbour and the place in the window, not convolutionally.
-
-    Small integers: sums are exact in any order and precision, and ties are broken alike.
-    """
-    rows, columns = np.mgrid[: windows.shape[1], : windows.shape[2]]
-    colours = windows.astype(np.int64)
-    mixed = colours[..., 0] + 3 * colours[..., 1] + 7 * np.roll(colours[..., 2], 1, axis=2) + rows**2 + 5 * columns
-    return np.stack([mixed * (2 * k + 1) // 4 % 97 for k in range(CLASSES)], -1).astype(np.float32)
-
-
-def slow_starts(size: int, crop: int) -> list[int]:
-    """Every 2/3 crop as long as a window fits, and one at the very end."""
-    last = max(size - crop, 0)
-    return sorted({*range(0, last, 2 * crop // 3), last})
-
-
-def slow_predict(image: np.ndarray) -> np.ndarray:
-    """One image, one window at a time, in float64."""
-    height, width = image.shape[:2]
-    padded = np.empty((max(height, CROP[0]), max(width, CROP[1]), 3), np.uint8)
-    padded[:] = (124, 116, 104)
-    padded[:height, :width] = image
-    scores = np.zeros((*padded.shape[:2], CLASSES))
-    for top in slow_starts(height, CROP[0]):
-        for left in slow_starts(width, CROP[1]):
-            window = np.s_[top : top + CROP[0], left : left + CROP[1]]
-            scores[window] += probabilities(padded[window][None])[0]
-    return scores[:height, :width].argmax(-1)
-
-
-def run(examples, batch_size: int, network=probabilities) -> Iterator:
-    return predict(network, examples, crop_size=CROP, batch_size=batch_size, fill=FILL)
+SIZES = [1, 2, 5, 23, 24, 25, 40, 97, 200]
+SCALES = [0.3, 0.5, 0.75, 1.0, 1.5, 1.75, 2.0]
+CROP = 24
 
 
 @pytest.mark.parametrize("crop", [1, 2, 3, 8, 12, 64, 480, 512])
@@ -82,61 +36,61 @@ def test_offsets_of_known_cases(size, crop, expected):
     assert window_offsets(size, crop) == expected
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 5, 7, 64])
-def test_prediction_equals_one_window_at_a_time(batch_size):
-    examples = make_examples()
-    results = list(run(examples, batch_size))
-    assert [example["id"] for example, _ in results] == list(range(len(SIZES)))
-    for given, (example, predicted) in zip(examples, results, strict=True):
-        assert example is given
-        assert predicted.dtype == np.uint8 and predicted.shape == given["image"].shape[:2]
-        assert np.array_equal(predicted, slow_predict(given["image"]))
+@pytest.mark.parametrize(
+    ("size", "scale", "expected"), [(683, 0.75, 512), (5, 0.5, 3), (1, 0.25, 1), (1, 1.75, 2), (375, 1.0, 375)]
+)
+def test_a_scaled_side_is_rounded_half_up_and_never_empty(size, scale, expected):
+    assert scaled_size(size, scale) == expected
 
 
-def test_images_are_left_as_they_were():
-    examples = make_examples()
-    copies = [example["image"].copy() for example in examples]
-    for example in examples:
-        example["image"].flags.writeable = False
-    list(run(examples, 3))
-    assert all(np.array_equal(example["image"], copy) for example, copy in zip(examples, copies, strict=True))
+@pytest.mark.parametrize("out", SIZES)
+@pytest.mark.parametrize("size", SIZES)
+def test_taps_are_torchs_bilinear_interpolation(size, out):
+    torch = pytest.importorskip("torch")
+    x = np.random.default_rng(0).normal(size=size)
+    taps = bilinear_taps(size, out)
+    ours = x[taps.lower] * taps.weight[0] + x[taps.upper] * taps.weight[1]
+    theirs = torch.nn.functional.interpolate(torch.tensor(x)[None, None, None], (1, out), mode="bilinear")[0, 0, 0]
+    np.testing.assert_allclose(ours, theirs, atol=1e-12)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 7, 64])
-def test_batches_are_full_and_no_more_than_needed(batch_size):
-    shapes = []
-
-    def noting(windows):
-        shapes.append((windows.shape, windows.dtype))
-        return probabilities(windows)
-
-    list(run(make_examples(), batch_size, noting))
-    windows = sum(len(slow_starts(h, CROP[0])) * len(slow_starts(w, CROP[1])) for h, w in SIZES)
-    assert set(shapes) == {((batch_size, *CROP, 3), np.dtype(np.uint8))}
-    assert len(shapes) == -(-windows // batch_size)
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-@pytest.mark.parametrize("size", [(10, 10), (30, 40)])
-def test_examples_are_taken_as_needed_and_let_go(batch_size, size):
-    """A validation set does not fit into memory, nor do its scores."""
-    images, taken = [], 0
-
-    def source():
-        nonlocal taken
-        for example in range(30):
-            image = np.full((*size, 3), example, np.uint8)
-            images.append(weakref.ref(image))
-            taken += 1
-            yield {"image": image}
-            del image
-
-    for done, _ in enumerate(run(source(), batch_size)):
-        assert taken <= done + 1 + batch_size
-        gc.collect(0)
-        assert sum(image() is not None for image in images) <= batch_size + 2
-    assert taken == 30
+def spread(side: Side, size: int, tiles: list[tuple[int, int]], values: np.ndarray) -> np.ndarray:
+    """What the windows give to the image's pixels, window by window and tile by tile; every window shows `values` at
+    the places it covers."""
+    found = np.zeros(size)
+    for begin, end in tiles:
+        for offset in side.offsets:
+            if stretch := side.stretch(offset, begin, end):
+                window, taps = np.resize(values[offset : offset + CROP], CROP), stretch.taps
+                part = window[taps.lower] * taps.weight[0] + window[taps.upper] * taps.weight[1]
+                found[begin + stretch.start : begin + stretch.start + len(part)] += part
+    return found
 
 
-def test_no_examples_give_no_predictions():
-    assert list(run([], 4)) == []
+def tilings(size: int) -> list[list[tuple[int, int]]]:
+    return [[(0, size)], [(0, size // 3), (size // 3, size)], [(i, i + 1) for i in range(size)]]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("size", SIZES)
+def test_averaged_windows_give_the_interpolated_values_whatever_the_tiles(size, scale):
+    side = Side(size, scale, CROP, average=True)
+    values = np.random.default_rng(0).normal(size=side.scaled)
+    taps = bilinear_taps(side.scaled, size)
+    expected = values[taps.lower] * taps.weight[0] + values[taps.upper] * taps.weight[1]
+    for tiles in tilings(size):
+        np.testing.assert_allclose(spread(side, size, tiles, values), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("size", SIZES)
+def test_summed_windows_count_each_value_once_for_every_window_that_covers_it(size, scale):
+    side = Side(size, scale, CROP)
+    values = np.random.default_rng(0).normal(size=side.scaled)
+    covering = np.zeros(max(side.scaled, CROP))
+    for offset in side.offsets:
+        covering[offset : offset + CROP] += 1
+    taps, summed = bilinear_taps(side.scaled, size), values * covering[: side.scaled]
+    expected = summed[taps.lower] * taps.weight[0] + summed[taps.upper] * taps.weight[1]
+    for tiles in tilings(size):
+        np.testing.assert_allclose(spread(side, size, tiles, values), expected, atol=1e-12)
