@@ -1,6 +1,7 @@
 """Submissions are what the benchmarks' servers read, and faults in them are found before they are sent."""
 
 import dataclasses
+import os
 import re
 import zipfile
 from pathlib import Path
@@ -104,7 +105,17 @@ def test_what_is_no_class_is_not_encoded(form, value):
 
 
 @BOTH
-@pytest.mark.parametrize("name", ["holiday.jpg", "berlin_1_2_leftImg8bit.png", "ADE_test_1.jpg", "test_00000001.jpg"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "holiday.jpg",
+        "berlin_1_2_leftImg8bit.png",
+        "berlin_000000_0000190_leftImg8bit.png",
+        "ADE_test_1.jpg",
+        "ADE_test_000000010.jpg",
+        "test_00000001.jpg",
+    ],
+)
 def test_an_image_that_cannot_be_named_is_refused_before_predicting(form, name):
     with pytest.raises(UserError, match=f"{re.escape(name)} is not named"):
         form.check(form.dataset, [Path(form.example), Path(name)])
@@ -157,6 +168,24 @@ def test_a_failing_zip_leaves_the_old_one_and_no_remains(made, monkeypatch):
         write_zip(made.folder, archive)
     assert archive.read_bytes() == before
     assert [p.name for p in archive.parent.iterdir()] == ["submission.zip"]
+
+
+def test_files_are_replaced_in_one_step(made, monkeypatch):
+    """Until then the old ones stay whole."""
+    archive, image = made.tmp / "submission.zip", made.images[0]
+    write_zip(made.folder, archive)
+    before = archive.read_bytes(), made.written[0].read_bytes()
+    made.written[1].unlink()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_zip(made.folder, archive)
+    with pytest.raises(KeyboardInterrupt):
+        made.form.write(made.folder, image, make_classes(made.form, SIZES[0], seed=1))
+    assert (archive.read_bytes(), made.written[0].read_bytes()) == before
 
 
 def test_a_missing_prediction_is_named_by_its_image(made):
