@@ -1,0 +1,111 @@
+"""The confusion matrix as a picture with names along its sides, and its most frequent confusions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int64
+from PIL import Image
+
+from cpnet_jax.evaluation.report.embed import Embedded, png
+
+# One hue, more opaque the larger the share: the page's own background, light or dark, is what zero looks like.
+HUE = (29, 105, 214)
+MOST_CONFUSIONS = 20
+# Names along the sides are cut after so many letters; the tooltip has them whole.
+LONGEST_NAME = 24
+# (classes up to which it holds, side of a cell, size of the letters): few classes get figures in their cells.
+SIZES = ((14, 46, 12), (30, 30, 11), (60, 16, 11), (256, 11, 9))
+MOST_WITH_FIGURES = 30
+# From this share on white letters are easier to read on a cell than black ones.
+DARK = 0.6
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure inside the matrix, in per cent of its row."""
+
+    x: float
+    y: float
+    text: str
+    on_dark: bool
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """All that the page's SVG needs, in its own units.
+
+    Attributes:
+      cell, letters, margin: the side of a cell, the size of letters, the room for names at the left and at the top.
+      names: as written along the sides.
+      present: which classes are labelled at all; the others' rows are empty.
+      cells: the figures, where there are few enough classes to read them.
+    """
+
+    picture: Embedded
+    cell: int
+    letters: int
+    margin: int
+    names: tuple[str, ...]
+    present: tuple[bool, ...]
+    cells: tuple[Cell, ...]
+
+    @property
+    def side(self) -> int:
+        return self.margin + self.cell * len(self.names) + 1
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Pixels of one class that were taken for another; shares of the class's pixels and of all wrong pixels."""
+
+    true: int
+    predicted: int
+    pixels: int
+    of_class: float
+    of_errors: float
+
+
+def draw_matrix(confusion: Int64[np.ndarray, "k k"], classes: Sequence[str]) -> Matrix:
+    """Rows are true classes and sum to 1 (those without a labelled pixel are empty)."""
+    shares = _row_shares(confusion)
+    cell, letters = next((cell, letters) for most, cell, letters in SIZES if len(classes) <= most)
+    names = tuple(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in classes)
+    margin = round(max(map(len, names)) * letters * 0.62) + 12
+    figures = _figures(shares, cell, margin) if len(classes) <= MOST_WITH_FIGURES else ()
+    present = tuple((confusion.sum(axis=1) > 0).tolist())
+    return Matrix(_picture(shares, cell), cell, letters, margin, names, present, tuple(figures))
+
+
+def frequent_confusions(confusion: Int64[np.ndarray, "k k"]) -> list[Confusion]:
+    """The largest entries off the diagonal, none of them 0."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    largest = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSIONS]
+    rows, columns = np.unravel_index(largest[wrong.ravel()[largest] > 0], wrong.shape)
+    labelled, total = confusion.sum(axis=1), wrong.sum()
+    return [
+        Confusion(int(t), int(p), int(wrong[t, p]), float(wrong[t, p] / labelled[t]), float(wrong[t, p] / total))
+        for t, p in zip(rows, columns, strict=True)
+    ]
+
+
+def _row_shares(confusion: Int64[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]:
+    return confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+
+
+def _picture(shares: Float[np.ndarray, "k k"], cell: int) -> Embedded:
+    """Opacity is the square root of the share: a confusion of 1 % is still to be seen."""
+    pixels = np.empty((*shares.shape, 4), np.uint8)
+    pixels[..., :3] = HUE
+    pixels[..., 3] = np.round(255 * np.sqrt(shares))
+    # Cell by cell in its final size: not every browser keeps enlarged pixels sharp.
+    return png(Image.fromarray(pixels.repeat(cell, axis=0).repeat(cell, axis=1)))
+
+
+def _figures(shares: Float[np.ndarray, "k k"], cell: int, margin: int) -> list[Cell]:
+    return [
+        Cell(margin + (j + 0.5) * cell, margin + (i + 0.5) * cell, f"{100 * share:.0f}", share > DARK)
+        for (i, j), share in np.ndenumerate(shares)
+        if share >= 0.005
+    ]

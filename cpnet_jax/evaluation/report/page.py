@@ -1,0 +1,203 @@
+"""Writing the page: everything it shows is put together here and laid out in page.html."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from jaxtyping import Float, Int64
+from PIL import Image
+
+from cpnet_jax import files
+from cpnet_jax.data.catalog import Colour, Dataset
+from cpnet_jax.evaluation import pictures
+from cpnet_jax.evaluation.report import rows
+from cpnet_jax.evaluation.report.embed import Embedded, jpeg, shrink
+from cpnet_jax.evaluation.report.matrix import draw_matrix, frequent_confusions
+from cpnet_jax.evaluation.samples import PriorSample, Sample
+
+# All pictures together, in characters of the page, whatever their number; and no side is longer than this.
+PICTURES_LIMIT = 6_000_000
+LONGEST_SIDE = 640
+# Small images are enlarged to about this, so that their pixels stay sharp.
+SHORT_SIDE = 256
+
+
+@dataclass(frozen=True)
+class Pane:
+    """A picture, what it is called, and what it shows for those who do not see it."""
+
+    title: str
+    alt: str
+    picture: Embedded
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An image of the evaluation on the page."""
+
+    id: str
+    figures: tuple[tuple[str, str], ...]
+    panes: tuple[Pane, ...]
+    legend: tuple[tuple[str, Colour], ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the prior on the page; its figures are the affinity loss's, of this row."""
+
+    number: int
+    position: tuple[int, int]
+    figures: tuple[tuple[str, str], ...]
+    panes: tuple[Pane, ...]
+
+
+@dataclass(frozen=True)
+class ShownPrior:
+    """A window and rows of its context prior on the page."""
+
+    id: str
+    grid: tuple[int, int]
+    window: Pane
+    rows: tuple[Row, ...]
+
+
+def write_report(
+    path: Path,
+    *,
+    figures: Mapping[str, Any],
+    confusion: Int64[np.ndarray, "k k"],
+    dataset: Dataset,
+    worst: Sequence[Sample] = (),
+    best: Sequence[Sample] = (),
+    priors: Sequence[PriorSample] = (),
+) -> None:
+    """Writes one HTML file that holds its pictures, styles and script, in one step; under 8 MB.
+
+    Args:
+      figures: the contents of eval.json. What it holds beyond the known names is shown as well: numbers in a table,
+        mappings of the classes as columns.
+      confusion: pixels by (true class, predicted class).
+      worst, best: images to show, in that order (see `extremes.Extremes`).
+      priors: windows with rows of their context prior.
+
+    Raises:
+      ValueError: where the confusion matrix is not of the dataset's classes.
+    """
+    classes = len(dataset.classes)
+    if confusion.shape != (classes, classes):
+        raise ValueError(f"the confusion matrix has shape {confusion.shape}, but {dataset.name} has {classes} classes")
+    shown = 4 * (len(worst) + len(best)) + sum(1 + 2 * len(sample.positions) for sample in priors)
+    limit = PICTURES_LIMIT // max(shown, 1)
+    template = _environment().get_template("page.html")
+    page = template.render(
+        title=f"{figures.get('settings', {}).get('experiment', 'CPNet')} on {dataset.name}",
+        headlines=rows.headlines(figures),
+        settings=rows.settings(figures),
+        further=rows.further_figures(figures, dataset),
+        columns=list(rows.further_columns(figures, dataset)),
+        absent=figures.get("absent_classes", []),
+        classes=rows.class_rows(figures, confusion, dataset),
+        matrix=draw_matrix(confusion, dataset.classes),
+        confusion=confusion.tolist(),
+        confusions=frequent_confusions(confusion),
+        groups=[
+            ("Worst images", "by mIoU, the worst first", [_shown(sample, dataset, limit) for sample in worst]),
+            ("Best images", "by mIoU, the best first", [_shown(sample, dataset, limit) for sample in best]),
+        ],
+        priors=[_shown_prior(sample, limit) for sample in priors],
+        error_colours={
+            "right": pictures.RIGHT_COLOUR,
+            "wrong": pictures.WRONG_COLOUR,
+            "ignored": pictures.IGNORED_COLOUR,
+        },
+        heat=pictures.heat(np.linspace(0, 1, 12)[None])[0].tolist(),
+    )
+    # A file's name may hold bytes that are no text: they become a replacement character instead of an error.
+    files.write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cpnet_jax.evaluation.report", "template"),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = rows.percent
+    environment.filters["number"] = lambda value: "" if value is None else value  # to sort by; nothing comes last
+    environment.filters["rgb"] = lambda colour: "rgb({}, {}, {})".format(*colour)
+    return environment
+
+
+def _shown(sample: Sample, dataset: Dataset, limit: int) -> Shown:
+    size = shrink(sample.image.shape[1::-1], LONGEST_SIDE)
+    image = _resized(sample.image, size)
+
+    def classes_over_image(classes: np.ndarray) -> np.ndarray:
+        colours = pictures.colourise(classes, dataset.palette, dataset.ignore_label)
+        return pictures.overlay(image, _resized(colours, size))
+
+    errors = pictures.error_map(sample.image, sample.label, sample.prediction, dataset.ignore_label)
+    panes = {
+        "image": (image, "the image"),
+        "label": (classes_over_image(sample.label), "its label, in the colours of its classes"),
+        "prediction": (classes_over_image(sample.prediction), "the prediction, in the colours of its classes"),
+        "error": (_resized(errors, size), "which pixels are right, wrong and ignored"),
+    }
+    present = sorted({*np.unique(sample.label).tolist(), *np.unique(sample.prediction).tolist()})
+    return Shown(
+        sample.id,
+        tuple((name, rows.percent(value)) for name, value in sample.figures.items()),
+        tuple(_pane(title, f"{sample.id}: {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
+        tuple((dataset.classes[i], dataset.palette[i]) for i in present if i != dataset.ignore_label),
+    )
+
+
+def _shown_prior(sample: PriorSample, limit: int) -> ShownPrior:
+    grid = sample.rows.shape[1:]
+    marked = pictures.marked(sample.image, sample.positions, grid)
+    window = _pane("window", f"{sample.id}: the window, with numbers on the positions", marked, limit)
+    found = []
+    for number, (position, row) in enumerate(zip(sample.positions, sample.rows, strict=True), start=1):
+        where = f"{sample.id}, position {number}"
+        panes = [_pane("prior", f"{where}: row of the prior", _row_picture(sample, row, number), limit)]
+        figures = ()
+        if sample.ideal is not None:
+            ideal = sample.ideal[number - 1]
+            panes.append(_pane("ideal", f"{where}: ideal row", _row_picture(sample, ideal, number), limit))
+            figures = _row_figures(row, ideal)
+        found.append(Row(number, position, figures, tuple(panes)))
+    return ShownPrior(sample.id, grid, window, tuple(found))
+
+
+def _row_picture(sample: PriorSample, row: Float[np.ndarray, "h w"], number: int) -> Image.Image:
+    return pictures.prior_row(sample.image, row, sample.positions[number - 1], number)
+
+
+def _row_figures(row: Float[np.ndarray, "h w"], ideal: Float[np.ndarray, "h w"]) -> tuple[tuple[str, str], ...]:
+    """Precision, recall and specificity of the row (the affinity loss's, the position itself included)."""
+    p, a = row.astype(np.float64), ideal.astype(np.float64)
+    shares = {
+        "precision": ((p * a).sum(), p.sum()),
+        "recall": ((p * a).sum(), a.sum()),
+        "specificity": (((1 - p) * (1 - a)).sum(), (1 - a).sum()),
+    }
+    return tuple((name, rows.percent(part / whole if whole else None)) for name, (part, whole) in shares.items())
+
+
+def _pane(title: str, alt: str, pixels: np.ndarray | Image.Image, limit: int) -> Pane:
+    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    factor = min(SHORT_SIDE // min(picture.size), LONGEST_SIDE // max(picture.size))
+    if factor > 1:
+        enlarged = (picture.width * factor, picture.height * factor)
+        picture = picture.resize(enlarged, Image.Resampling.NEAREST)
+    return Pane(title, alt, jpeg(picture, LONGEST_SIDE, limit))
+
+
+def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Averaged, so that nothing thin gets lost."""
+    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
