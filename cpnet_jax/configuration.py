@@ -28,6 +28,9 @@ FREE_ON_RESUME = {
     "eval.batch_size",
     "eval.checkpoint",
     "eval.pictures",
+    # Told to whoever predicts; the fingerprint is what recognises labels.
+    "trained_on.palette",
+    "trained_on.ignore_label",
 }
 
 # Duration in epochs -> the same in steps.
