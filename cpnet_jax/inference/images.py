@@ -1,9 +1,9 @@
 """Any picture file -> 8-bit RGB as the network was trained on it, upright.
 
-The values are those that training reads (`data.codecs`): 16 bits are divided by 256 whatever range they use,
-transparency is ignored (a pixel counts with its own colour), CMYK is converted without colour profiles, and of several
-frames or pages the first is taken. Other than there, the camera's orientation is followed: there is no label here that
-was made for the stored pixels, and people expect the prediction to fit what their viewer shows.
+The values are those that training reads (`data.codecs`), give or take rounding: 16 bits are divided by 256 whatever
+range they use, transparency is ignored (a pixel counts with its own colour), CMYK is converted without colour profiles,
+and of several frames or pages the first is taken. Other than there, the camera's orientation is followed: there is no
+label here that was made for the stored pixels, and people expect the prediction to fit what their viewer shows.
 """
 
 import os
@@ -23,7 +23,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # No others are tried: some of Pillow's readers start other programs.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 # Value of the EXIF orientation -> what turns the stored picture upright.
 UPRIGHT = {
@@ -74,7 +74,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise _UnknownRange("its pixels are 32-bit numbers, of which nothing says what is white: save it with 8 or 16")
+        raise _UnknownRange("its pixels are 32-bit numbers, and nothing says which is white: save it with 8 or 16 bits")
     if image.mode == "RGBa":  # multiplied by their opacity
         image = image.convert("RGBA")
     return image.convert("RGB")
