@@ -76,7 +76,7 @@ def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) 
         return Protocol(overlap=overlap)
     if "scales" not in settings:
         raise UserError(
-            "--multi_scale: the network does not say at which scales, being of an older version: name a config that "
+            "--multi_scale: the network does not say at which scales: name a config that "
             "does, --config=configs/ade20k.py for instance"
         )
     return Protocol(tuple(settings["scales"]), settings["flip"], overlap)
