@@ -30,8 +30,13 @@ def arguments(config: ml_collections.ConfigDict | None, workdir: Path | None) ->
       workdir: of --workdir, where it was given.
 
     Raises:
-      UserError: where the flags name no network, or two.
+      UserError: where the flags name no network, or two, or the config cannot work.
     """
+    if config is not None:
+        # Imported here, so that --help and mistakes in flags answer at once.
+        from cpnet_jax import configuration
+
+        configuration.check(config)
     if MODEL.value and workdir:
         raise UserError("--model and --workdir both name a network: give one of them")
     if workdir is None and config is not None and not MODEL.value:

@@ -284,6 +284,13 @@ def test_the_network_is_that_of_the_workdir_of_the_configs_own_or_an_exported_on
     assert (exported["workdir"], exported["exported"]) == (None, Path("m"))
 
 
+def test_a_config_that_cannot_work_is_refused(given):
+    config = default.get_config()
+    config.eval.batch_size = 0
+    with pytest.raises(UserError, match=r"config\.eval\.batch_size is 0"):
+        given(config=config)
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [
