@@ -1,7 +1,8 @@
-"""Trains or evaluates a CPNet, prepares or checks its data.
+"""Trains, evaluates or uses a CPNet, prepares or checks its data.
 
     python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|prepare|check_data]
                    [--config.any.field=value ...]
+    python main.py --mode=predict --workdir=DIR --images=FILES [--output=FOLDER]
 
 Running the same command again resumes. Exit status: 0 done, 1 a defect of this program (with a traceback), 2 a mistake
 in the config, the data or the flags, 3 a loss that is no longer finite.
@@ -10,28 +11,38 @@ in the config, the data or the flags, 3 a loss that is no longer finite.
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from configs import default
 from cpnet_jax import command_line
 from cpnet_jax.errors import UserError
+from cpnet_jax.inference import flags as predict_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME unless given.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "prepare", "check_data"], "What to do.")
+MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "prepare", "check_data"], "What to do.")
+# Those that find their config with the network; --config is for changing it.
+WITHOUT_CONFIG = {"predict"}
 
 
 def main(argv: list[str]) -> None:
     if argv[1:]:
-        raise UserError(f"{argv[1]!r} is no flag: flags start with --, fields of the config with --config.")
+        raise UserError(
+            f"{argv[1]!r} is no flag: flags start with --, fields of the config with --config., and a pattern of files "
+            "needs quotes"
+        )
     config = CONFIG.value
-    workdir = Path(WORKDIR.value or f"runs/{config.name}").expanduser()
+    workdir = WORKDIR.value and Path(WORKDIR.value).expanduser()
+    if MODE.value not in WITHOUT_CONFIG:
+        workdir = workdir or Path(f"runs/{config.name}")
     # Imported here, so that --help and mistakes in flags answer at once.
     from cpnet_jax import runtime
 
-    runtime.configure(config.compilation_cache)
+    runtime.configure((config or default.get_config()).compilation_cache)
     if MODE.value == "train":
         from cpnet_jax.training.loop import train
 
@@ -40,6 +51,10 @@ def main(argv: list[str]) -> None:
         from cpnet_jax.evaluation.mode import evaluate_workdir
 
         evaluate_workdir(config, workdir)
+    elif MODE.value == "predict":
+        from cpnet_jax.inference.mode import predict
+
+        predict(**predict_flags.arguments(config, workdir))
     elif MODE.value == "prepare":
         from cpnet_jax.data.modes import prepare
 
@@ -54,7 +69,7 @@ def run() -> None:
     """Tells a user's mistake in one sentence, lets our own go through with a traceback."""
     logging.set_verbosity(logging.ERROR)
     try:
-        app.run(main, flags_parser=command_line.parse)
+        app.run(main, flags_parser=partial(command_line.parse, without_config=WITHOUT_CONFIG))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_status)

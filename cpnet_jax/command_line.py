@@ -3,7 +3,7 @@
 import difflib
 import re
 import runpy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from absl import flags
@@ -14,27 +14,42 @@ from cpnet_jax.errors import UserError
 HELP = {"--help", "--helpfull", "--helpshort", "-h", "-?"}
 
 
-def parse(argv: list[str]) -> list[str]:
+def parse(argv: list[str], *, without_config: Collection[str] = ()) -> list[str]:
     """Parses absl's flags; returns what is left of argv.
+
+    Args:
+      without_config: modes for which --config may be missing.
 
     Raises:
       UserError: on an unknown flag or field, a value of the wrong type, or a config file that cannot be loaded.
     """
     if not HELP & set(argv):
-        _check_fields(argv, _load(_config_path(argv)))
+        path = _value(argv, "config")
+        if path is not None:
+            _check_fields(argv, _load(path))
+        else:
+            _check_nothing_asks_for_a_config(argv, without_config)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def _config_path(argv: list[str]) -> str:
+def _value(argv: list[str], flag: str) -> str | None:
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        if argument in ("--config", "-config"):
+        if argument in (f"--{flag}", f"-{flag}"):
             return following
-        if match := re.match(r"--?config=(.*)", argument):
+        if match := re.match(rf"--?{flag}=(.*)", argument):
             return match[1]
-    raise UserError("--config is missing: name an experiment, --config=configs/quickstart.py for instance")
+    return None
+
+
+def _check_nothing_asks_for_a_config(argv: list[str], without_config: Collection[str]) -> None:
+    if _value(argv, "mode") not in without_config:
+        raise UserError("--config is missing: name an experiment, --config=configs/quickstart.py for instance")
+    for argument in argv:
+        if match := re.match(r"--?(config\.[^=]+)", argument):
+            raise UserError(f"{match[1]} is given without --config: name the experiment whose field it is, too")
 
 
 def _load(path: str) -> ConfigDict:

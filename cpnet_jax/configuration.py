@@ -33,6 +33,9 @@ FREE_ON_RESUME = {
     "eval.overlap",
     "eval.pictures",
     "eval.scales",
+    # Told to whoever predicts; the fingerprint is what recognises labels.
+    "trained_on.palette",
+    "trained_on.ignore_label",
 }
 
 # Duration in epochs -> the same in steps.

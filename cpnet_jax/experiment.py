@@ -50,8 +50,13 @@ class Experiment:
 
     def description(self) -> dict[str, Any]:
         """The resolved config, and by what the training data are recognised when a run is resumed: moved or prepared
-        anew they are the same, but another folder's are not."""
-        data = {"classes": list(self.dataset.classes), "fingerprint": self._fingerprint}
+        anew they are the same, but another folder's are not. All that prediction needs to know of them is here, too."""
+        data = {
+            "classes": list(self.dataset.classes),
+            "fingerprint": self._fingerprint,
+            "palette": [list(colour) for colour in self.dataset.palette],
+            "ignore_label": self.dataset.ignore_label,
+        }
         return {**configuration.as_dict(self.config), "trained_on": data}
 
     @cached_property

@@ -3,6 +3,8 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,22 @@ def make_folder(path: Path, flag: str) -> None:
         raise UserError(f"{flag} is {path}, which cannot be written to ({error.strerror}): name another") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces the file in one step."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside that one to write to; what is there at the end takes its place, after an error nothing does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file in one step."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:

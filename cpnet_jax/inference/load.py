@@ -1,0 +1,114 @@
+"""A trained network out of its workdir, which is all that is needed: no data, no config file."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import ml_collections
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree, UInt8
+
+from cpnet_jax import build, sharding
+from cpnet_jax.data import catalog
+from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.catalog.voc import voc_palette
+from cpnet_jax.data.normalize import normalize
+from cpnet_jax.errors import UserError
+from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.training.checkpoint import Checkpoints
+from cpnet_jax.training.state import TrainState, create_state
+
+
+def from_workdir(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") -> TrainedModel:
+    """The network of a checkpoint, on every device of the mesh.
+
+    Its `origin` holds "workdir", "experiment", "step" and "eval", the config's fields of that name.
+
+    Args:
+      checkpoint: "latest", "best" (by validation mIoU) or a step.
+
+    Raises:
+      UserError: where there is no such checkpoint, or it cannot be read.
+    """
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        step = _choose(checkpoints, checkpoint, workdir)
+        try:
+            saved = checkpoints.config(step)
+            config = ml_collections.ConfigDict(saved)
+            model = build.make_model(config)
+            state, _ = checkpoints.restore(step, _abstract_state(config, model, mesh))
+        except Exception as error:  # Orbax and TensorStore have no error in common
+            raise UserError(
+                f"{workdir}/checkpoints/{step} cannot be read ({type(error).__name__}: {_first_line(error)}): take "
+                f"another checkpoint of {checkpoints.steps()}, or train again"
+            ) from error
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    return TrainedModel(
+        dataset=_dataset(saved),
+        crop_size=tuple(config.data.crop_size),
+        mean=mean,
+        std=std,
+        logits=logits_function(model, variables, mesh, mean=mean, std=std),
+        origin={"workdir": str(workdir), "experiment": config.name, "step": step, "eval": saved["eval"]},
+    )
+
+
+def logits_function(
+    model: nn.Module, variables: PyTree, mesh: Mesh, *, mean: Sequence[float], std: Sequence[float]
+) -> jax.tree_util.Partial:
+    """`TrainedModel.logits` of a network with these variables.
+
+    It is a pytree of the variables, so that a jitted function may take it as an argument instead of compiling them in.
+    """
+
+    def logits(variables: PyTree, windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
+        return model.apply(variables, normalize(windows, mean, std), train=False).logits
+
+    return jax.tree_util.Partial(jax.jit(logits, out_shardings=sharding.split(mesh)), variables)
+
+
+def _choose(checkpoints: Checkpoints, checkpoint: str | int, workdir: Path) -> int:
+    steps = checkpoints.steps()
+    if not steps:
+        raise UserError(f"{workdir}/checkpoints holds no whole checkpoint: train first, or name another --workdir")
+    if checkpoint in ("latest", "best"):
+        return checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
+    if checkpoint not in steps:
+        raise UserError(f"{workdir}/checkpoints has no step {checkpoint}: take latest, best or one of {steps}")
+    return checkpoint
+
+
+def _abstract_state(config: ml_collections.ConfigDict, model: nn.Module, mesh: Mesh) -> TrainState:
+    create = partial(create_state, model, build.make_optimizer(config), tuple(config.data.crop_size), config.seed)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)), jax.eval_shape(create)
+    )
+
+
+def _dataset(saved: dict[str, Any]) -> Dataset:
+    """What the checkpoint knows of its classes; older ones leave their colours to the catalog."""
+    name, known = saved["data"]["name"], saved.get("trained_on", {})
+    cataloged = catalog.DATASETS.get(name)
+    classes = tuple(known.get("classes", cataloged.classes if cataloged else ()))
+    if "palette" in known:
+        palette = tuple(tuple(colour) for colour in known["palette"])
+    elif cataloged and cataloged.classes == classes:
+        palette = cataloged.palette
+    else:
+        palette = voc_palette(len(classes) + 1)[1:]  # without its black
+    if len(classes) != saved["data"]["num_classes"]:
+        raise UserError(
+            f"the checkpoint has {saved['data']['num_classes']} classes but names {len(classes)} of {name}: it was "
+            "written by a version that did not keep them, so train again"
+        )
+    return Dataset(name=name, classes=classes, palette=palette, ignore_label=known.get("ignore_label", 255))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0]
