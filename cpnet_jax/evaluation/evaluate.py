@@ -3,7 +3,7 @@
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,14 +163,12 @@ def evaluate(
     *,
     start: int = 0,
     step: int = 1,
-    each: Callable[[int, Prediction], None] | None = None,
 ) -> Evaluation:
     """Args:
       predictions: (example with "label" at its own size, predicted classes of that size).
       dataset: whose classes they are.
       start, step: the predictions' places in the split are start, start + step ...; process i of n that sees every
         n-th example gives i and n, and `merge` puts the evaluations together.
-      each: called with (place, prediction), to draw it for instance.
 
     Raises:
       ValueError: on labels or predictions of other values than the classes, or of different sizes.
@@ -183,8 +181,6 @@ def evaluate(
         found = scores(of_image)
         confusion += of_image
         rows.append((place, found.pixel_accuracy, found.mean_iou))
-        if each is not None:
-            each(place, (example, predicted))
     return Evaluation(dataset, confusion, len(rows), _per_image(rows))
 
 

@@ -37,8 +37,11 @@ UPRIGHT = {
 }
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "h w 3"]:
     """A JPEG, PNG, WebP, BMP, TIFF or GIF of any kind as RGB.
+
+    Args:
+      upright: as the camera was held; otherwise as stored, whatever its orientation says.
 
     Raises:
       UserError: naming the file, where it is no picture, damaged, cut short, too large (Pillow's limit against
@@ -50,7 +53,7 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
             # Read after loading: Pillow turns TIFFs itself and then drops the tag.
             turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
             rgb = _as_rgb(image)
-            return np.asarray(rgb if turn is None else rgb.transpose(turn))
+            return np.asarray(rgb.transpose(turn) if turn is not None and upright else rgb)
     except Exception as error:  # damaged files make Pillow raise nearly anything
         raise UserError(f"{path} cannot be read: {_reason(path, error)}") from error
 

@@ -1,6 +1,6 @@
 """A trained network out of its workdir, which is all that is needed: no data, no config file."""
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,33 @@ import flax.linen as nn
 import jax
 import ml_collections
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import PyTree
 
 from cpnet_jax import build, sharding
 from cpnet_jax.data import catalog
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.catalog.voc import voc_palette
-from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.inference.network import compiled_logits
+from cpnet_jax.models import CPNet
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.state import TrainState, create_state
 
 
-def from_workdir(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") -> TrainedModel:
-    """The network of a checkpoint, on every device of the mesh.
+@dataclass(frozen=True)
+class Restored:
+    """A checkpoint: all that its workdir says of a network."""
 
-    Its `origin` holds "workdir", "experiment", "step" and "eval", the config's fields of that name.
+    config: ml_collections.ConfigDict
+    step: int
+    dataset: Dataset
+    model: CPNet
+    variables: PyTree
+
+
+def restore(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") -> Restored:
+    """A checkpoint, its variables on every device of the mesh.
 
     Args:
       checkpoint: "latest", "best" (by validation mIoU) or a step.
@@ -48,29 +58,30 @@ def from_workdir(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") ->
                 f"another checkpoint of {checkpoints.steps()}, or train again"
             ) from error
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    mean, std = tuple(config.data.mean), tuple(config.data.std)
+    return Restored(config, step, _dataset(saved), model, variables)
+
+
+def from_workdir(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") -> TrainedModel:
+    """The network of a checkpoint, on every device of the mesh; see `restore`.
+
+    Its `origin` holds "workdir", "experiment", "step" and "eval", the config's fields of that name.
+    """
+    found = restore(workdir, mesh, checkpoint)
+    data = found.config.data
+    mean, std = tuple(data.mean), tuple(data.std)
     return TrainedModel(
-        dataset=_dataset(saved),
-        crop_size=tuple(config.data.crop_size),
+        dataset=found.dataset,
+        crop_size=tuple(data.crop_size),
         mean=mean,
         std=std,
-        logits=logits_function(model, variables, mesh, mean=mean, std=std),
-        origin={"workdir": str(workdir), "experiment": config.name, "step": step, "eval": saved["eval"]},
+        logits=partial(compiled_logits(found.model, mesh, mean=mean, std=std), found.variables),
+        origin={
+            "workdir": str(workdir),
+            "experiment": found.config.name,
+            "step": found.step,
+            "eval": found.config.eval.to_dict(),
+        },
     )
-
-
-def logits_function(
-    model: nn.Module, variables: PyTree, mesh: Mesh, *, mean: Sequence[float], std: Sequence[float]
-) -> jax.tree_util.Partial:
-    """`TrainedModel.logits` of a network with these variables.
-
-    It is a pytree of the variables, so that a jitted function may take it as an argument instead of compiling them in.
-    """
-
-    def logits(variables: PyTree, windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
-        return model.apply(variables, normalize(windows, mean, std), train=False).logits
-
-    return jax.tree_util.Partial(jax.jit(logits, out_shardings=sharding.split(mesh)), variables)
 
 
 def _choose(checkpoints: Checkpoints, checkpoint: str | int, workdir: Path) -> int:

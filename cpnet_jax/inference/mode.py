@@ -3,7 +3,8 @@
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from jaxtyping import Float, UInt8
 
 from cpnet_jax import files, sharding
 from cpnet_jax.errors import UserError
+from cpnet_jax.evaluation.submissions import FORMATS, Submission
 from cpnet_jax.inference.images import read_ahead, read_image
 from cpnet_jax.inference.inputs import InputImage, find_images
 from cpnet_jax.inference.load import from_workdir
@@ -37,6 +39,7 @@ def predict(
     output: Path | None,
     overlays: bool,
     probabilities: bool,
+    submission: str | None = None,
 ) -> None:
     """Writes the prediction of every image that can be read, and names those that cannot.
 
@@ -47,6 +50,8 @@ def predict(
       settings: config.eval of a config that was given; else the network's own count.
       multi_scale: over the settings' scales and flip; None: as the settings say.
       output: WORKDIR/predictions, or predictions/ for an exported network, where None.
+      overlays, probabilities: whether to write them as well.
+      submission: the benchmark to write a submission to: "cityscapes" or "ade20k".
 
     Raises:
       UserError: where there are no images, no network or no place to write, or not one image could be read.
@@ -61,12 +66,19 @@ def predict(
     protocol = make_protocol(settings, multi_scale)
     files.make_folder(output, "--output")
     files.write_json(output / "predictions.json", _description(model, protocol))
-    predictor = Predictor(model, mesh, protocol=protocol, batch_size=settings.get("batch_size", 16))
+    entry = submission and Submission(FORMATS[submission], output / f"submission_{submission}")
+    if entry:
+        entry.begin(model.dataset, [image.path for image in found.images])
+    predictor = Predictor(model, mesh, protocol=protocol, **_limits(settings))
     print(_announcement(len(found.images), found.skipped, model, protocol, probabilities), flush=True)
     start = time.monotonic()
-    with PredictionWriter(output, model.dataset, overlays=overlays, threads=THREADS) as writer:
-        unreadable = _run(found.images, predictor, writer, probabilities)
+    # A benchmark's labels were made for the images as they are stored.
+    read = partial(_read, upright=entry is None)
+    with PredictionWriter(output, model.dataset, overlays=overlays, submission=entry, threads=THREADS) as writer:
+        unreadable = _run(found.images, read, predictor, writer, probabilities)
     _report(len(found.images) - len(unreadable), unreadable, time.monotonic() - start, output)
+    if entry:
+        entry.finish()
 
 
 def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) -> Protocol:
@@ -82,6 +94,14 @@ def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) 
     return Protocol(tuple(settings["scales"]), settings["flip"], overlap)
 
 
+def _limits(settings: Mapping[str, Any]) -> dict[str, int]:
+    """What config.eval says of batches and memory, where it says it."""
+    limits = {"batch_size": settings.get("batch_size")}
+    if "canvas_mib" in settings:
+        limits["canvas_bytes"] = settings["canvas_mib"] * 2**20
+    return {name: value for name, value in limits.items() if value is not None}
+
+
 def _load(workdir: Path | None, exported: Path | None, checkpoint: str, mesh: Mesh) -> TrainedModel:
     if exported is None:
         return from_workdir(workdir, mesh, int(checkpoint) if checkpoint.isdecimal() else checkpoint)
@@ -91,32 +111,38 @@ def _load(workdir: Path | None, exported: Path | None, checkpoint: str, mesh: Me
 
 
 def _run(
-    images: Sequence[InputImage], predictor: Predictor, writer: PredictionWriter, probabilities: bool
+    images: Sequence[InputImage],
+    read: Callable[[InputImage], Any],
+    predictor: Predictor,
+    writer: PredictionWriter,
+    probabilities: bool,
 ) -> list[UserError]:
     """Predicts and writes; returns what was wrong with the images that could not be read."""
     unreadable: list[UserError] = []
     with Progress(len(images), "Predicting", unit="image") as progress:
         told = 0
-        predictions = _predictions(predictor, _examples(images, unreadable), probabilities)
+        predictions = _predictions(predictor, _examples(images, read, unreadable), probabilities)
         for done, (example, classes, scores) in enumerate(predictions, start=1):
-            writer.write(example["name"], example["image"], classes, scores)
+            writer.write(example["source"], example["image"], classes, scores)
             for _ in range(told, done + len(unreadable)):
                 progress.advance()
             told = done + len(unreadable)
     return unreadable
 
 
-def _examples(images: Sequence[InputImage], unreadable: list[UserError]) -> Iterator[dict[str, Any]]:
-    for image, pixels in zip(images, read_ahead(_read, images, threads=THREADS), strict=True):
+def _examples(
+    images: Sequence[InputImage], read: Callable[[InputImage], Any], unreadable: list[UserError]
+) -> Iterator[dict[str, Any]]:
+    for image, pixels in zip(images, read_ahead(read, images, threads=THREADS), strict=True):
         if isinstance(pixels, UserError):
             unreadable.append(pixels)
         else:
-            yield {"name": image.name, "image": pixels}
+            yield {"source": image, "image": pixels}
 
 
-def _read(image: InputImage) -> UInt8[np.ndarray, "h w 3"] | UserError:
+def _read(image: InputImage, *, upright: bool) -> UInt8[np.ndarray, "h w 3"] | UserError:
     try:
-        return read_image(image.path)
+        return read_image(image.path, upright=upright)
     except UserError as error:
         return error
 

@@ -13,6 +13,8 @@ from cpnet_jax import files
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.pictures import MAX_WIDTH, PANEL_HEIGHT, colourise, legend, overlay
+from cpnet_jax.evaluation.submissions import Submission
+from cpnet_jax.inference.inputs import InputImage
 
 # Longer sides are shrunk in overlays; the indices always keep the image's size.
 MAX_OVERLAY = 2048
@@ -27,8 +29,16 @@ class PredictionWriter:
     Files are replaced one by one, each in one step; what else lies in the folders stays.
     """
 
-    def __init__(self, folder: Path, dataset: Dataset, *, overlays: bool = True, threads: int = 2) -> None:
-        self._folder, self._dataset, self._overlays = folder, dataset, overlays
+    def __init__(
+        self,
+        folder: Path,
+        dataset: Dataset,
+        *,
+        overlays: bool = True,
+        submission: Submission | None = None,
+        threads: int = 2,
+    ) -> None:
+        self._folder, self._dataset, self._overlays, self._submission = folder, dataset, overlays, submission
         self._pool = ThreadPoolExecutor(threads)
         self._waiting: deque[Future] = deque()
         self._most_waiting = threads
@@ -45,30 +55,31 @@ class PredictionWriter:
 
     def write(
         self,
-        name: str,
+        source: InputImage,
         image: UInt8[np.ndarray, "h w 3"],
         classes: UInt8[np.ndarray, "h w"],
         probabilities: Float[np.ndarray, "h w k"] | None = None,
     ) -> None:
-        """Returns at once unless many are waiting to be written, so that memory is bounded.
+        """Writes what was found for a source, whose pixels are `image`. Returns at once unless many are waiting to be written, so that memory is bounded.
 
         Raises:
           UserError: where this or an earlier prediction cannot be written.
         """
         if probabilities is not None:
             probabilities = probabilities.astype(np.float16)  # what waits takes half the memory
-        self._waiting.append(self._pool.submit(self._write, name, image, classes, probabilities))
+        self._waiting.append(self._pool.submit(self._write, source, image, classes, probabilities))
         while len(self._waiting) > self._most_waiting:
             self._waiting.popleft().result()
 
     def _write(
         self,
-        name: str,
+        source: InputImage,
         image: UInt8[np.ndarray, "h w 3"],
         classes: UInt8[np.ndarray, "h w"],
         probabilities: Float[np.ndarray, "h w k"] | None,
     ) -> None:
-        # A name may hold dots: with_suffix would take what follows the last one for an ending.
+        name = source.name
+        # It may hold dots: with_suffix would take what follows the last one for an ending.
         try:
             write_png(self._folder / "classes" / f"{name}.png", classes)
             if self._overlays:
@@ -76,6 +87,8 @@ class PredictionWriter:
             if probabilities is not None:
                 path = self._folder / "probabilities" / f"{name}.npz"
                 write_probabilities(path, probabilities, self._dataset.classes)
+            if self._submission is not None:
+                self._submission.write(source.path, classes)
         except OSError as error:
             raise UserError(
                 f"the prediction {name} cannot be written to {self._folder} ({error.strerror}): make room, or name "

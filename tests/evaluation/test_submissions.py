@@ -138,7 +138,7 @@ def test_a_model_of_other_classes_is_refused(form):
 
 
 def test_whole_submissions_are_valid_as_folder_and_as_zip(made):
-    write_zip(made.folder, made.tmp / "out/submission.zip")
+    write_zip(sorted(made.folder.glob("[!.]*.png")), made.tmp / "out/submission.zip")
     assert faults(made) == []
     assert faults(made, made.tmp / "out/submission.zip") == []
     assert sorted(p.name for p in (made.tmp / "out").iterdir()) == ["submission.zip"]
@@ -147,7 +147,7 @@ def test_whole_submissions_are_valid_as_folder_and_as_zip(made):
 def test_the_zip_holds_the_pngs_as_they_are_and_nothing_else(made):
     (made.folder / "notes.txt").write_text("mine")
     (made.folder / ".half.png").write_bytes(b"half")
-    write_zip(made.folder, made.tmp / "submission.zip")
+    write_zip(sorted(made.folder.glob("[!.]*.png")), made.tmp / "submission.zip")
     with zipfile.ZipFile(made.tmp / "submission.zip") as packed:
         assert packed.namelist() == [path.name for path in sorted(made.written)]
         assert all(packed.read(path.name) == path.read_bytes() for path in made.written)
@@ -155,7 +155,7 @@ def test_the_zip_holds_the_pngs_as_they_are_and_nothing_else(made):
 
 def test_a_failing_zip_leaves_the_old_one_and_no_remains(made, monkeypatch):
     archive = made.tmp / "zips/submission.zip"
-    write_zip(made.folder, archive)
+    write_zip(sorted(made.folder.glob("[!.]*.png")), archive)
     before, write = archive.read_bytes(), zipfile.ZipFile.write
 
     def full_disk(self, path, name):
@@ -165,7 +165,7 @@ def test_a_failing_zip_leaves_the_old_one_and_no_remains(made, monkeypatch):
 
     monkeypatch.setattr(zipfile.ZipFile, "write", full_disk)
     with pytest.raises(OSError, match="No space"):
-        write_zip(made.folder, archive)
+        write_zip(sorted(made.folder.glob("[!.]*.png")), archive)
     assert archive.read_bytes() == before
     assert [p.name for p in archive.parent.iterdir()] == ["submission.zip"]
 
@@ -173,7 +173,7 @@ def test_a_failing_zip_leaves_the_old_one_and_no_remains(made, monkeypatch):
 def test_files_are_replaced_in_one_step(made, monkeypatch):
     """Until then the old ones stay whole."""
     archive, image = made.tmp / "submission.zip", made.images[0]
-    write_zip(made.folder, archive)
+    write_zip(sorted(made.folder.glob("[!.]*.png")), archive)
     before = archive.read_bytes(), made.written[0].read_bytes()
     made.written[1].unlink()
 
@@ -182,7 +182,7 @@ def test_files_are_replaced_in_one_step(made, monkeypatch):
 
     monkeypatch.setattr(os, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        write_zip(made.folder, archive)
+        write_zip(sorted(made.folder.glob("[!.]*.png")), archive)
     with pytest.raises(KeyboardInterrupt):
         made.form.write(made.folder, image, make_classes(made.form, SIZES[0], seed=1))
     assert (archive.read_bytes(), made.written[0].read_bytes()) == before
@@ -299,7 +299,7 @@ def test_all_faults_are_told_at_once(made):
 
 def test_a_damaged_archive_is_told(made):
     archive = made.tmp / "submission.zip"
-    write_zip(made.folder, archive)
+    write_zip(sorted(made.folder.glob("[!.]*.png")), archive)
     data = bytearray(archive.read_bytes())
     archive.write_bytes(data[:-30])
     assert "cannot be opened" in faults(made, archive)[0]

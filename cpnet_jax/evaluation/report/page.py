@@ -80,7 +80,7 @@ def write_report(
       figures: the contents of eval.json. What it holds beyond the known names is shown as well: numbers in a table,
         mappings of the classes as columns.
       confusion: pixels by (true class, predicted class).
-      worst, best: images to show, in that order (see `extremes.Extremes`).
+      worst, best: images to show, in that order.
       priors: windows with rows of their context prior.
 
     Raises:

@@ -1,6 +1,5 @@
 """What distinguishes one server's submissions from another's, and writing them."""
 
-import os
 import re
 import zipfile
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from PIL import Image
 
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
+from cpnet_jax.files import replacing
 
 
 @dataclass(frozen=True)
@@ -103,22 +103,17 @@ class Format:
           UserError, ValueError: as `name` and `encode`.
         """
         path = folder / self.name(image)
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        Image.fromarray(self.encode(classes)).save(temporary, format="PNG")
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            Image.fromarray(self.encode(classes)).save(temporary, format="PNG")
         return path
 
 
-def write_zip(folder: Path, archive: Path) -> None:
-    """Packs the folder's PNGs, replacing the archive in one step; other files of the folder are left out."""
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    temporary = archive.with_name(f".{archive.name}.tmp")
-    try:
-        # PNGs are compressed already.
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, strict_timestamps=False) as packed:
-            for path in sorted(folder.glob("[!.]*.png")):
-                packed.write(path, path.name)
-        os.replace(temporary, archive)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_zip(files: Iterable[Path], archive: Path) -> None:
+    """Packs the files, by their names, replacing the archive in one step."""
+    # PNGs are compressed already.
+    with (
+        replacing(archive) as temporary,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, strict_timestamps=False) as packed,
+    ):
+        for path in files:
+            packed.write(path, path.name)
