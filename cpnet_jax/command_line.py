@@ -12,6 +12,8 @@ from ml_collections import ConfigDict
 from cpnet_jax.errors import UserError
 
 HELP = {"--help", "--helpfull", "--helpshort", "-h", "-?"}
+# Modes that find the config in the workdir.
+WITHOUT_CONFIG = {"export"}
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -20,25 +22,28 @@ def parse(argv: list[str]) -> list[str]:
     Raises:
       UserError: on an unknown flag or field, a value of the wrong type, or a config file that cannot be loaded.
     """
-    if not HELP & set(argv):
-        _check_fields(argv, _load(_config_path(argv)))
+    path = _value("config", argv)
+    if not HELP & set(argv) and (path is not None or _value("mode", argv) not in WITHOUT_CONFIG):
+        _check_fields(argv, _load(path))
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
         raise UserError(" ".join(str(error).split())) from error
 
 
-def _config_path(argv: list[str]) -> str:
+def _value(flag: str, argv: list[str]) -> str | None:
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
-        if argument in ("--config", "-config"):
+        if argument in (f"--{flag}", f"-{flag}"):
             return following
-        if match := re.match(r"--?config=(.*)", argument):
+        if match := re.match(rf"--?{flag}=(.*)", argument):
             return match[1]
-    raise UserError("--config is missing: name an experiment, --config=configs/quickstart.py for instance")
+    return None
 
 
-def _load(path: str) -> ConfigDict:
+def _load(path: str | None) -> ConfigDict:
     """The config as its file gives it: absl would report a mistake in the file as one in the flag."""
+    if path is None:
+        raise UserError("--config is missing: name an experiment, --config=configs/quickstart.py for instance")
     if not Path(path).is_file():
         known = ", ".join(map(str, sorted(Path("configs").glob("*.py")))) or "the files in configs/"
         raise UserError(f"--config={path} is no file: take one of {known}")
