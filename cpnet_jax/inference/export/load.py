@@ -40,6 +40,9 @@ def deserialise(path: Path, loaded: Artifact) -> export.Exported:
     written_with = loaded.metadata.get("versions", {}).get("jax")
     try:
         network = export.deserialize(bytearray(loaded.program))
+        newest = export.maximum_supported_calling_convention_version
+        if network.calling_convention_version > newest:
+            raise ValueError(f"calling convention {network.calling_convention_version}, known up to {newest}")
         network.mlir_module()  # its version of StableHLO is read here
     except Exception as error:  # whatever flatbuffers, MLIR or JAX raise on what they do not know
         raise UserError(
