@@ -345,12 +345,13 @@ def workdir(tmp_path_factory):
     config = camvid.get_config()
     config.data.crop_size, config.data.num_classes, config.data.source = CROP, len(CAMVID.classes), "/nowhere"
     config.model.channels, config.model.aux_channels, config.model.aggregation_kernel = 8, 4, 3
+    description = configuration.as_dict(config) | {"trained_on": {"classes": list(CAMVID.classes)}}
     model = MODEL.clone(num_classes=len(CAMVID.classes))
     folder = tmp_path_factory.mktemp("run")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         for step, miou in ((1, 0.5), (2, 0.4)):
             state = trained_variables(model)
-            checkpoints.save(step, state, position=0, config=configuration.as_dict(config), miou=miou)
+            checkpoints.save(step, state, position=0, config=description, miou=miou)
     return folder
 
 
@@ -394,6 +395,15 @@ def test_a_mistake_gets_one_sentence(workdir, tmp_path, run, output, named):
     with pytest.raises(UserError) as error:
         export_workdir(workdir if run == "run" else tmp_path / run, output and tmp_path / output, "latest")
     assert named in one_sentence(error)
+
+
+def test_a_workdir_trained_on_other_classes_is_not_exported(workdir, tmp_path, monkeypatch):
+    renamed = dataclasses.replace(CAMVID, classes=("heaven", *CAMVID.classes[1:]))
+    monkeypatch.setattr("cpnet_jax.build.make_dataset", lambda config: renamed)
+    with pytest.raises(UserError) as error:
+        export_workdir(workdir, tmp_path / "m.cpnet", "latest")
+    assert "was trained on other classes than camvid has now" in one_sentence(error)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_workdir_and_no_config_gets_one_sentence_and_exit_2():
