@@ -30,10 +30,11 @@ def export_workdir(workdir: Path, output: Path | None, checkpoint: str) -> None:
         raise UserError(f"--output={path} is a folder: name a file in it, {path / config.name}{SUFFIX} for instance")
     files.make_folder(path.parent, "--output")
     dataset = build.make_dataset(config)
-    if list(dataset.classes) != list(config.trained_on.classes):
+    trained, now = list(config.trained_on.classes), list(dataset.classes)
+    if trained != now:
         raise UserError(
-            f"{workdir} was trained on other classes than {dataset.name} has now ({len(config.trained_on.classes)} then, "
-            f"{len(dataset.classes)} now): restore its class file"
+            f"{workdir} was trained on other classes than {dataset.name} has now ({len(trained)} then, {len(now)} now): "
+            "restore its class file"
         )
     print(f"Exporting step {step} of {workdir}, and comparing the file with the live network.", flush=True)
     agreement = export_model(
