@@ -33,8 +33,8 @@ def export_workdir(workdir: Path, output: Path | None, checkpoint: str) -> None:
     trained, now = list(config.trained_on.classes), list(dataset.classes)
     if trained != now:
         raise UserError(
-            f"{workdir} was trained on other classes than {dataset.name} has now ({len(trained)} then, {len(now)} now): "
-            "restore its class file"
+            f"{workdir} was trained on other classes than {dataset.name} has ({len(trained)} then, {len(now)} now): "
+            "restore the class file"
         )
     print(f"Exporting step {step} of {workdir}, and comparing the file with the live network.", flush=True)
     agreement = export_model(
