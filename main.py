@@ -1,8 +1,10 @@
-"""Trains, evaluates or uses a CPNet, prepares or checks its data.
+"""Trains, evaluates, uses or exports a CPNet, prepares or checks its data.
 
     python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|prepare|check_data]
                    [--config.any.field=value ...]
     python main.py --mode=predict --workdir=DIR --images=FILES [--output=FOLDER]
+    python main.py --mode=export --workdir=DIR [--output=FILE]
+    python main.py --mode=check_submission --submission=cityscapes|ade20k --archive=FILE
 
 Running the same command again resumes. Exit status: 0 done, 1 a defect of this program (with a traceback), 2 a mistake
 in the config, the data or the flags, 3 a loss that is no longer finite.
@@ -19,14 +21,15 @@ from ml_collections import config_flags
 
 from configs import default
 from cpnet_jax import command_line
+from cpnet_jax import flags as network_flags
 from cpnet_jax.errors import UserError
-from cpnet_jax.inference import flags as predict_flags
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME unless given.")
-MODE = flags.DEFINE_enum("mode", "train", ["train", "eval", "predict", "prepare", "check_data"], "What to do.")
+MODES = ["train", "eval", "predict", "export", "prepare", "check_data", "check_submission"]
+MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 # Those that find their config with the network; --config is for changing it.
-WITHOUT_CONFIG = {"predict"}
+WITHOUT_CONFIG = {"predict", "export", "check_submission"}
 
 
 def main(argv: list[str]) -> None:
@@ -54,7 +57,15 @@ def main(argv: list[str]) -> None:
     elif MODE.value == "predict":
         from cpnet_jax.inference.mode import predict
 
-        predict(**predict_flags.arguments(config, workdir))
+        predict(**network_flags.predict_arguments(config, workdir))
+    elif MODE.value == "export":
+        from cpnet_jax.inference.export.mode import export_workdir
+
+        export_workdir(**network_flags.export_arguments(config, workdir))
+    elif MODE.value == "check_submission":
+        from cpnet_jax.evaluation.submissions.mode import check_submission
+
+        check_submission(**network_flags.submission_arguments())
     elif MODE.value == "prepare":
         from cpnet_jax.data.modes import prepare
 

@@ -33,7 +33,7 @@ def predict(
     *,
     workdir: Path | None,
     exported: Path | None,
-    checkpoint: str | None,
+    checkpoint: str | int,
     settings: Mapping[str, Any] | None,
     multi_scale: bool | None,
     output: Path | None,
@@ -61,7 +61,7 @@ def predict(
     output = output or (workdir / "predictions" if workdir else Path("predictions"))
     found = find_images(images, outputs=[output / name for name in FOLDERS])
     mesh = sharding.make_mesh()
-    model = _load(workdir, exported, checkpoint or (settings or {}).get("checkpoint", "latest"), mesh)
+    model = _load(workdir, exported, checkpoint, mesh)
     settings = model.origin.get("eval", {}) if settings is None else settings
     protocol = make_protocol(settings, multi_scale)
     files.make_folder(output, "--output")
@@ -102,9 +102,9 @@ def _limits(settings: Mapping[str, Any]) -> dict[str, int]:
     return {name: value for name, value in limits.items() if value is not None}
 
 
-def _load(workdir: Path | None, exported: Path | None, checkpoint: str, mesh: Mesh) -> TrainedModel:
+def _load(workdir: Path | None, exported: Path | None, checkpoint: str | int, mesh: Mesh) -> TrainedModel:
     if exported is None:
-        return from_workdir(workdir, mesh, int(checkpoint) if checkpoint.isdecimal() else checkpoint)
+        return from_workdir(workdir, mesh, checkpoint)
     from cpnet_jax.inference.export import load_exported
 
     return load_exported(exported, mesh)

@@ -60,7 +60,8 @@ class PredictionWriter:
         classes: UInt8[np.ndarray, "h w"],
         probabilities: Float[np.ndarray, "h w k"] | None = None,
     ) -> None:
-        """Writes what was found for a source, whose pixels are `image`. Returns at once unless many are waiting to be written, so that memory is bounded.
+        """What was found for a source, whose pixels are `image`. Returns at once unless many are waiting to be written,
+        so that memory is bounded.
 
         Raises:
           UserError: where this or an earlier prediction cannot be written.

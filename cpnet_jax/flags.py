@@ -1,0 +1,101 @@
+"""The flags of the modes that use a trained network, and what they come to."""
+
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from absl import flags
+
+from cpnet_jax.errors import UserError
+
+IMAGES = flags.DEFINE_multi_string(
+    "images",
+    [],
+    "predict: image files, folders (with all below) or patterns in quotes ('photos/**/*.jpg'); several are divided by "
+    "commas, or the flag is repeated.",
+)
+MODEL = flags.DEFINE_string("model", None, "predict: an exported network, instead of --workdir.")
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "predict, export: latest, best or a step; latest unless given, or config.eval.checkpoint."
+)
+OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "predict: folder to write to, WORKDIR/predictions unless given; export: file, WORKDIR/NAME.cpnet unless given.",
+)
+OVERLAYS = flags.DEFINE_boolean("overlays", True, "predict: draw the classes over each image, too.")
+PROBABILITIES = flags.DEFINE_boolean("probabilities", False, "predict: write every class's probability, too (large).")
+MULTI_SCALE = flags.DEFINE_boolean("multi_scale", None, "predict: over the scales and flip of config.eval; slower.")
+
+
+SUBMISSION = flags.DEFINE_enum(
+    "submission",
+    None,
+    ["cityscapes", "ade20k"],
+    "predict: write what the benchmark's test server takes, too; check_submission: whose server.",
+)
+ARCHIVE = flags.DEFINE_string("archive", None, "check_submission: the zip archive, or folder, to check.")
+
+
+def predict_arguments(config: ml_collections.ConfigDict | None, workdir: Path | None) -> dict[str, Any]:
+    """Those of `inference.mode.predict`.
+
+    Args:
+      config: of --config, where it was given.
+      workdir: of --workdir, where it was given.
+
+    Raises:
+      UserError: where the flags name no network, or two, or the config cannot work.
+    """
+    if config is not None:
+        # Imported here, so that --help and mistakes in flags answer at once.
+        from cpnet_jax import configuration
+
+        configuration.check(config)
+    if MODEL.value and workdir:
+        raise UserError("--model and --workdir both name a network: give one of them")
+    if not MODEL.value:
+        workdir = _workdir(config, workdir)
+    return {
+        "images": IMAGES.value,
+        "workdir": workdir,
+        "exported": _path(MODEL),
+        "checkpoint": _checkpoint(config),
+        "settings": config and config.eval.to_dict(),
+        "multi_scale": MULTI_SCALE.value,
+        "output": _path(OUTPUT),
+        "overlays": OVERLAYS.value,
+        "probabilities": PROBABILITIES.value,
+        "submission": SUBMISSION.value,
+    }
+
+
+def export_arguments(config: ml_collections.ConfigDict | None, workdir: Path | None) -> dict[str, Any]:
+    """Those of `inference.export.mode.export_workdir`; see `predict_arguments`."""
+    return {"workdir": _workdir(config, workdir), "output": _path(OUTPUT), "checkpoint": _checkpoint(config)}
+
+
+def submission_arguments() -> dict[str, Any]:
+    """Those of `evaluation.submissions.mode.check_submission`."""
+    return {"benchmark": SUBMISSION.value, "archive": _path(ARCHIVE), "images": IMAGES.value}
+
+
+def _workdir(config: ml_collections.ConfigDict | None, workdir: Path | None) -> Path:
+    if workdir is None and config is None:
+        raise UserError(
+            "--workdir is missing: name the folder of a training run, or with --mode=predict an exported network by --model"
+        )
+    return workdir or Path(f"runs/{config.name}")
+
+
+def _checkpoint(config: ml_collections.ConfigDict | None) -> str | int:
+    value = CHECKPOINT.value or (config.eval.checkpoint if config else "latest")
+    if value in ("latest", "best"):
+        return value
+    if not value.isdecimal():
+        raise UserError(f"--checkpoint is {value!r}: it must be latest, best or the number of a step")
+    return int(value)
+
+
+def _path(flag: flags.FlagHolder) -> Path | None:
+    return Path(flag.value).expanduser() if flag.value else None

@@ -1,0 +1,30 @@
+"""The class map of a picture by an exported network, with nothing of cpnet_jax: JAX, numpy and Pillow.
+
+python examples/run_exported_model.py MODEL.cpnet PICTURE.jpg RESULT.png
+"""
+
+import json
+import sys
+
+import jax
+import numpy as np
+from jax import export
+from PIL import Image
+
+model, picture, result = sys.argv[1:]
+file = np.load(model)
+metadata = json.loads(file["metadata.json"])
+network = export.deserialize(bytearray(file["model.stablehlo"]))
+weights = {name.removeprefix("weights/"): file[name] for name in file.files if name.startswith("weights/")}
+
+# One window: the picture is squeezed into it. cpnet_jax's --mode=predict covers it with overlapping ones instead.
+image = Image.open(picture).convert("RGB")
+height, width = metadata["crop_size"]
+windows = np.asarray(image.resize((width, height)))[None]  # uint8 (b, height, width, 3)
+outputs = jax.jit(network.call)(weights, windows)  # "logits" (b, height/8, width/8, k), "classes" (b, height, width)
+
+classes = np.asarray(outputs["classes"][0])
+colours = np.array(metadata["palette"], np.uint8)[classes]
+Image.fromarray(colours).resize(image.size, Image.Resampling.NEAREST).save(result)
+for index, pixels in zip(*np.unique(classes, return_counts=True), strict=True):
+    print(f"{metadata['classes'][index]:<20} {pixels / classes.size:6.1%}")

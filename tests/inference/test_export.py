@@ -1,0 +1,412 @@
+"""An exported file computes what the live network does, or is not there; and no other file is taken for one."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from PIL import Image
+
+from configs import camvid
+from cpnet_jax import configuration, sharding
+from cpnet_jax.data.catalog import CAMVID, Dataset
+from cpnet_jax.errors import UserError
+from cpnet_jax.inference.export import artifact, export_model, load_exported, mode
+from cpnet_jax.inference.export.mode import export_workdir
+from cpnet_jax.inference.export.verify import TOLERANCE, Agreement, probe_images, verify
+from cpnet_jax.models import CPNet, upsample
+from cpnet_jax.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+CROP = (16, 24)
+MEAN, STD = (120.0, 110.0, 100.0), (50.0, 60.0, 70.0)
+DATASET = Dataset(
+    name="lake",
+    classes=("water", "sand", "boat", "sky"),
+    palette=((0, 0, 255), (255, 255, 0), (255, 0, 0), (0, 255, 255)),
+    ignore_label=200,
+)
+MODEL = CPNet(num_classes=4, depth=18, prior_size=(2, 3), channels=8, aux_channels=4, aggregation_kernel=3)
+DESCRIPTION = {
+    "dataset": DATASET,
+    "crop_size": CROP,
+    "mean": MEAN,
+    "std": STD,
+    "origin": {"experiment": "x", "step": 7},
+}
+
+
+def trained_variables(model=MODEL, crop=CROP):
+    """Weights that leave nothing at 0 or 1, as training would."""
+    variables = jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, *crop, 3)), train=False))()
+    rng = np.random.default_rng(0)
+
+    def trained(path, value):
+        if "kernel" in jax.tree_util.keystr(path):
+            return np.array(value)
+        return rng.uniform(0.2, 0.6, value.shape).astype(np.float32)
+
+    variables = jax.tree_util.tree_map_with_path(trained, variables)
+    variables["params"]["head"]["classifier"]["kernel"] *= 100  # classes that differ from pixel to pixel
+    return variables
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return trained_variables()
+
+
+@pytest.fixture(scope="module")
+def exported(variables, tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "lake.cpnet"
+    agreement = export_model(path, MODEL, variables, **DESCRIPTION)
+    return path, agreement
+
+
+WINDOWS = np.random.default_rng(1).integers(0, 256, (16, *CROP, 3)).astype(np.uint8)
+
+
+@jax.jit
+def live(variables, images):
+    return MODEL.apply(variables, (images - np.float32(MEAN)) / np.float32(STD), train=False).logits
+
+
+@pytest.fixture(scope="module")
+def logits(variables):
+    return np.asarray(live(variables, WINDOWS))
+
+
+def read_program(path):
+    """(function, weights) as somebody without our code would get them."""
+    file = np.load(path)
+    weights = {name.removeprefix("weights/"): file[name] for name in file.files if name.startswith("weights/")}
+    return export.deserialize(bytearray(file["model.stablehlo"])), weights
+
+
+def test_the_file_computes_what_the_live_network_does(exported, logits):
+    network, weights = read_program(exported[0])
+    outputs, expected = network.call(weights, WINDOWS[:5]), logits[:5]
+    assert outputs["logits"].dtype == jnp.float32 and outputs["classes"].dtype == jnp.uint8
+    np.testing.assert_allclose(outputs["logits"], expected, atol=1e-5 * np.abs(expected).max())
+    best, second = np.sort(upsample(expected, CROP), axis=-1)[..., :-3:-1].transpose(3, 0, 1, 2)
+    clear = best - second > 1e-4 * np.abs(expected).max()
+    chosen = np.asarray(upsample(expected, CROP)).argmax(axis=-1)
+    assert clear.mean() > 0.99 and len(np.unique(chosen)) > 1
+    np.testing.assert_array_equal(np.asarray(outputs["classes"])[clear], chosen[clear])
+
+
+def test_one_device_equals_eight_inside_another_compiled_function(exported, logits):
+    one, eight = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]), sharding.make_mesh()
+    alone = load_exported(exported[0], one).logits(sharding.to_devices(one, WINDOWS))
+    np.testing.assert_allclose(alone, logits, atol=1e-5 * np.abs(logits).max())
+    model = load_exported(exported[0], eight)
+    doubled = jax.jit(lambda windows: 2 * model.logits(windows))(sharding.to_devices(eight, WINDOWS))
+    assert doubled.sharding.is_equivalent_to(sharding.split(eight), doubled.ndim)
+    np.testing.assert_allclose(doubled, 2 * logits, atol=2e-5 * np.abs(logits).max())
+
+
+def test_the_program_is_for_every_platform_and_any_batch(exported):
+    network, _ = read_program(exported[0])
+    assert set(network.platforms) == {"cpu", "cuda", "rocm", "tpu"}
+    assert network.nr_devices == 1
+    batch = network.in_avals[-1].shape[0]
+    assert export.is_symbolic_dim(batch)
+    assert [aval.shape for aval in network.out_avals] == [(batch, *CROP), (batch, 2, 3, 4)]  # classes, logits
+
+
+def test_what_the_file_says_is_what_was_exported(exported):
+    model = load_exported(exported[0], sharding.make_mesh())
+    assert model.dataset == DATASET
+    assert (model.crop_size, model.mean, model.std) == (CROP, MEAN, STD)
+    assert (model.origin["experiment"], model.origin["step"]) == ("x", 7)
+    metadata = json.loads(np.load(exported[0])["metadata.json"])
+    assert metadata["versions"]["jax"] == jax.__version__ and metadata["output_stride"] == 8
+
+
+def test_the_file_holds_neither_the_auxiliary_head_nor_anything_compressed(exported):
+    with zipfile.ZipFile(exported[0]) as archive:
+        assert {entry.compress_type for entry in archive.infolist()} == {zipfile.ZIP_STORED}
+        names = archive.namelist()
+    assert any("context/prior" in name for name in names)
+    assert not any("aux_head" in name for name in names)
+
+
+def test_bfloat16_activations_are_exported_as_such_and_compared_with_their_own_tolerance(
+    tmp_path, variables, monkeypatch
+):
+    monkeypatch.setattr("cpnet_jax.inference.export.export.verify", lambda *arguments: arguments)
+    for dtype, named in ((None, "float32"), (jnp.bfloat16, "bfloat16")):
+        *_, asked = export_model(tmp_path / "m.cpnet", MODEL.clone(dtype=dtype), variables, **DESCRIPTION)
+        network, _ = read_program(tmp_path / "m.cpnet")
+        assert asked == named and asked in TOLERANCE
+        assert ("bf16" in network.mlir_module()) == (dtype is not None)
+
+
+def test_a_file_that_computes_something_else_is_not_left(tmp_path, variables, monkeypatch):
+    path = tmp_path / "m.cpnet"
+    path.write_bytes(b"what was there before")
+    write = artifact.write
+
+    def write_damaged(where, whole):
+        name = "params/head/classifier/bias"
+        write(where, dataclasses.replace(whole, weights={**whole.weights, name: whole.weights[name] + 1}))
+
+    monkeypatch.setattr(artifact, "write", write_damaged)
+    with pytest.raises(UserError, match="differs from the live one"):
+        export_model(path, MODEL, variables, **DESCRIPTION)
+    assert path.read_bytes() == b"what was there before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_of_another_network_are_not_exported(tmp_path, variables):
+    for model in (MODEL.clone(channels=16), MODEL.clone(depth=34)):
+        with pytest.raises((KeyError, ValueError)):
+            export_model(tmp_path / "m.cpnet", model, variables, **DESCRIPTION)
+    assert not list(tmp_path.iterdir())
+
+
+def outputs(logits):
+    return {"logits": logits, "classes": jnp.argmax(upsample(logits, CROP), axis=-1).astype(jnp.uint8)}
+
+
+def some_logits(images):
+    """Of an image alone the same as among others."""
+    return jnp.asarray(np.random.default_rng(2).normal(0, 5, (3, 2, 3, 4)), jnp.float32)[: len(images)]
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_logits_may_differ_up_to_the_tolerance(dtype):
+    def shifted(images, parts):
+        logits = some_logits(images)
+        return outputs(logits.at[0, 0, 0, 0].add(parts * TOLERANCE[dtype] * jnp.abs(logits).max()))
+
+    agreement = verify(lambda images: shifted(images, 0.9), some_logits, CROP, dtype)
+    assert agreement.difference == pytest.approx(0.9 * TOLERANCE[dtype], rel=1e-2)
+    with pytest.raises(UserError, match="differs"):
+        verify(lambda images: shifted(images, 1.1), some_logits, CROP, dtype)
+
+
+def test_one_wrong_class_is_one_too_many():
+    def with_one_wrong(images):
+        right = outputs(some_logits(images))
+        return right | {"classes": right["classes"].at[-1, 0, 0].set((right["classes"][-1, 0, 0] + 1) % 4)}
+
+    with pytest.raises(UserError, match="differs"):
+        verify(with_one_wrong, some_logits, CROP, "float32")
+
+
+def test_numbers_that_are_not_finite_are_refused():
+    def nan(images):
+        return some_logits(images).at[0, 0, 0, 0].set(jnp.nan)
+
+    with pytest.raises(UserError, match="not finite"):
+        verify(lambda images: outputs(nan(images)), nan, CROP, "float32")
+    with pytest.raises(UserError, match="differs"):
+        verify(lambda images: outputs(nan(images)), some_logits, CROP, "float32")
+
+
+@pytest.mark.parametrize("size", [(16, 24), (480, 488)])
+def test_images_to_compare_on_are_of_the_windows_size_and_use_the_whole_range(size):
+    images = probe_images(size)
+    assert images.shape == (3, *size, 3) and images.dtype == np.uint8
+    assert all(np.ptp(image) > 150 for image in images)
+
+
+def one_sentence(error) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.999])
+def test_a_truncated_file_is_refused(exported, tmp_path, kept):
+    path, whole = tmp_path / "cut.cpnet", exported[0].read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(UserError) as error:
+        load_exported(path, sharding.make_mesh())
+    assert "cut.cpnet is damaged" in one_sentence(error)
+
+
+@pytest.mark.parametrize("entry", ["metadata.json", "model.stablehlo", "weights/params/head/classifier/kernel.npy"])
+def test_a_flipped_bit_is_found(exported, tmp_path, entry):
+    whole = bytearray(exported[0].read_bytes())
+    with zipfile.ZipFile(exported[0]) as archive:
+        info, content = archive.getinfo(entry), archive.read(entry)
+    start = whole.index(content, info.header_offset)
+    whole[start + len(content) - 2] ^= 1
+    path = tmp_path / "flipped.cpnet"
+    path.write_bytes(whole)
+    with pytest.raises(UserError) as error:
+        load_exported(path, sharding.make_mesh())
+    assert "flipped.cpnet is damaged" in one_sentence(error)
+
+
+def make_foreign(path, kind):
+    if kind == "a text":
+        path.write_text("hello")
+    elif kind == "a picture":
+        Image.new("RGB", (4, 4)).save(path, "PNG")
+    elif kind == "a folder":
+        path.mkdir()
+    elif kind == "another archive":
+        with path.open("wb") as file:
+            np.savez(file, a=np.zeros(3))
+    elif kind == "another archive with metadata":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("metadata.json", json.dumps(["somebody", "else's"]))
+
+
+KINDS = ["a text", "a picture", "a folder", "another archive", "another archive with metadata", "nothing"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_files_are_refused(tmp_path, kind):
+    make_foreign(tmp_path / "other.cpnet", kind)
+    with pytest.raises(UserError) as error:
+        load_exported(tmp_path / "other.cpnet", sharding.make_mesh())
+    assert "other.cpnet is " in one_sentence(error)
+
+
+def rewritten(source, path, program=None, **metadata):
+    """The file with another program or other metadata; None leaves an entry of the metadata out."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "metadata.json":
+                changed = json.loads(content) | metadata
+                content = json.dumps({key: value for key, value in changed.items() if value is not None})
+            new.writestr(name, program if program and name == "model.stablehlo" else content)
+    return path
+
+
+def test_a_newer_format_is_refused_and_named(exported, tmp_path):
+    path = rewritten(exported[0], tmp_path / "newer.cpnet", format_version=artifact.FORMAT_VERSION + 1)
+    with pytest.raises(UserError) as error:
+        load_exported(path, sharding.make_mesh())
+    assert "format version 2 and this program knows up to 1" in one_sentence(error)
+
+
+def newer_calling_convention(path):
+    """The program as a JAX would write it whose calling convention this one does not know."""
+    network, _ = read_program(path)
+    newest = export.maximum_supported_calling_convention_version
+    return bytes(dataclasses.replace(network, calling_convention_version=newest + 1).serialize())
+
+
+@pytest.mark.parametrize("program", ["garbage", "newer"])
+def test_a_program_that_this_jax_cannot_read_is_refused_with_both_versions(exported, tmp_path, program):
+    content = b"garbage" if program == "garbage" else newer_calling_convention(exported[0])
+    path = rewritten(exported[0], tmp_path / "m.cpnet", program=content, versions={"jax": "99.1.0"})
+    with pytest.raises(UserError) as error:
+        load_exported(path, sharding.make_mesh())
+    message = one_sentence(error)
+    assert "99.1.0" in message and jax.__version__ in message
+
+
+@pytest.mark.parametrize("changed", [{"classes": None}, {"mean": 3}, {"palette": [[0, 0, 0]]}, {"origin": None}])
+def test_metadata_that_make_no_sense_are_refused(exported, tmp_path, changed):
+    path = rewritten(exported[0], tmp_path / "m.cpnet", **changed)
+    with pytest.raises(UserError, match=r"metadata\.json"):
+        load_exported(path, sharding.make_mesh())
+
+
+def run_without_cpnet_jax(script, *arguments):
+    code = (
+        "import runpy, sys; sys.modules['cpnet_jax'] = None; sys.argv = sys.argv[1:];"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    environment.pop("PYTHONPATH", None)
+    program = [sys.executable, "-c", code, script, *arguments]
+    return subprocess.run(list(map(str, program)), env=environment, capture_output=True, text=True)
+
+
+def test_the_example_runs_without_our_code_and_draws_the_classes(exported, logits, tmp_path):
+    Image.fromarray(WINDOWS[0]).save(tmp_path / "in.png")
+    example = ROOT / "examples" / "run_exported_model.py"
+    result = run_without_cpnet_jax(example, exported[0], tmp_path / "in.png", tmp_path / "out.png")
+    assert result.returncode == 0, result.stderr
+    classes = np.asarray(outputs(logits[:1])["classes"][0])
+    np.testing.assert_array_equal(Image.open(tmp_path / "out.png"), np.uint8(DATASET.palette)[classes])
+    assert DATASET.classes[np.bincount(classes.ravel()).argmax()] in result.stdout
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A run that was evaluated at step 1, and less well at step 2; its data are not there."""
+    config = camvid.get_config()
+    config.data.crop_size, config.data.num_classes, config.data.source = CROP, len(CAMVID.classes), "/nowhere"
+    config.model.channels, config.model.aux_channels, config.model.aggregation_kernel = 8, 4, 3
+    description = configuration.as_dict(config) | {"trained_on": {"classes": list(CAMVID.classes)}}
+    model = MODEL.clone(num_classes=len(CAMVID.classes))
+    folder = tmp_path_factory.mktemp("run")
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        for step, miou in ((1, 0.5), (2, 0.4)):
+            state = trained_variables(model)
+            checkpoints.save(step, state, position=0, config=description, miou=miou)
+    return folder
+
+
+def test_one_command_exports_a_workdir_without_config_and_data(workdir, tmp_path):
+    command = [sys.executable, "main.py", "--mode=export", f"--workdir={workdir}", f"--output={tmp_path}/lake.cpnet"]
+    result = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert "differ from the live network's by at most" in result.stdout
+    model = load_exported(tmp_path / "lake.cpnet", sharding.make_mesh())
+    assert model.origin["step"] == 2 and model.dataset.classes == CAMVID.classes
+
+
+@pytest.mark.parametrize(("checkpoint", "step"), [("best", 1), ("latest", 2)])
+def test_the_best_or_latest_checkpoint_is_exported_into_the_workdir_unless_a_file_is_named(
+    workdir, monkeypatch, checkpoint, step
+):
+    def write(path, *_, origin, **__):
+        path.write_text(str(origin["step"]))
+        return Agreement(0, 1)
+
+    monkeypatch.setattr(mode, "export_model", write)
+    export_workdir(workdir, None, checkpoint)
+    assert (workdir / "camvid.cpnet").read_text() == str(step)
+
+
+@pytest.mark.parametrize(
+    ("run", "output", "named"),
+    [
+        ("nowhere", None, "nowhere holds no checkpoints"),
+        ("empty", None, "holds no whole checkpoint"),
+        ("run", "folder", "--output"),
+        ("run", "file/m.cpnet", "--output"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(workdir, tmp_path, run, output, named):
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as error:
+        export_workdir(workdir if run == "run" else tmp_path / run, output and tmp_path / output, "latest")
+    assert named in one_sentence(error)
+
+
+def test_a_workdir_trained_on_other_classes_is_not_exported(workdir, tmp_path, monkeypatch):
+    renamed = dataclasses.replace(CAMVID, classes=("heaven", *CAMVID.classes[1:]))
+    monkeypatch.setattr("cpnet_jax.build.make_dataset", lambda config: renamed)
+    with pytest.raises(UserError) as error:
+        export_workdir(workdir, tmp_path / "m.cpnet", "latest")
+    assert "was trained on other classes than camvid has" in one_sentence(error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_workdir_and_no_config_gets_one_sentence_and_exit_2():
+    result = subprocess.run([sys.executable, "main.py", "--mode=export"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --workdir is missing")
