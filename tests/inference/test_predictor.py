@@ -160,7 +160,7 @@ def test_prediction_agrees_with_the_reference(name):
     assert_agrees(toy_predictor(name), make_images(), expected(PROTOCOLS[name]))
 
 
-@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 16), (3, 7), (8, 3), (8, 64)])
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 5), (3, 7), (8, 1)])
 def test_devices_and_the_size_of_the_batches_change_nothing(devices, batch_size):
     assert_agrees(toy_predictor("averaged", devices, batch_size), make_images(), expected(PROTOCOLS["averaged"]))
 
@@ -292,20 +292,19 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listener)
 
 
-@pytest.mark.parametrize("kind", ["classes", "probabilities"])
-def test_programs_are_compiled_a_handful_of_times_not_once_an_image_size(kind):
+def test_programs_are_compiled_a_handful_of_times_not_once_an_image_size():
     jax.clear_caches()
     rng = np.random.default_rng(3)
-    sizes = [tuple(rng.integers(20, 90, 2).tolist()) for _ in range(50)]
-    assert len(set(sizes)) > 45
-    first, second = (examples_of(make_images(part)) for part in (sizes[:30], sizes[30:]))
-    predictor = Predictor(
-        trained(toy_logits()), make_mesh(8), protocol=Protocol(scales=(0.5, 1.0, 1.5), flip=True), batch_size=8
-    )
-    run = getattr(predictor, kind)
+    sizes = [tuple(rng.integers(20, 90, 2).tolist()) for _ in range(40)]
+    assert len(set(sizes)) > 35
+    first, second = (examples_of(make_images(part)) for part in (sizes[:20], sizes[20:]))
+    protocol = Protocol(scales=(0.5, 1.0, 1.5), flip=True)
+    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=protocol, batch_size=8)
     with compilations() as compiled:
-        list(run(first))
-        assert 0 < len(compiled) <= 25
+        for run in (predictor.classes, predictor.probabilities):
+            list(run(first))
+        assert 0 < len(compiled) <= 20
         del compiled[:]
-        list(run(second))
+        for run in (predictor.classes, predictor.probabilities):
+            list(run(second))
         assert len(compiled) <= 3
