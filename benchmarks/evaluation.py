@@ -1,6 +1,6 @@
 """How many images a second does a multi-scale evaluation make, and how much memory does it take?
 
-    python benchmarks/evaluation.py [--images=16] [--rounds=3] [--devices=1] [--depth=50] [--channels=512]
+    python benchmarks/evaluation.py [--networks=cpnet,linear] [--devices=1] [--images=16] [--rounds=3] [--depth=50]
     python benchmarks/evaluation.py --memory
 
 The paper's protocol for ADE20K (five scales, every window mirrored as well) on pictures of the sizes that ADE20K has,
@@ -297,13 +297,17 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--crop", type=int, default=480)
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, help="a round; 2 on CPUs, else 16")
+    parser.add_argument("--images", type=int, help="a round; for each device 2 on CPUs, else 16")
     parser.add_argument("--depth", type=int, help="of the ResNet; 18 on CPUs, else 50")
     parser.add_argument("--channels", type=int, help="of the heads; 64 on CPUs, else 512")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", arguments.devices)
     on_cpu = jax.default_backend() == "cpu"
-    for name, cpu, accelerator in (("images", 2, 16), ("depth", 18, 50), ("channels", 64, 512)):
+    for name, cpu, accelerator in (
+        ("images", 2 * arguments.devices, 16 * arguments.devices),
+        ("depth", 18, 50),
+        ("channels", 64, 512),
+    ):
         if getattr(arguments, name) is None:
             setattr(arguments, name, cpu if on_cpu else accelerator)
     if arguments.devices > jax.device_count():

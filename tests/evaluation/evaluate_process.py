@@ -1,6 +1,6 @@
-"""One process of an evaluation:  python evaluate_process.py FOLDER INDEX COUNT PORT
+"""One process of an evaluation:  python evaluate_process.py FOLDER WORKDIR INDEX COUNT PORT
 
-Evaluates FOLDER/run, a workdir made by `test_processes`, with 4 virtual CPU devices over all COUNT processes.
+Evaluates a workdir made by `test_processes` in FOLDER, with 4 virtual CPU devices over all COUNT processes.
 """
 
 import sys
@@ -28,13 +28,13 @@ def get_config(folder: Path):
     return config
 
 
-def main(folder: str, index: str, count: str, port: str) -> None:
+def main(folder: str, workdir: str, index: str, count: str, port: str) -> None:
     jax.config.update("jax_num_cpu_devices", DEVICES // int(count))
     if count != "1":
         jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
     from cpnet_jax.evaluation.mode import evaluate_workdir
 
-    evaluate_workdir(get_config(Path(folder)), Path(folder) / "run")
+    evaluate_workdir(get_config(Path(folder)), Path(workdir))
 
 
 if __name__ == "__main__":

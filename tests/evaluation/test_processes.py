@@ -50,14 +50,13 @@ def write_camvid(folder):
 
 
 def evaluated(folder, count):
-    """(eval.json, names of the pictures drawn) of an evaluation by so many processes."""
-    workdir = folder / "run"
-    (workdir / "eval.json").unlink(missing_ok=True)
-    shutil.rmtree(workdir / "predictions", ignore_errors=True)
+    """(eval.json, names of all files written) of an evaluation by so many processes."""
+    workdir = folder / f"run_{count}"
+    shutil.copytree(folder / "run", workdir)
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    program = [sys.executable, evaluate_process.__file__, folder]
+    program = [sys.executable, evaluate_process.__file__, folder, workdir]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
@@ -78,12 +77,12 @@ def evaluated(folder, count):
     assert [process.returncode for process in processes] == [0] * count, outputs[0][1] + outputs[-1][1]
     tables = ["mIoU" in out for out, _ in outputs]
     assert tables == [True] + [False] * (count - 1), "one process prints the table, for all of them"
-    pictures = sorted(path.name for path in (workdir / "predictions").iterdir())
-    return json.loads((workdir / "eval.json").read_text()), pictures
+    written = sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*"))
+    return json.loads((workdir / "eval.json").read_text()), written
 
 
 def test_two_processes_find_what_one_finds(folder):
-    one, pictures = evaluated(folder, 1)
+    one, files = evaluated(folder, 1)
     assert one["images"] == len(SIZES)
     assert len([iou for iou in one["per_class"].values() if iou]) > 2, "a network that says something"
-    assert evaluated(folder, 2) == (one, pictures)
+    assert evaluated(folder, 2) == (one, files)

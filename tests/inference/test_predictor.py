@@ -26,10 +26,9 @@ MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 CROP = (24, 32)
 # Equal to the crop, smaller, larger, one row of windows, one column, slivers, odd.
 SIZES = [(24, 32), (5, 7), (1, 1), (24, 75), (80, 32), (3, 200), (190, 2), (31, 53), (25, 33), (1, 33), (47, 95)]
-PAPER = Protocol(scales=(0.5, 0.75, 1.0, 1.5, 1.75), flip=True)
 PROTOCOLS = {
     "single scale": Protocol(),
-    "the paper's": PAPER,
+    "the paper's": Protocol(scales=(0.5, 0.75, 1.0, 1.5, 1.75), flip=True),
     "averaged": Protocol(scales=(0.75, 1.25), flip=True, overlap="average"),
     "extreme scales": Protocol(scales=(0.1, 2.3)),
 }
@@ -79,6 +78,12 @@ def toy_logits():
         return local + places + (x.mean((1, 2)) @ whole)[:, None, None]
 
     return logits
+
+
+@cache
+def toy_predictor(name, devices=8, batch_size=16):
+    """Shared by the tests, as its programs take longer to compile than to run."""
+    return Predictor(trained(toy_logits()), make_mesh(devices), protocol=PROTOCOLS[name], batch_size=batch_size)
 
 
 def one_window(logits):
@@ -151,40 +156,31 @@ def test_the_cases_are_worth_comparing():
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-@pytest.mark.parametrize(("devices", "batch_size"), [(1, 5), (8, 16)])
-def test_prediction_agrees_with_the_reference(name, devices, batch_size):
-    protocol = PROTOCOLS[name]
-    predictor = Predictor(trained(toy_logits()), make_mesh(devices), protocol=protocol, batch_size=batch_size)
-    assert_agrees(predictor, make_images(), expected(protocol))
+def test_prediction_agrees_with_the_reference(name):
+    assert_agrees(toy_predictor(name), make_images(), expected(PROTOCOLS[name]))
 
 
-@pytest.mark.parametrize(("devices", "batch_size"), [(1, 1), (1, 64), (8, 3), (3, 7)])
-def test_the_size_of_the_batches_changes_nothing(devices, batch_size):
-    protocol = PROTOCOLS["averaged"]
-    predictor = Predictor(trained(toy_logits()), make_mesh(devices), protocol=protocol, batch_size=batch_size)
-    assert_agrees(predictor, make_images(), expected(protocol))
+@pytest.mark.parametrize(("devices", "batch_size"), [(1, 5), (3, 7), (8, 1)])
+def test_devices_and_the_size_of_the_batches_change_nothing(devices, batch_size):
+    assert_agrees(toy_predictor("averaged", devices, batch_size), make_images(), expected(PROTOCOLS["averaged"]))
 
 
-@pytest.mark.parametrize("name", ["single scale", "the paper's", "averaged"])
-def test_a_canvas_cut_into_tiles_gives_the_same(name):
+@pytest.mark.parametrize(("name", "windows"), [("single scale", 0), ("the paper's", 2), ("averaged", 7)])
+def test_a_canvas_cut_into_tiles_gives_the_same(name, windows):
     """However little of an image's scores fits into what a canvas may take."""
-    window = 4 * CLASSES * CROP[0] * CROP[1]
-    for canvas_bytes in (1, 2 * window, 7 * window):
-        predictor = Predictor(
-            trained(toy_logits()),
-            make_mesh(8),
-            protocol=PROTOCOLS[name],
-            batch_size=8,
-            canvas_bytes=canvas_bytes,
-        )
-        assert_agrees(predictor, make_images(), expected(PROTOCOLS[name]))
+    predictor = Predictor(
+        trained(toy_logits()),
+        make_mesh(8),
+        protocol=PROTOCOLS[name],
+        batch_size=8,
+        canvas_bytes=max(1, windows * 4 * CLASSES * CROP[0] * CROP[1]),
+    )
+    assert_agrees(predictor, make_images(), expected(PROTOCOLS[name]))
 
 
-@pytest.mark.parametrize("protocol", [Protocol(), Protocol(scales=(0.75, 1.5), flip=True)], ids=["single", "multi"])
-def test_a_cpnet_agrees_with_the_reference(protocol):
-    crop, sizes = (32, 48), [(32, 48), (20, 31), (45, 81)]
-    logits = tiny_cpnet(crop)
-    images = make_images(sizes)
+def test_a_cpnet_agrees_with_the_reference():
+    crop, protocol = (32, 48), Protocol(scales=(0.75, 1.5), flip=True)
+    logits, images = tiny_cpnet(crop), make_images([(32, 48), (20, 31), (45, 81)])
     predictor = Predictor(trained(logits, crop=crop), make_mesh(8), protocol=protocol, batch_size=8)
     scores = [slow(image, protocol, logits, crop) for image in images]
     assert len(np.unique(np.concatenate([reference.classes(found).ravel() for found in scores]))) > 2
@@ -218,18 +214,17 @@ def test_images_may_be_views_that_nobody_may_write_to():
     views = [np.repeat(image, 2, axis=0)[::2, :, :] for image in images]
     for view in views:
         view.flags.writeable = False
-    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=PAPER, batch_size=8)
-    assert_agrees(predictor, views, expected(PAPER))
+    assert_agrees(toy_predictor("averaged"), views, expected(PROTOCOLS["averaged"]))
     assert all(np.array_equal(view, image) for view, image in zip(views, images, strict=True))
 
 
 def test_no_examples_give_no_predictions():
-    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=PAPER, batch_size=8)
+    predictor = toy_predictor("the paper's")
     assert list(predictor.classes([])) == list(predictor.probabilities(iter([]))) == []
 
 
 def test_a_predictor_serves_again_and_again():
-    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=Protocol(), batch_size=8)
+    predictor = toy_predictor("single scale")
     examples = examples_of(make_images())
     stopped_early = predictor.classes(examples)
     first = next(stopped_early)[1]
@@ -240,9 +235,17 @@ def test_a_predictor_serves_again_and_again():
     assert np.array_equal(first, runs[0][0])
 
 
+@pytest.fixture
+def no_garbage_collector():
+    gc.disable()
+    yield
+    gc.enable()
+
+
 @pytest.mark.parametrize("kind", ["classes", "probabilities"])
 @pytest.mark.parametrize("size", [(10, 12), (60, 60)])
-def test_examples_are_taken_as_needed_and_let_go(kind, size):
+@pytest.mark.usefixtures("no_garbage_collector")
+def test_examples_are_taken_as_needed_and_let_go_at_once(kind, size):
     """A validation set does not fit into memory, nor do its scores."""
     count, few = 120, 40
     images, taken = [], 0
@@ -256,10 +259,9 @@ def test_examples_are_taken_as_needed_and_let_go(kind, size):
             yield {"image": image}
             del image
 
-    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=Protocol(), batch_size=8)
+    predictor = toy_predictor("single scale")
     for done, _ in enumerate(getattr(predictor, kind)(source())):
         assert taken <= done + few
-        gc.collect(0)
         assert sum(image() is not None for image in images) <= few
     assert taken == count
 
@@ -269,7 +271,7 @@ def test_an_error_of_the_source_reaches_who_asks():
         yield from examples_of(make_images([(24, 32)] * 3))
         raise OSError("the disk is gone")
 
-    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=Protocol(), batch_size=8)
+    predictor = toy_predictor("single scale")
     with pytest.raises(OSError, match="the disk is gone"):
         list(predictor.classes(source()))
 
@@ -290,20 +292,19 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listener)
 
 
-@pytest.mark.parametrize("kind", ["classes", "probabilities"])
-def test_programs_are_compiled_a_handful_of_times_not_once_an_image_size(kind):
+def test_programs_are_compiled_a_handful_of_times_not_once_an_image_size():
     jax.clear_caches()
     rng = np.random.default_rng(3)
-    sizes = [tuple(rng.integers(20, 90, 2).tolist()) for _ in range(80)]
-    assert len(set(sizes)) > 75
-    first, second = (examples_of(make_images(part)) for part in (sizes[:50], sizes[50:]))
-    predictor = Predictor(
-        trained(toy_logits()), make_mesh(8), protocol=Protocol(scales=(0.5, 1.0, 1.5), flip=True), batch_size=8
-    )
-    run = getattr(predictor, kind)
+    sizes = [tuple(rng.integers(20, 90, 2).tolist()) for _ in range(40)]
+    assert len(set(sizes)) > 35
+    first, second = (examples_of(make_images(part)) for part in (sizes[:20], sizes[20:]))
+    protocol = Protocol(scales=(0.5, 1.0, 1.5), flip=True)
+    predictor = Predictor(trained(toy_logits()), make_mesh(8), protocol=protocol, batch_size=8)
     with compilations() as compiled:
-        list(run(first))
-        assert 0 < len(compiled) <= 25
+        for run in (predictor.classes, predictor.probabilities):
+            list(run(first))
+        assert 0 < len(compiled) <= 20
         del compiled[:]
-        list(run(second))
+        for run in (predictor.classes, predictor.probabilities):
+            list(run(second))
         assert len(compiled) <= 3
