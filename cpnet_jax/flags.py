@@ -83,7 +83,7 @@ def submission_arguments() -> dict[str, Any]:
 def _workdir(config: ml_collections.ConfigDict | None, workdir: Path | None) -> Path:
     if workdir is None and config is None:
         raise UserError(
-            "--workdir is missing: name the folder of a training run, or with --mode=predict an exported network by --model"
+            "--workdir is missing: name the folder of a training run (or an exported network by --model, to predict)"
         )
     return workdir or Path(f"runs/{config.name}")
 

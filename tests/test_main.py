@@ -1,17 +1,21 @@
 """The whole program, run as its users run it: one real run, a crash and a resume, and the mistakes people make."""
 
 import json
+import math
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import cv2
 import jax
 import numpy as np
 import pytest
+from tensorboardX.proto import event_pb2
 
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.metrics import MetricsWriter
@@ -85,6 +89,15 @@ def finished(folder):
     return workdir, result
 
 
+def read_events(path):
+    """A TensorBoard file is records of: length, its checksum, a protocol buffer, its checksum."""
+    data, place = path.read_bytes(), 0
+    while place < len(data):
+        (size,) = struct.unpack_from("<Q", data, place)
+        yield event_pb2.Event.FromString(data[place + 12 : place + 12 + size])
+        place += 12 + size + 4
+
+
 def read_metrics(workdir):
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
@@ -96,8 +109,9 @@ def test_one_command_trains_evaluates_and_saves(finished):
     assert evaluation["images"] == 3 and len(evaluation["per_class"]) == 11
     assert evaluation["settings"]["step"] == STEPS
     assert json.loads((workdir / "config.json").read_text())["total_steps"] == STEPS
-    assert len(list((workdir / "predictions").glob("*.png"))) == 2
-    assert list((workdir / "tensorboard").iterdir())
+    assert len(list((workdir / "predictions").glob("*_panel.png"))) == 2
+    page = (workdir / "report" / "index.html").read_text()
+    assert f"{100 * evaluation['mIoU']:.2f} %" in page and page.count("<figure") >= 2 * 4 + 1
 
 
 def test_metrics_hold_every_step_its_terms_and_the_evaluations(finished):
@@ -107,7 +121,17 @@ def test_metrics_hold_every_step_its_terms_and_the_evaluations(finished):
     assert steps[1].keys() >= {"segmentation", "aux", "affinity_unary", "affinity_recall", "lr", "images_per_second"}
     for line in steps:
         assert line["lr"] == pytest.approx(0.02 * (1 - (line["step"] - 1) / STEPS) ** 0.9, rel=1e-5)
-    assert [line["step"] for line in lines if "mIoU" in line] == [4, 8, 12]
+    evaluations = [line for line in lines if "mIoU" in line]
+    assert [line["step"] for line in evaluations] == [4, 8, 12]
+    assert all(math.isfinite(line[f"val_{term}"]) for line in evaluations for term in ("loss", "aux", "affinity_unary"))
+
+
+def test_tensorboard_holds_predictions_and_prior_maps_of_every_evaluation(finished):
+    pictures = Counter()
+    for file in (finished[0] / "tensorboard").iterdir():
+        for event in read_events(file):
+            pictures.update(value.tag.split("/")[0] for value in event.summary.value if value.HasField("image"))
+    assert pictures == {"prediction": 3 * 2, "context_prior": 3 * 2}
 
 
 def test_latest_and_best_checkpoint_are_kept(finished):

@@ -165,10 +165,10 @@ def test_figures_are_those_of_eval_json_and_of_the_confusion_matrix(tmp_path):
         assert f"{100 * value:.2f} %" in page.texts
     rows = page.table("Class")
     assert [row[0] for row in rows] == list(CAMVID.classes)
-    for i, (_, iou, bar, accuracy, frequency) in enumerate(rows):
+    for i, (_, iou, bar, accuracy, frequency, dice) in enumerate(rows):
         assert frequency == f"{100 * confusion[i].sum() / confusion.sum():.2f} %"
         if i == 9:
-            assert (iou, bar, accuracy) == ("–", "absent", "–")  # noqa: RUF001
+            assert (iou, bar, accuracy, dice) == ("–", "absent", "–", "–")  # noqa: RUF001
         else:
             assert iou == f"{100 * found.iou[i]:.1f} %"
             assert accuracy == f"{100 * confusion[i, i] / confusion[i].sum():.1f} %"

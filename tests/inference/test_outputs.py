@@ -1,6 +1,7 @@
 """What is written of a prediction says what was predicted, to every reader, and is never half a file."""
 
 import threading
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,12 +12,17 @@ from cpnet_jax.data.catalog import ADE20K, CAMVID
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.pictures import colourise, overlay
 from cpnet_jax.inference import outputs
+from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.outputs import MAX_OVERLAY, PredictionWriter, picture
 
 SIZE = (300, 400)
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (*SIZE, 3)).astype(np.uint8)
 CLASSES = RNG.integers(0, 11, (15, 20)).astype(np.uint8).repeat(20, 0).repeat(20, 1)
+
+
+def source(name):
+    return InputImage(Path(f"{name}.png"), name)
 
 
 def softmax(size: tuple[int, ...]) -> np.ndarray:
@@ -32,7 +38,7 @@ def test_every_reader_finds_the_class_indices(tmp_path):
     classes = (np.arange(12_000) % 150).reshape(100, 120).astype(np.uint8)
     image = np.zeros((100, 120, 3), np.uint8)
     with PredictionWriter(tmp_path, ADE20K) as writer:
-        writer.write("a", image, classes)
+        writer.write(source("a"), image, classes)
     path = tmp_path / "classes" / "a.png"
     assert Image.open(path).mode == "L"
     assert np.array_equal(np.asarray(Image.open(path)), classes)
@@ -44,7 +50,7 @@ def test_probabilities_come_with_their_classes_and_agree_with_the_indices(tmp_pa
     probabilities = softmax((30, 40, 11))
     classes = probabilities.argmax(-1).astype(np.uint8)
     with PredictionWriter(tmp_path, CAMVID, overlays=False) as writer:
-        writer.write("a", IMAGE[:30, :40], classes, probabilities)
+        writer.write(source("a"), IMAGE[:30, :40], classes, probabilities)
     with np.load(tmp_path / "probabilities" / "a.npz") as found:
         assert tuple(found["classes"]) == CAMVID.classes
         assert found["probabilities"].dtype == np.float16
@@ -59,10 +65,10 @@ def test_probabilities_come_with_their_classes_and_agree_with_the_indices(tmp_pa
 def test_only_what_was_asked_for_is_written_and_names_keep_their_folders_and_dots(tmp_path):
     with PredictionWriter(tmp_path / "plain", CAMVID, overlays=False) as writer:
         for name in ("day/one", "night/one", "v1.2"):
-            writer.write(name, IMAGE, CLASSES)
+            writer.write(source(name), IMAGE, CLASSES)
     assert files_below(tmp_path / "plain") == ["classes/day/one.png", "classes/night/one.png", "classes/v1.2.png"]
     with PredictionWriter(tmp_path / "all", CAMVID) as writer:
-        writer.write("one", IMAGE, CLASSES, softmax((*SIZE, 11)))
+        writer.write(source("one"), IMAGE, CLASSES, softmax((*SIZE, 11)))
     assert files_below(tmp_path / "all") == ["classes/one.png", "overlays/one.png", "probabilities/one.npz"]
 
 
@@ -71,7 +77,7 @@ def test_what_else_lies_in_the_folder_stays(tmp_path):
     (tmp_path / "classes" / "mine.png").write_text("mine")
     (tmp_path / "classes" / "a.png").write_text("old")
     with PredictionWriter(tmp_path, CAMVID, overlays=False) as writer:
-        writer.write("a", IMAGE, CLASSES)
+        writer.write(source("a"), IMAGE, CLASSES)
     assert (tmp_path / "classes" / "mine.png").read_text() == "mine"
     assert np.array_equal(cv2.imread(str(tmp_path / "classes" / "a.png"), -1), CLASSES)
 
@@ -90,7 +96,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_stops_the_run(tmp_path, monk
         pytest.raises(UserError, match="No space left") as caught,
         PredictionWriter(tmp_path, CAMVID, overlays=False) as writer,
     ):
-        writer.write("a", IMAGE, CLASSES, softmax((*SIZE, 11)))
+        writer.write(source("a"), IMAGE, CLASSES, softmax((*SIZE, 11)))
     assert str(tmp_path) in str(caught.value)
     assert old.read_text() == "old" and files_below(tmp_path) == ["classes/a.png", "probabilities/a.npz"]
 
@@ -107,7 +113,7 @@ def test_writing_overlaps_but_a_slow_disk_holds_the_caller_back(tmp_path, monkey
 
         def hand_over():
             for index in range(5):
-                writer.write(str(index), IMAGE, CLASSES)
+                writer.write(source(str(index)), IMAGE, CLASSES)
                 handed_over.append(index)
 
         caller = threading.Thread(target=hand_over)

@@ -18,10 +18,10 @@ from PIL import Image
 
 from configs import default
 from cpnet_jax import build, configuration, sharding
+from cpnet_jax import flags as network_flags
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
 from cpnet_jax.experiment import Experiment
-from cpnet_jax.inference import flags as predict_flags
 from cpnet_jax.inference import mode
 from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.load import from_workdir
@@ -202,7 +202,7 @@ def test_each_prediction_is_written_under_its_own_images_name(tmp_path, model, p
     del expected["2"]
     with mode.PredictionWriter(tmp_path / "out", model.dataset) as writer:
         images = [InputImage(tmp_path / f"{index}.png", str(index)) for index in range(6)]
-        unreadable = mode._run(images, Oracle(), writer, probabilities)
+        unreadable = mode._run(images, partial(mode._read, upright=True), Oracle(), writer, probabilities)
     assert [str(tmp_path / "2.png") in str(error) for error in unreadable] == [True]
     assert {path.stem for path in (tmp_path / "out" / "classes").iterdir()} == set(expected)
     for name, classes in expected.items():
@@ -268,7 +268,7 @@ def given(monkeypatch):
     def arguments(*, config=None, workdir=None, **values):
         for name, value in values.items():
             monkeypatch.setattr(flags.FLAGS[name], "value", value)
-        return predict_flags.arguments(config, workdir)
+        return network_flags.predict_arguments(config, workdir)
 
     flags.FLAGS.mark_as_parsed()
     return arguments

@@ -14,11 +14,12 @@ HEADLINES = {
     "mIoU": "mIoU",
     "pixel_accuracy": "Pixel accuracy",
     "mean_accuracy": "Mean accuracy",
-    "frequency_weighted_iou": "Frequency-weighted IoU",
+    "frequency_weighted_IoU": "Frequency-weighted IoU",
+    "mean_dice": "Mean Dice",
 }
 SETTINGS = ("dataset", "split", "step", "scales", "flip", "window")
 # Shown elsewhere on the page.
-ELSEWHERE = {*HEADLINES, "per_class", "absent_classes", "images", "settings"}
+ELSEWHERE = {*HEADLINES, "per_class", "per_class_accuracy", "absent_classes", "images", "settings"}
 
 
 @dataclass(frozen=True)
