@@ -40,7 +40,7 @@ class Evaluator:
         self._config, self._dataset, self._model = config, dataset, model
         self.split, self._records = split, records
         self._mesh = sharding.local_mesh()
-        self._batch_size = -(-config.eval.batch_size // self._mesh.size) * self._mesh.size
+        self._batch_size = config.eval.batch_size * self._mesh.size
 
     def __len__(self) -> int:
         """The images of the split."""
@@ -50,6 +50,7 @@ class Evaluator:
         """How it measures, for whoever reads the figures later."""
         protocol = build.make_protocol(self._config)
         return {
+            "experiment": self._config.name,
             "dataset": self._dataset.name,
             "split": self.split,
             "multi_scale": bool(self._config.eval.multi_scale),
@@ -82,7 +83,7 @@ class Evaluator:
 
     def _sample(self, example: Example, predicted: UInt8[np.ndarray, "h w"]) -> Sample:
         alone = evaluate([(example, predicted)], self._dataset).as_json()
-        figures = {name: alone[name] for name in ("mIoU", "pixel_accuracy")}
+        figures = {"mIoU": alone["mIoU"], "pixel accuracy": alone["pixel_accuracy"]}
         return Sample(example["id"], example["image"], example["label"], predicted, figures)
 
     def prior_samples(self, state: TrainState, places: Sequence[int]) -> list[PriorSample]:

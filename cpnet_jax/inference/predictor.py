@@ -38,7 +38,7 @@ class Predictor:
       model: its logits run over `mesh`.
       mesh: of devices of this process.
       protocol: scales, flip, and what happens where windows overlap.
-      batch_size: windows at once, over all devices; rounded up to a multiple of their number.
+      batch_size: windows at once on each device.
       canvas_bytes: of scores that a device keeps. Larger images are predicted in tiles: equal results, for the price of
         seeing the windows along the seams once for each tile.
       block_bytes: of probabilities that a device works on at once.
@@ -50,12 +50,12 @@ class Predictor:
         mesh: Mesh,
         *,
         protocol: Protocol = Protocol(),  # noqa: B008 (frozen)
-        batch_size: int = 16,
+        batch_size: int = 4,
         canvas_bytes: int = 1024 * MEBIBYTE,
         block_bytes: int = 16 * MEBIBYTE,
     ) -> None:
         self._model, self._mesh, self._protocol = model, mesh, protocol
-        self._share = -(-batch_size // mesh.size)
+        self._batch_size = batch_size
         self._classes = len(model.dataset.classes)
         self._largest_side = max(math.isqrt(canvas_bytes // (4 * self._classes)) // GRANULE, 1) * GRANULE
         rows = block_bytes // (4 * self._classes * model.crop_size[1])
@@ -93,7 +93,7 @@ class Predictor:
     def _batches(self, images: Images, *, end_with_image: bool = False) -> Iterator[Batch]:
         """Equally many windows for every device, fewer only at the end (or where one's image ends)."""
         streams = [cut(images, self._model, self._protocol) for _ in range(self._mesh.size)]
-        while any(batch := [_take(stream, self._share, end_with_image) for stream in streams]):
+        while any(batch := [_take(stream, self._batch_size, end_with_image) for stream in streams]):
             yield batch
 
     def _run(self, batch: Batch, canvas: Array | None) -> tuple[Array, UInt8[Array, "b h w"]]:
@@ -102,7 +102,7 @@ class Predictor:
         blank = np.zeros((*self._model.crop_size, 3), np.uint8)
         pixels, placements = [], []
         for share in batch:
-            missing = self._share - len(share)
+            missing = self._batch_size - len(share)
             pixels += [window.pixels for window in share] + [blank] * missing
             placements += [painter.place(window) for window in share] + [painter.nothing()] * missing
         logits = self._model.logits(sharding.to_devices(self._mesh, np.stack(pixels)))
