@@ -293,7 +293,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
     parser.add_argument("--networks", default="cpnet,linear")
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--batch", type=int, default=4, help="windows at once on each device")
+    parser.add_argument("--batch", type=int, help="windows at once on each device; the usual ones unless given")
     parser.add_argument("--crop", type=int, default=480)
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=3)

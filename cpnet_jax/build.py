@@ -60,7 +60,7 @@ def prediction_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The keyword arguments of `Predictor`."""
     return {
         "protocol": make_protocol(config),
-        "batch_size": config.eval.batch_size,
+        "batch_size": config.eval.batch_size or None,
         "canvas_bytes": config.eval.canvas_mib * 2**20,
     }
 

@@ -87,7 +87,7 @@ RANGES = (
     ("optimizer.momentum", 0, 1),
     ("optimizer.weight_decay", 0, math.inf),
     ("optimizer.accumulate", 1, math.inf),
-    ("eval.batch_size", 1, math.inf),
+    ("eval.batch_size", 0, math.inf),
     ("eval.canvas_mib", 1, math.inf),
     ("eval.pictures", 0, math.inf),
 )

@@ -56,6 +56,10 @@ def on_mesh(mesh: Mesh, arrays: Any) -> Any:
     return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), arrays), replicated(mesh))
 
 
+def is_on_cpus(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "cpu"
+
+
 def is_main_process() -> bool:
     """Whether this is the process that writes what all of them found."""
     return jax.process_index() == 0

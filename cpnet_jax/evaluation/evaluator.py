@@ -18,7 +18,7 @@ from cpnet_jax.evaluation.inspection import Inspector, Subject
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import compiled_logits
-from cpnet_jax.inference.predictor import Predictor
+from cpnet_jax.inference.predictor import Predictor, usual_batch_size
 from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows
 from cpnet_jax.models import CPNet
 from cpnet_jax.progress import track
@@ -40,7 +40,7 @@ class Evaluator:
         self._config, self._dataset, self._model = config, dataset, model
         self.split, self._records = split, records
         self._mesh = sharding.local_mesh()
-        self._batch_size = config.eval.batch_size * self._mesh.size
+        self._batch_size = (config.eval.batch_size or usual_batch_size(self._mesh)) * self._mesh.size
 
     def __len__(self) -> int:
         """The images of the split."""

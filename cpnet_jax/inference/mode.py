@@ -96,7 +96,7 @@ def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) 
 
 def _limits(settings: Mapping[str, Any]) -> dict[str, int]:
     """What config.eval says of batches and memory, where it says it."""
-    limits = {"batch_size": settings.get("batch_size")}
+    limits = {"batch_size": settings.get("batch_size") or None}
     if "canvas_mib" in settings:
         limits["canvas_bytes"] = settings["canvas_mib"] * 2**20
     return {name: value for name, value in limits.items() if value is not None}

@@ -292,3 +292,17 @@ def test_jitter_moves_hue_and_saturation_within_their_published_bounds():
     ratio = hsv[bright, 1] / 128
     assert ratio.min() > 0.35 and ratio.max() > 1.3
     assert 0.3 < np.mean(np.abs(turned) <= 1) < 0.7
+
+
+@pytest.mark.parametrize("size", [(5, 9), (8, 8), (9, 20), (21, 8), (40, 41)])
+def test_the_central_crop_is_the_middle_padded_only_where_the_image_ends(size):
+    rng = np.random.default_rng(0)
+    image, label = rng.integers(1, 255, (*size, 3)).astype(np.uint8), rng.integers(0, 9, size).astype(np.uint8)
+    shown, shown_label = augmentation.central_crop(image, label, (8, 8), (1.6, 2.0, 3.0), 255)
+    assert shown.shape == (8, 8, 3) and shown_label.shape == (8, 8)
+    top, left = (max(side - 8, 0) // 2 for side in size)
+    height, width = (min(side, 8) for side in size)
+    assert np.array_equal(shown[:height, :width], image[top : top + height, left : left + width])
+    assert np.array_equal(shown_label[:height, :width], label[top : top + height, left : left + width])
+    assert (shown_label[height:] == 255).all() and (shown_label[:, width:] == 255).all()
+    assert (shown[height:] == (2, 2, 3)).all() and (shown[:, width:] == (2, 2, 3)).all()

@@ -286,8 +286,8 @@ def test_the_network_is_that_of_the_workdir_of_the_configs_own_or_an_exported_on
 
 def test_a_config_that_cannot_work_is_refused(given):
     config = default.get_config()
-    config.eval.batch_size = 0
-    with pytest.raises(UserError, match=r"config\.eval\.batch_size is 0"):
+    config.eval.batch_size = -1
+    with pytest.raises(UserError, match=r"config\.eval\.batch_size is -1"):
         given(config=config)
 
 
