@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
 
         export_workdir(**network_flags.export_arguments(config, workdir))
     elif MODE.value == "check_submission":
-        from cpnet_jax.evaluation.submissions.mode import check_submission
+        from cpnet_jax.inference.submissions.mode import check_submission
 
         check_submission(**network_flags.submission_arguments())
     elif MODE.value == "prepare":

@@ -76,7 +76,7 @@ def export_arguments(config: ml_collections.ConfigDict | None, workdir: Path | N
 
 
 def submission_arguments() -> dict[str, Any]:
-    """Those of `evaluation.submissions.mode.check_submission`."""
+    """Those of `inference.submissions.mode.check_submission`."""
     return {"benchmark": SUBMISSION.value, "archive": _path(ARCHIVE), "images": IMAGES.value}
 
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from cpnet_jax import files
+from cpnet_jax import files, pictures
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.evaluation import pictures
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.evaluation.evaluator import Evaluator
+from cpnet_jax.evaluation.prior_pictures import prior_panel
 from cpnet_jax.evaluation.report import write_report
 from cpnet_jax.training.metrics import MetricsWriter
 from cpnet_jax.training.state import TrainState
@@ -61,4 +61,4 @@ def draw(
             f"prediction/{sample.id}", pictures.panel(sample.image, sample.label, sample.prediction, dataset), step
         )
     for sample in evaluator.prior_samples(state, places):
-        writer.picture(f"context_prior/{sample.id}", pictures.prior_panel(sample), step)
+        writer.picture(f"context_prior/{sample.id}", prior_panel(sample), step)

@@ -14,7 +14,6 @@ from jaxtyping import Float, UInt8
 
 from cpnet_jax import files, sharding
 from cpnet_jax.errors import UserError
-from cpnet_jax.evaluation.submissions import FORMATS, Submission
 from cpnet_jax.inference.images import read_ahead, read_image
 from cpnet_jax.inference.inputs import InputImage, find_images
 from cpnet_jax.inference.load import from_workdir
@@ -22,6 +21,7 @@ from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.outputs import FOLDERS, PredictionWriter
 from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.inference.protocol import Protocol
+from cpnet_jax.inference.submissions import FORMATS, Submission
 from cpnet_jax.progress import Progress
 
 # That read images, and as many that write predictions.

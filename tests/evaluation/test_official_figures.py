@@ -12,7 +12,7 @@ from cpnet_jax.data.builders.base import translate
 from cpnet_jax.data.builders.cityscapes import CityscapesBuilder
 from cpnet_jax.data.catalog import ADE20K, CITYSCAPES
 from cpnet_jax.evaluation.evaluate import evaluate
-from cpnet_jax.evaluation.submissions import ADE20K_TEST, CITYSCAPES_TEST
+from cpnet_jax.inference.submissions import ADE20K_TEST, CITYSCAPES_TEST
 
 IDS = [trainId2label[i].id for i in range(19)]
 VOID = [i for i in range(34) if i not in IDS]

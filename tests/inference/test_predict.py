@@ -40,7 +40,7 @@ def tiny_config(folder: Path) -> ml_collections.ConfigDict:
     config = default.get_config()
     fields = {
         "name": "tiny",
-        "batch_size": 2,
+        "batch_size": 8,
         "total_steps": STEPS[-1],
         "compilation_cache": "",
         "data.name": "folder",

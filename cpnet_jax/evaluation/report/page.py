@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Float, Int64
 from PIL import Image
 
-from cpnet_jax import files
+from cpnet_jax import files, pictures
 from cpnet_jax.data.catalog import Colour, Dataset
-from cpnet_jax.evaluation import pictures
+from cpnet_jax.evaluation import prior_pictures
 from cpnet_jax.evaluation.report import rows
 from cpnet_jax.evaluation.report.embed import Embedded, jpeg, shrink
 from cpnet_jax.evaluation.report.matrix import draw_matrix, frequent_confusions
@@ -113,7 +113,7 @@ def write_report(
             "wrong": pictures.WRONG_COLOUR,
             "ignored": pictures.IGNORED_COLOUR,
         },
-        heat=pictures.heat(np.linspace(0, 1, 12)[None])[0].tolist(),
+        heat=prior_pictures.heat(np.linspace(0, 1, 12)[None])[0].tolist(),
     )
     # A file's name may hold bytes that are no text: they become a replacement character instead of an error.
     files.write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
@@ -159,7 +159,7 @@ def _shown(sample: Sample, dataset: Dataset, limit: int) -> Shown:
 
 def _shown_prior(sample: PriorSample, limit: int) -> ShownPrior:
     grid = sample.rows.shape[1:]
-    marked = pictures.marked(sample.image, sample.positions, grid)
+    marked = prior_pictures.marked(sample.image, sample.positions, grid)
     window = _pane("window", f"{sample.id}: the window, with numbers on the positions", marked, limit)
     found = []
     for number, (position, row) in enumerate(zip(sample.positions, sample.rows, strict=True), start=1):
@@ -175,7 +175,7 @@ def _shown_prior(sample: PriorSample, limit: int) -> ShownPrior:
 
 
 def _row_picture(sample: PriorSample, row: Float[np.ndarray, "h w"], number: int) -> Image.Image:
-    return pictures.prior_row(sample.image, row, sample.positions[number - 1], number)
+    return prior_pictures.prior_row(sample.image, row, sample.positions[number - 1], number)
 
 
 def _row_figures(row: Float[np.ndarray, "h w"], ideal: Float[np.ndarray, "h w"]) -> tuple[tuple[str, str], ...]:

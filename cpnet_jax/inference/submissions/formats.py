@@ -2,7 +2,7 @@
 
 from cpnet_jax.data.catalog import ADE20K, CITYSCAPES
 from cpnet_jax.data.catalog.cityscapes import LABEL_IDS
-from cpnet_jax.evaluation.submissions.format import Format
+from cpnet_jax.inference.submissions.format import Format
 
 # The server finds predictions as the benchmark's own evaluation does (getPrediction of cityscapesScripts): exactly one
 # CITY_SEQUENCE_FRAME*.png for each test image, in any folder; values are labelIds.

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpnet_jax.errors import UserError
-from cpnet_jax.evaluation.submissions import FORMATS
-from cpnet_jax.evaluation.submissions.submission import report
 from cpnet_jax.inference.inputs import find_images
+from cpnet_jax.inference.submissions import FORMATS
+from cpnet_jax.inference.submissions.submission import report
 
 
 def check_submission(benchmark: str | None, archive: Path | None, images: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cpnet_jax.evaluation.submissions.format import Format
+from cpnet_jax.inference.submissions.format import Format
 from cpnet_jax.progress import track
 
 # "P": a palette shows colours, and the values are class numbers all the same.

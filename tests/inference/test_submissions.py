@@ -16,7 +16,7 @@ from PIL import Image
 
 from cpnet_jax.data.catalog import CAMVID, DATASETS
 from cpnet_jax.errors import UserError
-from cpnet_jax.evaluation.submissions import ADE20K_TEST, CITYSCAPES_TEST, FORMATS, validate, write_zip
+from cpnet_jax.inference.submissions import ADE20K_TEST, CITYSCAPES_TEST, FORMATS, validate, write_zip
 
 SIZES = [(5, 7), (1, 1), (12, 30)]
 NAMES = {

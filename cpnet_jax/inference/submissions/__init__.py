@@ -6,10 +6,10 @@ submission.write(image, classes)        for each image
 submission.finish()                     packs and checks
 """
 
-from cpnet_jax.evaluation.submissions.format import Format, write_zip
-from cpnet_jax.evaluation.submissions.formats import ADE20K_TEST, CITYSCAPES_TEST
-from cpnet_jax.evaluation.submissions.submission import Submission
-from cpnet_jax.evaluation.submissions.validation import validate
+from cpnet_jax.inference.submissions.format import Format, write_zip
+from cpnet_jax.inference.submissions.formats import ADE20K_TEST, CITYSCAPES_TEST
+from cpnet_jax.inference.submissions.submission import Submission
+from cpnet_jax.inference.submissions.validation import validate
 
 __all__ = ["ADE20K_TEST", "CITYSCAPES_TEST", "FORMATS", "Format", "Submission", "validate", "write_zip"]
 

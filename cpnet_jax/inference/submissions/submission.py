@@ -9,8 +9,8 @@ from jaxtyping import Integer
 
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
-from cpnet_jax.evaluation.submissions.format import Format, write_zip
-from cpnet_jax.evaluation.submissions.validation import validate
+from cpnet_jax.inference.submissions.format import Format, write_zip
+from cpnet_jax.inference.submissions.validation import validate
 
 
 class Submission:

@@ -1,0 +1,116 @@
+"""Pictures of predictions and their errors, with a legend of the classes they show."""
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from cpnet_jax.data.catalog import Colour, Dataset
+
+# Small images are enlarged to about this height, so that a legend fits under them.
+PANEL_HEIGHT = 256
+MAX_WIDTH = 1024
+# A pane is at least as wide as its title, three of them as any class's name.
+MIN_PANE = 96
+GAP = 6
+BACKGROUND = (255, 255, 255)
+IGNORED_COLOUR = (0, 0, 0)
+# Error maps are told apart by brightness alone, whatever colours an eye or a printer knows: right is the image itself
+# in pale greys, wrong the vermilion of Okabe and Ito's palette, ignored black.
+DARKEST_RIGHT = 190
+RIGHT_COLOUR = ((DARKEST_RIGHT + 255) // 2,) * 3  # in legends
+WRONG_COLOUR = (213, 94, 0)
+
+
+def colourise(
+    classes: UInt8[np.ndarray, "h w"], palette: Sequence[Colour], ignore_label: int
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Class indices in their colours; ignored pixels black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(palette)] = palette
+    table[ignore_label] = IGNORED_COLOUR
+    return table[classes]
+
+
+def overlay(
+    image: UInt8[np.ndarray, "h w 3"], colours: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Colours laid over the image's grey values, so that both remain readable."""
+    grey = image.mean(axis=-1, keepdims=True)
+    return np.round((1 - opacity) * grey + opacity * colours).astype(np.uint8)
+
+
+def error_map(
+    image: UInt8[np.ndarray, "h w 3"],
+    label: UInt8[np.ndarray, "h w"],
+    prediction: UInt8[np.ndarray, "h w"],
+    ignore_label: int,
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Where the prediction is right (the image in pale greys), wrong (vermilion) or not counted (black)."""
+    pale = np.linspace(DARKEST_RIGHT, 255, 256).round().astype(np.uint8)
+    picture = pale[cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)]
+    picture[label != prediction] = WRONG_COLOUR
+    picture[label == ignore_label] = IGNORED_COLOUR
+    return picture
+
+
+def panel(
+    image: UInt8[np.ndarray, "h w 3"],
+    label: UInt8[np.ndarray, "h w"],
+    prediction: UInt8[np.ndarray, "h w"],
+    dataset: Dataset,
+) -> Image.Image:
+    """One picture to look at: the image, its label and the prediction over it, and a legend."""
+    shown = [image]
+    for classes in (label, prediction):
+        shown.append(overlay(image, colourise(classes, dataset.palette, dataset.ignore_label)))
+    factor = enlargement(image.shape)
+    tiles = [Image.fromarray(tile).resize((tile.shape[1] * factor, tile.shape[0] * factor), 0) for tile in shown]
+    pane = max(tiles[0].width, MIN_PANE)
+    width = 3 * (pane + GAP) - GAP
+    present = sorted({*np.unique(label).tolist(), *np.unique(prediction).tolist()} - {dataset.ignore_label})
+    caption = legend([dataset.classes[i] for i in present], [dataset.palette[i] for i in present], width)
+    strip = titles(("image", "label", "prediction"), [pane] * 3)
+    picture = Image.new("RGB", (width, strip.height + tiles[0].height + caption.height), BACKGROUND)
+    picture.paste(strip, (0, 0))
+    left = 0
+    for tile in tiles:
+        picture.paste(tile, (left, strip.height))
+        left += pane + GAP
+    picture.paste(caption, (0, strip.height + tiles[0].height))
+    return picture
+
+
+def enlargement(shape: tuple[int, ...]) -> int:
+    """How many times an image of (h, w, ...) is repeated along each side to be looked at."""
+    return max(min(round(PANEL_HEIGHT / shape[0]), MAX_WIDTH // shape[1]), 1)
+
+
+def titles(names: Sequence[str], widths: Sequence[int]) -> Image.Image:
+    """A strip with a name over each of the panes of these widths."""
+    strip = Image.new("RGB", (sum(widths) + GAP * (len(widths) - 1), 22), BACKGROUND)
+    draw, left = ImageDraw.Draw(strip), 0
+    for name, width in zip(names, widths, strict=True):
+        draw.text((left + 2, 4), name, fill=(0, 0, 0), font=ImageFont.load_default(13))
+        left += width + GAP
+    return strip
+
+
+def legend(names: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
+    """A strip `width` pixels wide with a swatch for each name, in as many lines as that takes."""
+    font, line = ImageFont.load_default(13), 22
+    places, left, row = [], 2, 0
+    for name in names:
+        extent = int(font.getlength(name)) + 34
+        if left > 2 and left + extent > width:
+            left, row = 2, row + 1
+        places.append((left, row * line + 4))
+        left += extent
+    strip = Image.new("RGB", (width, (row + 1) * line + 4), BACKGROUND)
+    draw = ImageDraw.Draw(strip)
+    for name, colour, (x, y) in zip(names, colours, places, strict=True):
+        draw.rectangle((x, y + 1, x + 14, y + 15), fill=tuple(colour), outline=(0, 0, 0))
+        draw.text((x + 20, y), name, fill=(0, 0, 0), font=font)
+    return strip
