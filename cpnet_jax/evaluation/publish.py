@@ -36,7 +36,7 @@ def write_all(
         dataset=evaluation.dataset,
         worst=evaluator.samples(state, worst),
         best=evaluator.samples(state, best),
-        priors=evaluator.prior_samples(state, [*worst[: count // 4], *best[: count // 4]]),
+        priors=evaluator.prior_samples(state, [*worst[: -(-count // 4)], *best[: -(-count // 4)]]),
     )
     for sample in evaluator.samples(state, range(min(count, len(evaluator)))):
         path = workdir / "predictions" / f"{sample.id}_panel.png"
