@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from cpnet_jax import command_line
+from cpnet_jax import command_line, files
 from cpnet_jax import flags as network_flags
 from cpnet_jax.errors import UserError
 
@@ -39,7 +39,8 @@ def main(argv: list[str]) -> None:
             "needs quotes"
         )
     config = CONFIG.value
-    workdir = WORKDIR.value and Path(WORKDIR.value).expanduser()
+    network_flags.check(MODE.value)
+    workdir = WORKDIR.value and files.expanded(WORKDIR.value, "--workdir")
     if MODE.value not in WITHOUT_CONFIG:
         workdir = workdir or Path(f"runs/{config.name}")
     # Imported here, so that --help and mistakes in flags answer at once.
@@ -53,7 +54,7 @@ def main(argv: list[str]) -> None:
     elif MODE.value == "eval":
         from cpnet_jax.evaluation.mode import evaluate_workdir
 
-        evaluate_workdir(config, workdir)
+        evaluate_workdir(network_flags.apply_to_evaluation(config), workdir)
     elif MODE.value == "predict":
         from cpnet_jax.inference.mode import predict
 

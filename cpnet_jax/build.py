@@ -1,7 +1,6 @@
 """From a config's fields to the parts of an experiment; nobody else translates between the two."""
 
 from functools import partial
-from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
@@ -12,7 +11,6 @@ from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.augment import augment
 from cpnet_jax.data.catalog import Dataset, FolderLayout
 from cpnet_jax.data.pipeline import Transform, augmented
-from cpnet_jax.inference.protocol import Protocol
 from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
@@ -48,21 +46,6 @@ def make_model(config: ml_collections.ConfigDict) -> CPNet:
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
     return partial(losses.total_loss, prior_size=prior_size(config), **config.loss.to_dict())
-
-
-def make_protocol(config: ml_collections.ConfigDict) -> Protocol:
-    fields = config.eval
-    scales, flip = (tuple(fields.scales), fields.flip) if fields.multi_scale else ((1.0,), False)
-    return Protocol(scales, flip, fields.overlap)
-
-
-def prediction_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The keyword arguments of `Predictor`."""
-    return {
-        "protocol": make_protocol(config),
-        "batch_size": config.eval.batch_size or None,
-        "canvas_bytes": config.eval.canvas_mib * 2**20,
-    }
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:

@@ -32,7 +32,9 @@ def parse(argv: list[str], *, without_config: Collection[str] = ()) -> list[str]
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError(" ".join(str(error).split())) from error
+        # absl gives the parser's arguments where they are its words, as a tuple.
+        said = re.sub(r"\('Non-boolean argument to boolean flag', .*\)", "it must be true or false", str(error))
+        raise UserError(" ".join(said.split())) from error
 
 
 def _value(argv: list[str], flag: str) -> str | None:

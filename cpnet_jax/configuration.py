@@ -131,8 +131,8 @@ def check(config: ml_collections.ConfigDict) -> None:
             raise UserError(f"config.{field} is {value}: it must be a positive number")
     for field in ("data.scales", "eval.scales"):
         scales = _field(config, field)
-        if not scales or not all(_is_finite(scale) and scale >= 0.01 for scale in scales):
-            raise UserError(f"config.{field} is {tuple(scales)}: give at least one positive number, 0.01 or more")
+        if not scales or not all(_is_finite(scale) and 0.01 <= scale <= 16 for scale in scales):
+            raise UserError(f"config.{field} is {tuple(scales)}: give at least one number, each from 0.01 to 16")
     if config.model.aggregation_kernel % 2 == 0:
         raise UserError(f"config.model.aggregation_kernel is {config.model.aggregation_kernel}: it must be odd")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,20 @@ def make_folder(path: Path, flag: str) -> None:
         raise UserError(f"{flag} is {path}, which cannot be written to ({error.strerror}): name another") from error
 
 
+def expanded(path: str, flag: str) -> Path:
+    """With ~ as somebody's home; UserError where there is no such person."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{flag} is {path}, but there is no such home folder: write the path in full") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A path beside that one to write to; what is there at the end takes its place, after an error nothing does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
+    # Of this writer alone, and no longer than any name may be.
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         os.replace(temporary, path)

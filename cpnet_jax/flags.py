@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
+from cpnet_jax import files
 from cpnet_jax.errors import UserError
 
 IMAGES = flags.DEFINE_multi_string(
@@ -35,6 +36,33 @@ SUBMISSION = flags.DEFINE_enum(
     "predict: write what the benchmark's test server takes, too; check_submission: whose server.",
 )
 ARCHIVE = flags.DEFINE_string("archive", None, "check_submission: the zip archive, or folder, to check.")
+
+
+ALL = (IMAGES, MODEL, CHECKPOINT, OUTPUT, OVERLAYS, PROBABILITIES, MULTI_SCALE, SUBMISSION, ARCHIVE)
+# Which of them a mode reads.
+READ = {
+    "eval": {"checkpoint", "multi_scale"},
+    "predict": {flag.name for flag in ALL} - {"archive"},
+    "export": {"checkpoint", "output"},
+    "check_submission": {"images", "submission", "archive"},
+}
+
+
+def check(mode: str) -> None:
+    """Raises UserError on a flag that the mode would not read: nobody should believe that it did."""
+    for flag in ALL:
+        if flag.present and flag.name not in READ.get(mode, ()):
+            readers = " or ".join(f"--mode={name}" for name, read in READ.items() if flag.name in read)
+            raise UserError(f"--{flag.name} is given with --mode={mode}, which does not read it: it is for {readers}")
+
+
+def apply_to_evaluation(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config as --multi_scale and --checkpoint change it; a checkpoint by its step is no choice there."""
+    if MULTI_SCALE.present:
+        config.eval.multi_scale = MULTI_SCALE.value
+    if CHECKPOINT.present:
+        config.eval.checkpoint = CHECKPOINT.value
+    return config
 
 
 def predict_arguments(config: ml_collections.ConfigDict | None, workdir: Path | None) -> dict[str, Any]:
@@ -98,4 +126,4 @@ def _checkpoint(config: ml_collections.ConfigDict | None) -> str | int:
 
 
 def _path(flag: flags.FlagHolder) -> Path | None:
-    return Path(flag.value).expanduser() if flag.value else None
+    return files.expanded(flag.value, f"--{flag.name}") if flag.value else None

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -271,3 +272,20 @@ def test_a_config_file_that_is_not_there_gets_one_sentence_and_exit_2():
     result = run(sys.executable, "main.py", "--config=configs/nowhere.py")
     assert result.returncode == 2
     assert "configs/nowhere.py" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_flag_that_the_mode_does_not_read_is_refused(folder, finished):
+    result = run(*command(folder, finished[0], "--images=photos", mode="eval"))
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: --images is given with --mode=eval, which does not read it")
+
+
+def test_eval_mode_takes_scales_and_checkpoint_from_the_short_flags_too(folder, finished):
+    workdir = folder / "copy"
+    shutil.copytree(finished[0], workdir)
+    result = run(*command(folder, workdir, "--multi_scale", "--checkpoint=best", mode="eval"))
+    assert result.returncode == 0, result.stderr
+    settings = json.loads((workdir / "eval.json").read_text())["settings"]
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        assert settings["step"] == checkpoints.best()
+    assert settings["multi_scale"] and settings["flip"] and len(settings["scales"]) == 5

@@ -20,6 +20,7 @@ from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import compiled_logits
 from cpnet_jax.inference.predictor import Predictor, usual_batch_size
 from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows
+from cpnet_jax.inference.settings import limits, make_protocol
 from cpnet_jax.models import CPNet
 from cpnet_jax.progress import track
 from cpnet_jax.training.state import TrainState
@@ -40,6 +41,7 @@ class Evaluator:
         self._config, self._dataset, self._model = config, dataset, model
         self.split, self._records = split, records
         self._mesh = sharding.local_mesh()
+        self._protocol = make_protocol(config.eval.to_dict())
         self._batch_size = (config.eval.batch_size or usual_batch_size(self._mesh)) * self._mesh.size
 
     def __len__(self) -> int:
@@ -48,7 +50,7 @@ class Evaluator:
 
     def settings(self) -> dict[str, Any]:
         """How it measures, for whoever reads the figures later."""
-        protocol = build.make_protocol(self._config)
+        protocol = self._protocol
         return {
             "experiment": self._config.name,
             "dataset": self._dataset.name,
@@ -141,7 +143,7 @@ class Evaluator:
             std=tuple(data.std),
             logits=partial(self._logits, self._variables(state)),
         )
-        return Predictor(model, self._mesh, **build.prediction_options(self._config))
+        return Predictor(model, self._mesh, protocol=self._protocol, **limits(self._config.eval.to_dict()))
 
     def _variables(self, state: TrainState) -> PyTree:
         return sharding.on_mesh(self._mesh, {"params": state.params, "batch_stats": state.batch_stats})

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import ml_collections
 
-from cpnet_jax import configuration, sharding
+from cpnet_jax import configuration, files, sharding
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation import publish
 from cpnet_jax.experiment import Experiment
@@ -19,6 +19,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")
+    files.make_folder(workdir, "--workdir")
     experiment = Experiment(config)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.best() if config.eval.checkpoint == "best" else checkpoints.latest()
@@ -30,8 +31,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     evaluation = evaluator.evaluate(state)
     if not sharding.is_main_process():
         return
+    # First, so that nothing that goes wrong with the files can lose it.
+    print(f"\n{evaluation.table()}\n\nStep {step}, split {evaluator.split}.", flush=True)
     publish.write_all(workdir, evaluation, evaluator, state, step=step, count=config.eval.pictures)
-    print(
-        f"\n{evaluation.table()}\n\nStep {step}, split {evaluator.split}; {workdir}/eval.json holds this, "
-        f"{workdir}/report/index.html shows it."
-    )
+    print(f"{workdir}/eval.json holds this, {workdir}/report/index.html shows it.")

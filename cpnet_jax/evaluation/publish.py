@@ -5,10 +5,12 @@ from typing import Any
 
 from cpnet_jax import files, pictures
 from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.evaluation.prior_pictures import prior_panel
 from cpnet_jax.evaluation.report import write_report
+from cpnet_jax.evaluation.samples import Sample
 from cpnet_jax.training.metrics import MetricsWriter
 from cpnet_jax.training.state import TrainState
 
@@ -24,31 +26,44 @@ def write_all(
     """Writes DIR/eval.json, DIR/report/index.html and, of the split's first images, DIR/predictions/ID_panel.png.
 
     Args:
-      count: how many images are shown: the worst and the best half of it in the report, as many with their prior.
+      count: of images with panels; as many are in the report, one half the worst, the other the best, and every other
+        one of these with rows of its context prior.
+
+    Raises:
+      UserError: where they cannot be written.
     """
     found = figures(evaluation, evaluator, step)
-    files.write_json(workdir / "eval.json", found)
     worst, best = chosen(evaluation, count)
-    write_report(
-        workdir / "report" / "index.html",
-        figures=found,
-        confusion=evaluation.confusion,
-        dataset=evaluation.dataset,
-        worst=evaluator.samples(state, worst),
-        best=evaluator.samples(state, best),
-        priors=evaluator.prior_samples(state, [*worst[: -(-count // 4)], *best[: -(-count // 4)]]),
-    )
-    for sample in evaluator.samples(state, range(min(count, len(evaluator)))):
-        path = workdir / "predictions" / f"{sample.id}_panel.png"
-        path.parent.mkdir(parents=True, exist_ok=True)  # ids may name folders
-        pictures.panel(sample.image, sample.label, sample.prediction, evaluation.dataset).save(path)
+    try:
+        files.write_json(workdir / "eval.json", found)
+        write_report(
+            workdir / "report" / "index.html",
+            figures=found,
+            confusion=evaluation.confusion,
+            dataset=evaluation.dataset,
+            worst=evaluator.samples(state, worst),
+            best=evaluator.samples(state, best),
+            priors=evaluator.prior_samples(state, [*worst[::2], *best[::2]]),
+        )
+        for sample in evaluator.samples(state, range(min(count, len(evaluator)))):
+            _save_panel(sample, evaluation.dataset, workdir / "predictions" / f"{sample.id}_panel.png")
+    except OSError as error:
+        raise UserError(
+            f"what was found cannot be written to {workdir} ({error.filename}: {error.strerror}): make room "
+            "or way, and give --mode=eval to do it again"
+        ) from error
 
 
 def chosen(evaluation: Evaluation, count: int) -> tuple[list[int], list[int]]:
     """Places of the worst and of the best images, `count` together; none is both."""
-    ranked = evaluation.worst(evaluation.images)
-    worst = ranked[: -(-count // 2)]
-    return worst, ranked[len(worst) :][::-1][: count // 2]
+    worst = evaluation.worst(-(-count // 2))
+    best = [place for place in evaluation.best(evaluation.images) if place not in worst]
+    return worst, best[: count // 2]
+
+
+def _save_panel(sample: Sample, dataset: Dataset, path: Path) -> None:
+    with files.replacing(path) as temporary:
+        pictures.panel(sample.image, sample.label, sample.prediction, dataset).save(temporary, format="PNG")
 
 
 def draw(

@@ -1,9 +1,9 @@
 """From images to windows: tiles where an image is too large for a canvas, scales, padding, cropping, flip."""
 
+import itertools
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import cv2
@@ -84,11 +84,21 @@ class Window(NamedTuple):
 
 
 class Images:
-    """Images in work, in their order; whoever cuts windows takes tiles from here."""
+    """Images in work, in their order; whoever cuts windows takes tiles from here.
 
-    def __init__(self, examples: Iterable[Example], largest_side: int) -> None:
+    Args:
+      largest_side: of a tile.
+      most_waiting: no image is begun while so many wait, done or not, for one before them.
+
+    Attributes:
+      exhausted: there is nothing more to begin.
+    """
+
+    def __init__(self, examples: Iterable[Example], *, largest_side: int, most_waiting: int) -> None:
         self._waiting: deque[Image] = deque()
+        self._most_waiting = most_waiting
         self._tiles = self._next_tiles(examples, largest_side)
+        self.exhausted = False
 
     def _next_tiles(self, examples: Iterable[Example], largest_side: int) -> Iterator[Tile]:
         for example in examples:
@@ -97,7 +107,12 @@ class Images:
             yield from image.tiles()
 
     def next_tile(self) -> Tile | None:
-        return next(self._tiles, None)
+        """None where there is none, or none yet."""
+        if self.exhausted or len(self._waiting) >= self._most_waiting:
+            return None
+        tile = next(self._tiles, None)
+        self.exhausted = tile is None
+        return tile
 
     def finished(self) -> Iterator[tuple[Example, Shaped[np.ndarray, "h w ..."]]]:
         """Lets go of the images, and their results, that are complete and have none before them that is not."""
@@ -106,23 +121,26 @@ class Images:
             yield image.example, image.result
 
 
-def cut(images: Images, model: TrainedModel, protocol: Protocol) -> Iterator[Window]:
-    """All windows of one tile after the other, until there are no more."""
-    while (tile := images.next_tile()) is not None:
-        yield from _windows(tile, model, protocol)
+def cut(images: Images, model: TrainedModel, protocol: Protocol) -> Iterator[Window | None]:
+    """All windows of one tile after the other, without end: None where there is no tile, or none yet."""
+    while True:
+        tile = images.next_tile()
+        if tile is None:
+            yield None
+        else:
+            yield from _windows(tile, model, protocol)
 
 
 def _windows(tile: Tile, model: TrainedModel, protocol: Protocol) -> Iterator[Window]:
     """Scale by scale, row by row; of each the window itself, then mirrored."""
     places = list(_places(tile, model.crop_size, protocol))
     image, scaled_as = tile.image.example["image"], None
-    for index, (number, sides, rows, columns) in enumerate(places):
-        if number != scaled_as:
-            scaled, scaled_as = _scaled(image, sides, model), number
-        (top, row_stretch), (left, column_stretch) = rows, columns
-        pixels = scaled[top : top + model.crop_size[0], left : left + model.crop_size[1]]
+    for index, place in enumerate(places):
+        if place.scale != scaled_as:
+            scaled, scaled_as = _scaled(image, place.size, model), place.scale
+        pixels = scaled[place.top : place.top + model.crop_size[0], place.left : place.left + model.crop_size[1]]
         begins, ends = index == 0, index == len(places) - 1
-        window = Window(pixels, tile, number, row_stretch, column_stretch, False, begins, ends)
+        window = Window(pixels, tile, place.scale, place.rows, place.columns, False, begins, ends)
         if protocol.flip:
             yield window._replace(last=False)
             yield window._replace(pixels=pixels[:, ::-1], flipped=True, first=False)
@@ -130,8 +148,18 @@ def _windows(tile: Tile, model: TrainedModel, protocol: Protocol) -> Iterator[Wi
             yield window
 
 
-def _places(tile: Tile, crop_size: tuple[int, int], protocol: Protocol) -> Iterator[tuple]:
-    """(number of the scale, both sides of the image at it, (top, rows reached), (left, columns reached))."""
+class _Place(NamedTuple):
+    """Of a window: number of its scale, size of the image at it, corner there, and what it reaches of the tile."""
+
+    scale: int
+    size: tuple[int, int]
+    top: int
+    left: int
+    rows: Stretch
+    columns: Stretch
+
+
+def _places(tile: Tile, crop_size: tuple[int, int], protocol: Protocol) -> Iterator[_Place]:
     size = tile.image.example["image"].shape[:2]
     for number, scale in enumerate(protocol.scales):
         average = protocol.overlap == "average"
@@ -140,12 +168,16 @@ def _places(tile: Tile, crop_size: tuple[int, int], protocol: Protocol) -> Itera
             [(offset, reached) for offset in side.offsets if (reached := side.stretch(offset, *span))]
             for side, span in zip(sides, (tile.rows, tile.columns), strict=True)
         )
-        yield from ((number, sides, row, column) for row in rows for column in columns)
+        scaled = tuple(side.scaled for side in sides)
+        for (top, row_stretch), (left, column_stretch) in itertools.product(rows, columns):
+            yield _Place(number, scaled, top, left, row_stretch, column_stretch)
 
 
-def _scaled(image: UInt8[np.ndarray, "h w 3"], sides: list[Side], model: TrainedModel) -> UInt8[np.ndarray, "h w 3"]:
+def _scaled(
+    image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], model: TrainedModel
+) -> UInt8[np.ndarray, "rows columns 3"]:
     """Resized, then padded at the bottom and right with the mean colour to at least the crop."""
-    height, width = (side.scaled for side in sides)
+    height, width = size
     if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     missing = [max(crop - side, 0) for crop, side in zip(model.crop_size, (height, width), strict=True)]
@@ -159,4 +191,4 @@ def _spans(side: int, largest: int) -> list[Span]:
     """As few and as equal parts of a side as none is larger than that."""
     count = -(-side // largest)
     edges = [side * i // count for i in range(count + 1)]
-    return list(pairwise(edges))
+    return list(itertools.pairwise(edges))

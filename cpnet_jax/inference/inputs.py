@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cpnet_jax import files
 from cpnet_jax.errors import UserError
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
@@ -37,8 +38,8 @@ class Found:
 def find_images(arguments: Sequence[str], *, outputs: Sequence[Path] = ()) -> Found:
     """The images that files, folders (with all below them) and patterns (** for any folders) name.
 
-    Hidden files, and folders reached over symbolic links, are left out of folders. A name keeps the folders below the
-    one that all arguments share, so that images of the same name in different folders stay apart.
+    Hidden files are left out of folders; so is, of patterns too, what is reached over linked folders. A name keeps the
+    folders below the one that all arguments share, so that images of the same name in different folders stay apart.
 
     Args:
       arguments: each one of these, or several divided by commas.
@@ -62,22 +63,30 @@ def find_images(arguments: Sequence[str], *, outputs: Sequence[Path] = ()) -> Fo
 
 def _split(argument: str) -> list[str]:
     """At commas, but not in the name of a file that is there."""
-    return [argument] if Path(argument).expanduser().exists() else argument.split(",")
+    return [argument] if _exists(files.expanded(argument, "--images")) else argument.split(",")
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # several names together are longer than any one may be
+        return False
 
 
 def _search(argument: str, outputs: Iterable[Path]) -> tuple[Path, list[Path], list[Path]]:
     """(folder searched, images in it, other files), absolute; UserError where there is no image."""
-    path = Path(os.path.abspath(Path(argument).expanduser()))
+    path = Path(os.path.abspath(files.expanded(argument, "--images")))
     if path.is_dir():
-        root, files = path, _walk(path)
-    elif path.exists():
+        root, found = path, _walk(path)
+    elif _exists(path):
         return path.parent, [path], []
     elif glob.has_magic(argument):
         root = _fixed_part(path)
-        files = sorted(found for match in glob.iglob(str(path), recursive=True) if (found := Path(match)).is_file())
+        matches = (Path(match) for match in glob.iglob(str(path), recursive=True))
+        found = sorted(match for match in matches if match.is_file() and not _is_behind_a_link(match, root))
     else:
         raise UserError(f"--images names {argument}, which does not exist: correct the path")
-    inputs = [file for file in files if not _lies_in_any(file, outputs) or _lies_in_any(root, outputs)]
+    inputs = [file for file in found if not _lies_in_any(file, outputs) or _lies_in_any(root, outputs)]
     images = [file for file in inputs if file.suffix.lower() in ENDINGS]
     if not images:
         what = f"{argument} holds no image" if path.is_dir() else f"no image matches {argument}"
@@ -91,10 +100,16 @@ def _walk(folder: Path) -> list[Path]:
         raise UserError(f"--images: {error.filename} cannot be read ({error.strerror}): allow it, or name others")
 
     found = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
+    for parent, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in files if not name.startswith(".")]
-    return sorted(found)
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(path for path in found if path.is_file())  # no pipes
+
+
+def _is_behind_a_link(path: Path, root: Path) -> bool:
+    """Whether a folder between them is a link: it may lead back up, and then to the same images without end."""
+    below = path.relative_to(root).parts[:-1]
+    return any(root.joinpath(*below[: depth + 1]).is_symlink() for depth in range(len(below)))
 
 
 def _fixed_part(pattern: Path) -> Path:

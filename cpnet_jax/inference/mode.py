@@ -21,6 +21,7 @@ from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.outputs import FOLDERS, PredictionWriter
 from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.inference.protocol import Protocol
+from cpnet_jax.inference.settings import limits, make_protocol
 from cpnet_jax.inference.submissions import FORMATS, Submission
 from cpnet_jax.progress import Progress
 
@@ -65,41 +66,22 @@ def predict(
     settings = model.origin.get("eval", {}) if settings is None else settings
     protocol = make_protocol(settings, multi_scale)
     files.make_folder(output, "--output")
-    files.write_json(output / "predictions.json", _description(model, protocol))
     entry = submission and Submission(FORMATS[submission], output / f"submission_{submission}")
     if entry:
         entry.begin(model.dataset, [image.path for image in found.images])
-    predictor = Predictor(model, mesh, protocol=protocol, **_limits(settings))
+    predictor = Predictor(model, mesh, protocol=protocol, **limits(settings))
     print(_announcement(len(found.images), found.skipped, model, protocol, probabilities), flush=True)
     start = time.monotonic()
     # A benchmark's labels were made for the images as they are stored.
     read = partial(_read, upright=entry is None)
-    with PredictionWriter(output, model.dataset, overlays=overlays, submission=entry, threads=THREADS) as writer:
+    description = _description(model, protocol)
+    with PredictionWriter(
+        output, model.dataset, description=description, overlays=overlays, submission=entry, threads=THREADS
+    ) as writer:
         unreadable = _run(found.images, read, predictor, writer, probabilities)
     _report(len(found.images) - len(unreadable), unreadable, time.monotonic() - start, output)
     if entry:
         entry.finish()
-
-
-def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) -> Protocol:
-    """From config.eval's multi_scale, scales, flip and overlap; UserError where scales are wanted but unknown."""
-    overlap = settings.get("overlap", Protocol.overlap)
-    if not (settings.get("multi_scale", False) if multi_scale is None else multi_scale):
-        return Protocol(overlap=overlap)
-    if "scales" not in settings:
-        raise UserError(
-            "--multi_scale: the network does not say at which scales: name a config that "
-            "does, --config=configs/ade20k.py for instance"
-        )
-    return Protocol(tuple(settings["scales"]), settings["flip"], overlap)
-
-
-def _limits(settings: Mapping[str, Any]) -> dict[str, int]:
-    """What config.eval says of batches and memory, where it says it."""
-    limits = {"batch_size": settings.get("batch_size") or None}
-    if "canvas_mib" in settings:
-        limits["canvas_bytes"] = settings["canvas_mib"] * 2**20
-    return {name: value for name, value in limits.items() if value is not None}
 
 
 def _load(workdir: Path | None, exported: Path | None, checkpoint: str | int, mesh: Mesh) -> TrainedModel:

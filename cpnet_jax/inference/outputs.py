@@ -27,6 +27,13 @@ class PredictionWriter:
     """Writes into classes/, overlays/ and probabilities/ of a folder while the caller goes on; use it in a `with`.
 
     Files are replaced one by one, each in one step; what else lies in the folders stays.
+
+    Args:
+      folder: to write to.
+      dataset: whose classes are predicted.
+      description: what predictions.json says of these predictions.
+      overlays: whether to draw them.
+      submission: to write them to as well.
     """
 
     def __init__(
@@ -34,11 +41,13 @@ class PredictionWriter:
         folder: Path,
         dataset: Dataset,
         *,
+        description: Any,
         overlays: bool = True,
         submission: Submission | None = None,
         threads: int = 2,
     ) -> None:
         self._folder, self._dataset, self._overlays, self._submission = folder, dataset, overlays, submission
+        self._description = description
         self._pool = ThreadPoolExecutor(threads)
         self._waiting: deque[Future] = deque()
         self._most_waiting = threads
@@ -66,6 +75,10 @@ class PredictionWriter:
         Raises:
           UserError: where this or an earlier prediction cannot be written.
         """
+        if self._description is not None:
+            # Not before there is something to describe: files of an earlier run may be all that is there.
+            files.write_json(self._folder / "predictions.json", self._description)
+            self._description = None
         if probabilities is not None:
             probabilities = probabilities.astype(np.float16)  # what waits takes half the memory
         self._waiting.append(self._pool.submit(self._write, source, image, classes, probabilities))

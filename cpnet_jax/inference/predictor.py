@@ -25,6 +25,8 @@ from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.protocol import Protocol
 
 MEBIBYTE = 2**20
+# A canvas shrinks when it is that many times larger than what a batch needs.
+IDLE = 4
 Example = dict[str, Any]
 # One device's windows of a batch, and a batch.
 Share = list[Window]
@@ -39,8 +41,8 @@ class Predictor:
       mesh: of devices of this process.
       protocol: scales, flip, and what happens where windows overlap.
       batch_size: windows at once on each device; see `usual_batch_size` where None.
-      canvas_bytes: of scores that a device keeps. Larger images are predicted in tiles: equal results, for the price of
-        seeing the windows along the seams once for each tile.
+      canvas_bytes: of scores and classes that a device keeps. Larger images are predicted in tiles: equal results, for
+        the price of seeing the windows along the seams once for each tile.
       block_bytes: of probabilities that a device works on at once.
     """
 
@@ -57,7 +59,9 @@ class Predictor:
         self._model, self._mesh, self._protocol = model, mesh, protocol
         self._batch_size = batch_size or usual_batch_size(mesh)
         self._classes = len(model.dataset.classes)
-        self._largest_side = max(math.isqrt(canvas_bytes // (4 * self._classes)) // GRANULE, 1) * GRANULE
+        # Of each pixel, the scores, and the classes found after each window, of this batch and the one before.
+        pixel_bytes = 4 * self._classes + 2 * self._batch_size
+        self._largest_side = max(math.isqrt(canvas_bytes // pixel_bytes) // GRANULE, 1) * GRANULE
         rows = block_bytes // (4 * self._classes * model.crop_size[1])
         self._block_rows = 2 ** min(max(rows, 1).bit_length() - 1, GRANULE.bit_length() - 1)
 
@@ -67,22 +71,24 @@ class Predictor:
         Args:
           examples: each with "image", uint8 RGB (h, w, 3) of any size; taken as they are needed.
         """
-        images = Images(examples, self._largest_side)
+        images = self._images(examples)
         canvas, running = None, deque()
         for batch in self._batches(images):
-            canvas, classes = self._run(batch, canvas)
-            running.append((batch, classes))
+            busy = any(batch)
+            if busy:
+                canvas, classes = self._run(batch, canvas)
+                running.append((batch, classes))
             # One batch is computed while what its predecessor completed is handed on.
-            if len(running) > 1:
+            while len(running) > busy:
                 _store_classes(*running.popleft())
-                yield from images.finished()
+            yield from images.finished()
         for done in running:
             _store_classes(*done)
         yield from images.finished()
 
     def probabilities(self, examples: Iterable[Example]) -> Iterator[tuple[Example, Float[np.ndarray, "h w k"]]]:
         """Yields (example, float32 scores of every pixel, adding up to 1 over the classes), in order; see `classes`."""
-        images = Images(examples, self._largest_side)
+        images = self._images(examples)
         canvas = None
         # A canvas has to be read before the next image is painted on it.
         for batch in self._batches(images, end_with_image=True):
@@ -90,14 +96,22 @@ class Predictor:
             _store_probabilities(batch, canvas)
             yield from images.finished()
 
+    def _images(self, examples: Iterable[Example]) -> Images:
+        # Enough that every device has one and its next, and that one with a large image does not stop the others soon.
+        return Images(examples, largest_side=self._largest_side, most_waiting=8 * self._mesh.size * self._batch_size)
+
     def _batches(self, images: Images, *, end_with_image: bool = False) -> Iterator[Batch]:
-        """Equally many windows for every device, fewer only at the end (or where one's image ends)."""
+        """Equally many windows for every device: fewer at the end, where one's image ends if asked for, or where the
+        others would run too far ahead of one. A batch without any window asks for what is done to be handed on."""
         streams = [cut(images, self._model, self._protocol) for _ in range(self._mesh.size)]
-        while any(batch := [_take(stream, self._batch_size, end_with_image) for stream in streams]):
+        while True:
+            batch = [_take(stream, self._batch_size, end_with_image) for stream in streams]
+            if images.exhausted and not any(batch):
+                return
             yield batch
 
     def _run(self, batch: Batch, canvas: Array | None) -> tuple[Array, UInt8[Array, "b h w"]]:
-        canvas = self._large_enough(canvas, batch)
+        canvas = self._resized(canvas, batch)
         painter = Painter(canvas.shape[1:3], self._model.crop_size, self._protocol.scales, self._block_rows)
         blank = np.zeros((*self._model.crop_size, 3), np.uint8)
         pixels, placements = [], []
@@ -109,16 +123,25 @@ class Predictor:
         placements = jax.tree.map(lambda *values: np.stack(values), *placements)
         return _compiled(painter, self._mesh)(canvas, logits, sharding.to_devices(self._mesh, placements))
 
-    def _large_enough(self, canvas: Float[Array, "d h w k"] | None, batch: Batch) -> Float[Array, "d h w k"]:
-        """The canvas with room for every tile of the batch. It grows in large strides and never shrinks: every size
-        compiles once."""
+    def _resized(self, canvas: Float[Array, "d h w k"] | None, batch: Batch) -> Float[Array, "d h w k"]:
+        """The canvas with room for every tile of the batch; whatever is not done yet lies within these.
+
+        It grows in large strides, since every size is compiled once, and shrinks only where most of it lay idle.
+        """
         tiles = [window.tile.size for share in batch for window in share]
-        size = [min(_stride(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True)]
+        needed = tuple(min(_stride(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True))
         if canvas is None:
-            shape = (self._mesh.size, *size, self._classes)
+            shape = (self._mesh.size, *needed, self._classes)
             return jnp.zeros(shape, jnp.float32, device=sharding.split(self._mesh))
-        growth = [max(new - old, 0) for new, old in zip(size, canvas.shape[1:3], strict=True)]
-        return jnp.pad(canvas, [(0, 0), *((0, more) for more in growth), (0, 0)]) if any(growth) else canvas
+        size = tuple(map(max, needed, canvas.shape[1:3]))
+        if math.prod(size) > IDLE * math.prod(needed):
+            size = needed
+        if size == canvas.shape[1:3]:
+            return canvas
+        kept = canvas[:, : size[0], : size[1]]
+        return jnp.pad(
+            kept, [(0, 0), *((0, new - old) for new, old in zip(size, kept.shape[1:3], strict=True)), (0, 0)]
+        )
 
 
 # Kept for good: every evaluation of a training run paints alike, with another model.

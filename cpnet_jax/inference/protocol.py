@@ -6,7 +6,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Protocol:
-    """The paper's protocol is its scales with flip; (1.0,) without is what its ablations report.
+    """Scales, flip, and what happens where windows overlap. The default is what the paper's ablations report; its
+    final figures are with several scales and flip.
 
     Attributes:
       scales: factors on the image's sides; the scores of all are added.

@@ -117,3 +117,22 @@ def test_an_argument_that_names_no_image_is_refused(folder, argument, said):
 def test_no_argument_is_refused():
     with pytest.raises(UserError, match="--images is missing"):
         find_images([])
+
+
+def test_many_names_together_may_be_longer_than_one_may_be(tmp_path):
+    names = [tmp_path / f"{i:03}.png" for i in range(100)]
+    for name in names:
+        name.touch()
+    assert [image.path for image in find_images([",".join(map(str, names))]).images] == names
+
+
+def test_patterns_do_not_follow_links_that_lead_back(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.png").touch()
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert [image.path for image in find_images([f"{tmp_path}/**/*.png"]).images] == [tmp_path / "a" / "x.png"]
+
+
+def test_a_home_that_nobody_has_is_refused():
+    with pytest.raises(UserError, match="--images is ~nobody-at-all/x"):
+        find_images(["~nobody-at-all/x.png"])

@@ -31,13 +31,15 @@ def softmax(size: tuple[int, ...]) -> np.ndarray:
 
 
 def files_below(folder):
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """But for the description of them all."""
+    found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return sorted(found - {"predictions.json"})
 
 
 def test_every_reader_finds_the_class_indices(tmp_path):
     classes = (np.arange(12_000) % 150).reshape(100, 120).astype(np.uint8)
     image = np.zeros((100, 120, 3), np.uint8)
-    with PredictionWriter(tmp_path, ADE20K) as writer:
+    with PredictionWriter(tmp_path, ADE20K, description={}) as writer:
         writer.write(source("a"), image, classes)
     path = tmp_path / "classes" / "a.png"
     assert Image.open(path).mode == "L"
@@ -49,7 +51,7 @@ def test_every_reader_finds_the_class_indices(tmp_path):
 def test_probabilities_come_with_their_classes_and_agree_with_the_indices(tmp_path):
     probabilities = softmax((30, 40, 11))
     classes = probabilities.argmax(-1).astype(np.uint8)
-    with PredictionWriter(tmp_path, CAMVID, overlays=False) as writer:
+    with PredictionWriter(tmp_path, CAMVID, description={}, overlays=False) as writer:
         writer.write(source("a"), IMAGE[:30, :40], classes, probabilities)
     with np.load(tmp_path / "probabilities" / "a.npz") as found:
         assert tuple(found["classes"]) == CAMVID.classes
@@ -63,11 +65,11 @@ def test_probabilities_come_with_their_classes_and_agree_with_the_indices(tmp_pa
 
 
 def test_only_what_was_asked_for_is_written_and_names_keep_their_folders_and_dots(tmp_path):
-    with PredictionWriter(tmp_path / "plain", CAMVID, overlays=False) as writer:
+    with PredictionWriter(tmp_path / "plain", CAMVID, description={}, overlays=False) as writer:
         for name in ("day/one", "night/one", "v1.2"):
             writer.write(source(name), IMAGE, CLASSES)
     assert files_below(tmp_path / "plain") == ["classes/day/one.png", "classes/night/one.png", "classes/v1.2.png"]
-    with PredictionWriter(tmp_path / "all", CAMVID) as writer:
+    with PredictionWriter(tmp_path / "all", CAMVID, description={}) as writer:
         writer.write(source("one"), IMAGE, CLASSES, softmax((*SIZE, 11)))
     assert files_below(tmp_path / "all") == ["classes/one.png", "overlays/one.png", "probabilities/one.npz"]
 
@@ -76,7 +78,7 @@ def test_what_else_lies_in_the_folder_stays(tmp_path):
     (tmp_path / "classes").mkdir()
     (tmp_path / "classes" / "mine.png").write_text("mine")
     (tmp_path / "classes" / "a.png").write_text("old")
-    with PredictionWriter(tmp_path, CAMVID, overlays=False) as writer:
+    with PredictionWriter(tmp_path, CAMVID, description={}, overlays=False) as writer:
         writer.write(source("a"), IMAGE, CLASSES)
     assert (tmp_path / "classes" / "mine.png").read_text() == "mine"
     assert np.array_equal(cv2.imread(str(tmp_path / "classes" / "a.png"), -1), CLASSES)
@@ -94,7 +96,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_stops_the_run(tmp_path, monk
     monkeypatch.setattr(outputs.np, "savez_compressed", full)
     with (
         pytest.raises(UserError, match="No space left") as caught,
-        PredictionWriter(tmp_path, CAMVID, overlays=False) as writer,
+        PredictionWriter(tmp_path, CAMVID, description={}, overlays=False) as writer,
     ):
         writer.write(source("a"), IMAGE, CLASSES, softmax((*SIZE, 11)))
     assert str(tmp_path) in str(caught.value)
@@ -109,7 +111,7 @@ def test_writing_overlaps_but_a_slow_disk_holds_the_caller_back(tmp_path, monkey
         assert gate.wait(10)
 
     monkeypatch.setattr(outputs, "write_png", slow)
-    with PredictionWriter(tmp_path, CAMVID, overlays=False, threads=1) as writer:
+    with PredictionWriter(tmp_path, CAMVID, description={}, overlays=False, threads=1) as writer:
 
         def hand_over():
             for index in range(5):

@@ -25,8 +25,8 @@ from cpnet_jax.experiment import Experiment
 from cpnet_jax.inference import mode
 from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.load import from_workdir
-from cpnet_jax.inference.mode import make_protocol
 from cpnet_jax.inference.protocol import Protocol
+from cpnet_jax.inference.settings import make_protocol
 from cpnet_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -200,7 +200,7 @@ def test_each_prediction_is_written_under_its_own_images_name(tmp_path, model, p
         Image.fromarray(np.dstack([expected[f"{index}"]] * 3)).save(tmp_path / f"{index}.png")
     (tmp_path / "2.png").write_bytes(b"")
     del expected["2"]
-    with mode.PredictionWriter(tmp_path / "out", model.dataset) as writer:
+    with mode.PredictionWriter(tmp_path / "out", model.dataset, description={}) as writer:
         images = [InputImage(tmp_path / f"{index}.png", str(index)) for index in range(6)]
         unreadable = mode._run(images, partial(mode._read, upright=True), Oracle(), writer, probabilities)
     assert [str(tmp_path / "2.png") in str(error) for error in unreadable] == [True]

@@ -16,6 +16,7 @@ from inference import reference
 from cpnet_jax import sharding
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.normalize import normalize
+from cpnet_jax.inference import predictor as predictor_module
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.inference.protocol import Protocol
@@ -308,3 +309,34 @@ def test_programs_are_compiled_a_handful_of_times_not_once_an_image_size():
         for run in (predictor.classes, predictor.probabilities):
             list(run(second))
         assert len(compiled) <= 3
+
+
+@pytest.mark.parametrize("kind", ["classes", "probabilities"])
+def test_other_devices_do_not_run_ahead_of_one_with_a_large_image(kind):
+    sizes, taken = [(400, 500), *[(24, 32)] * 1500], 0
+
+    def source():
+        nonlocal taken
+        for size in sizes:
+            taken += 1
+            yield {"image": np.zeros((*size, 3), np.uint8)}
+
+    predictions = getattr(toy_predictor("single scale", batch_size=1), kind)(source())
+    next(predictions)
+    assert taken <= 100
+    assert sum(1 for _ in predictions) == len(sizes) - 1
+
+
+def test_a_canvas_that_large_images_needed_is_not_kept_for_small_ones(monkeypatch):
+    areas, compiled = [], predictor_module._compiled
+
+    def noting(painter, mesh):
+        areas.append(np.prod(painter.canvas_size))
+        return compiled(painter, mesh)
+
+    monkeypatch.setattr(predictor_module, "_compiled", noting)
+    images = make_images([(24, 32), (4, 900), (900, 4), *[(24, 32)] * 6])
+    assert_agrees(
+        toy_predictor("single scale", devices=1, batch_size=1), images, [slow(image, Protocol()) for image in images]
+    )
+    assert areas[0] == areas[-1] == 32 * 32 < max(areas) < 2 * 1024 * 32

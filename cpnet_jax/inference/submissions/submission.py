@@ -12,6 +12,9 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.inference.submissions.format import Format, write_zip
 from cpnet_jax.inference.submissions.validation import validate
 
+# Faults that are named, one a line.
+LISTED = 20
+
 
 class Submission:
     """Predictions in a folder, packed into an archive of that name beside it when all are there.
@@ -53,11 +56,13 @@ def report(form: Format, path: Path, images: Sequence[Path] | None = None) -> No
     """
     problems = validate(form, path, images)
     if images is not None:
-        form_counts = " or ".join(f"{count:,}" for count in form.counts)
+        counts = " or ".join(f"{count:,}" for count in form.counts)
         if len(images) not in form.counts:
-            problems.append(f"{path} is of {len(images):,} images, but the test set has {form_counts}")
-    for problem in problems:
+            problems.append(f"{path} is of {len(images):,} images, but the test set has {counts}")
+    for problem in problems[:LISTED]:
         print(f"warning: {problem}", file=sys.stderr)
+    if len(problems) > LISTED:
+        print(f"warning: and {len(problems) - LISTED:,} more", file=sys.stderr)
     if problems:
         raise UserError(
             f"{path} is no submission that the server of {form.dataset.name} would take: {len(problems)} fault(s) are "
