@@ -12,16 +12,19 @@ import json
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from cpnet_jax import configuration, files
+from cpnet_jax.errors import TrainingDiverged
 from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.experiment import Experiment
 from cpnet_jax.progress import Progress
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.metrics import MetricsWriter
-from cpnet_jax.training.monitor import Monitor
+from cpnet_jax.training.monitor import Monitor, NonFiniteStep
+from cpnet_jax.training.profile import Profile
 from cpnet_jax.training.state import TrainState
 
 # Images of which every evaluation leaves pictures on TensorBoard.
@@ -69,41 +72,77 @@ def _loop(
 ) -> Evaluation:
     config, total = experiment.config, experiment.config.total_steps
     train_step = experiment.train_step()
-    stream = experiment.train_stream(position=start)
-    with stream, Progress(total, "Training", initial=start) as progress:
-        monitor = Monitor(experiment, writer, progress)
+    batches = experiment.train_stream(position=start)
+    with (
+        batches,
+        Progress(total, "Training", initial=start) as progress,
+        Monitor(experiment, writer, progress, batches) as monitor,
+        Profile(
+            configuration.profiled_steps(config),
+            begin=start,
+            end=total,
+            folder=workdir / "tensorboard",
+            say=progress.say,
+        ) as profile,
+    ):
         progress.say(_announcement(experiment, start))
-        for step in range(start, total + 1):
-            last, fresh = step == total, step > start
+        try:
+            for step in range(start, total + 1):
+                last, fresh = step == total, step > start
 
-            # evaluate
-            evaluation = None
-            if last or (fresh and _due(step, config.eval_every)):
-                monitor.catch_up()
-                evaluation = experiment.evaluator.evaluate(state)
-                _report(evaluation, state, step, experiment, writer, progress, workdir)
+                # evaluate
+                evaluation = None
+                if last or (fresh and _due(step, config.eval_every)):
+                    with monitor.pause("evaluation", step):
+                        evaluation = experiment.evaluator.evaluate(state)
+                        _report(evaluation, state, step, experiment, writer, progress, workdir)
 
-            # save
-            if fresh and (evaluation is not None or _due(step, config.checkpoint_every)):
-                monitor.catch_up()
-                checkpoints.save(
-                    step,
-                    state,
-                    position=stream.position,
-                    config=experiment.description(),
-                    miou=evaluation and evaluation.as_json()["mIoU"],
-                )
-            if last:
-                return evaluation
-            monitor.resume_clock()
+                # save
+                if fresh and (evaluation is not None or _due(step, config.checkpoint_every)):
+                    with monitor.pause("checkpoint", step):
+                        checkpoints.save(
+                            step,
+                            state,
+                            position=batches.position,
+                            config=experiment.description(),
+                            miou=evaluation and evaluation.as_json()["mIoU"],
+                        )
+                if last:
+                    return evaluation
 
-            # next(batch)
-            batch = next(stream)
+                with profile.step(step + 1, finish=monitor.catch_up):
+                    # next(batch)
+                    batch = monitor.next_batch()
 
-            # step
-            state, metrics = train_step(state, batch)
-            monitor.step_taken(step + 1, metrics)
+                    # step
+                    state, metrics = train_step(state, batch)
+                    monitor.step_taken(step + 1, metrics)
+        except NonFiniteStep as found:
+            kept = _keep_last_good(experiment, state, found.step - 1, checkpoints, workdir)
+            raise _diverged(found, kept, config.optimizer.skip_nonfinite) from found
     raise AssertionError("unreachable: the loop ends at its last step")
+
+
+def _keep_last_good(
+    experiment: Experiment, state: TrainState, step: int, checkpoints: Checkpoints, workdir: Path
+) -> str:
+    """Saves the state of that step, which no later one has changed; says where it is."""
+    if step == 0:
+        return "no step came before it"
+    if step not in checkpoints.steps():
+        # Started again with the same limit, it stops at the same step again.
+        skipped = jnp.full_like(state.skipped, experiment.config.optimizer.skip_nonfinite)
+        good = state.replace(skipped=skipped)
+        checkpoints.save(step, good, position=step, config=experiment.description(), miou=None)
+    return f"the state before it is kept in {workdir}/checkpoints/{step}"
+
+
+def _diverged(found: NonFiniteStep, kept: str, limit: int) -> TrainingDiverged:
+    return TrainingDiverged(
+        f"{found}; {kept}: to go on past it, start again with config.optimizer.skip_nonfinite at more than {limit}, or "
+        "begin anew in another --workdir with a lower config.optimizer.base_lr, with config.optimizer.warmup_steps or "
+        f"with config.optimizer.clip_global_norm; its batch held the examples {', '.join(found.ids)}"
+    )
 
 
 def _due(step: int, every: int) -> bool:
