@@ -7,7 +7,7 @@
     python main.py --mode=check_submission --submission=cityscapes|ade20k --archive=FILE
 
 Running the same command again resumes. Exit status: 0 done, 1 a defect of this program (with a traceback), 2 a mistake
-in the config, the data or the flags, 3 a loss that is no longer finite.
+in the config, the data or the flags, 3 a loss that is no longer finite, 4 a worker process of the input that died.
 """
 
 import os

@@ -37,6 +37,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.cat_max_ratio = 1.0  # share of a crop that one class may have, up to 10 tries (elsewhere: 0.75); 1: any
     data.photometric_jitter = False  # brightness, contrast, saturation and hue, as mmsegmentation's
     data.class_uniform = False  # draw the images of every class equally often, however rare it is
+    data.on_error = "stop"  # at an unreadable training example; "skip": draw another instead, say so and count it
     data.workers = 0  # processes that decode and augment; 0: in this one
     data.threads = 4  # that do so in each of these processes
     data.batches_ahead = 2  # moved to the devices before the step asks for them
@@ -83,6 +84,9 @@ def get_config() -> ml_collections.ConfigDict:
     optimizer.decay_norm_and_bias = True
     optimizer.clip_global_norm = placeholder(float)  # none: no clipping
     optimizer.accumulate = 1  # parts a batch is worked through in
+    optimizer.skip_nonfinite = (
+        0  # steps in a row that change nothing, their loss or gradient being no number; then stop
+    )
 
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.checkpoint = "latest"  # what --mode=eval takes: "latest" or "best" (by validation mIoU)
@@ -93,4 +97,7 @@ def get_config() -> ml_collections.ConfigDict:
     evaluation.batch_size = 0  # windows at once on each device; 0: 2 on CPUs, 8 on accelerators
     evaluation.canvas_mib = 1024  # of scores on a device; larger images are predicted in tiles, with equal results
     evaluation.pictures = 8  # images that are drawn: in the report, in TensorBoard, in predictions/
+
+    config.profile = profile = ml_collections.ConfigDict()
+    profile.steps = ""  # "10:15" traces the steps 10 to 15, for TensorBoard (profile) and Perfetto; empty: none
     return config

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,10 @@ FREE_ON_RESUME = {
     "data.workers",
     "data.batches_ahead",
     "data.eval_split",
+    # These two decide where a run would stop: so, going on past it is what they are for.
+    "data.on_error",
+    "optimizer.skip_nonfinite",
+    "profile.steps",
     "eval.batch_size",
     "eval.canvas_mib",
     "eval.checkpoint",
@@ -52,6 +57,7 @@ CHOICES = {
     "loss.ignored": ("class", "mask"),
     "eval.checkpoint": ("latest", "best"),
     "eval.overlap": ("sum", "average"),
+    "data.on_error": ("stop", "skip"),
     "data.folder.mask_format": ("auto", "indices", "colours"),
     "data.folder.orientation": ("auto", "stored", "turned"),
 }
@@ -87,6 +93,7 @@ RANGES = (
     ("optimizer.momentum", 0, 1),
     ("optimizer.weight_decay", 0, math.inf),
     ("optimizer.accumulate", 1, math.inf),
+    ("optimizer.skip_nonfinite", 0, 2**31 - 2),
     ("eval.batch_size", 0, math.inf),
     ("eval.canvas_mib", 1, math.inf),
     ("eval.pictures", 0, math.inf),
@@ -133,8 +140,22 @@ def check(config: ml_collections.ConfigDict) -> None:
         scales = _field(config, field)
         if not scales or not all(_is_finite(scale) and 0.01 <= scale <= 16 for scale in scales):
             raise UserError(f"config.{field} is {tuple(scales)}: give at least one number, each from 0.01 to 16")
+    profiled_steps(config)
     if config.model.aggregation_kernel % 2 == 0:
         raise UserError(f"config.model.aggregation_kernel is {config.model.aggregation_kernel}: it must be odd")
+
+
+def profiled_steps(config: ml_collections.ConfigDict) -> range:
+    """The steps that config.profile.steps names, counted from 1; empty where it is."""
+    value = config.profile.steps
+    if not value:
+        return range(0)
+    match = re.fullmatch(r"(\d+):(\d+)", value)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(
+            f"config.profile.steps is {value!r}: give the first and the last step to trace, counted from 1, as in 10:15"
+        )
+    return range(int(match[1]), int(match[2]) + 1)
 
 
 def resolve_classes(config: ml_collections.ConfigDict, dataset: Dataset) -> None:

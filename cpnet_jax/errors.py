@@ -11,6 +11,12 @@ class UserError(Exception):
 
 
 class TrainingDiverged(UserError):
-    """A loss stopped being finite. The checkpoints before it are intact."""
+    """A loss stopped being finite. The state before it is kept."""
 
     exit_status = 3
+
+
+class WorkerDied(UserError):
+    """A worker process of the input pipeline ended by itself or was killed. Starting again goes on."""
+
+    exit_status = 4

@@ -92,12 +92,14 @@ class Experiment:
             threads=data.threads,
             workers=data.workers,
             presence=self._class_presence() if data.class_uniform else None,
+            replace_unreadable=data.on_error == "skip",
         )
         return DeviceBatches(self.mesh, stream, ahead=data.batches_ahead)
 
     def _class_presence(self) -> Bool[np.ndarray, "n classes"]:
         cache = presence.cache_file(self._builder.data_dir, self._train_split)
-        return presence.class_presence(self.train_records, self.dataset, cache)
+        say = (lambda reason: print(f"Not drawn: {reason}")) if self.config.data.on_error == "skip" else None
+        return presence.class_presence(self.train_records, self.dataset, cache, on_unreadable=say)
 
     def train_step(self) -> Any:
         """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""
@@ -109,5 +111,6 @@ class Experiment:
             tx=self.tx,
             normalize=partial(normalize, mean=data.mean, std=data.std),
             accumulate=self.config.optimizer.accumulate,
+            skip_nonfinite=self.config.optimizer.skip_nonfinite,
         )
         return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(self.mesh))

@@ -1,5 +1,6 @@
 """The whole program, run as its users run it: one real run, a crash and a resume, and the mistakes people make."""
 
+import gzip
 import json
 import math
 import os
@@ -177,7 +178,10 @@ def test_resume_is_bitwise(folder, finished):
     jax.tree.map(np.testing.assert_array_equal, resumed, straight)
 
     def comparable(path):
-        return [{**line, "images_per_second": None} for line in read_metrics(path)]
+        """All that does not depend on the clock."""
+        clocks = ("images_per_second", "_seconds")
+        lines = [{k: v for k, v in line.items() if not k.endswith(clocks)} for line in read_metrics(path)]
+        return [line for line in lines if len(line) > 1]
 
     assert comparable(workdir) == comparable(finished[0])
 
@@ -222,17 +226,105 @@ def test_eval_mode_finds_what_training_found(folder, finished):
     assert json.loads((workdir / "eval.json").read_text()) == trained
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_names_the_step_and_keeps_the_checkpoints(folder):
+DIVERGING = ("--config.optimizer.base_lr=1e18", "--config.eval_every=0", "--config.checkpoint_every=100")
+
+
+@pytest.fixture(scope="module")
+def diverged(folder):
     workdir = folder / "diverged"
-    overrides = ("--config.optimizer.base_lr=1e18", "--config.eval_every=0", "--config.checkpoint_every=1")
-    result = run(*command(folder, workdir, *overrides))
+    return workdir, run(*command(folder, workdir, *DIVERGING))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_names_step_and_examples_and_keeps_the_last_good_state(diverged):
+    workdir, result = diverged
     assert result.returncode == 3
     assert "Traceback" not in result.stderr
-    named = int(result.stderr.split("error: step ")[1].split(":")[0])
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    named = int(line.split("error: step ")[1].split(":")[0])
+    ids = line.split("the examples ")[1].split(", ")
+    assert len(set(ids)) == 4 and set(ids) <= {f"train_{index}" for index in range(12)}
     with Checkpoints(workdir / "checkpoints") as checkpoints:
-        assert checkpoints.latest() == named - 1
-        state = checkpoints.restore_as_saved(checkpoints.latest())
+        assert checkpoints.latest() == named - 1 > 0
+        assert str(workdir / "checkpoints" / str(named - 1)) in line
+        state = checkpoints.restore_as_saved(named - 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state["params"]))
+    assert int(state["step"]) == named - 1 and state["skipped"] == 0
+
+
+def test_a_run_goes_on_past_steps_that_are_not_finite_up_to_the_limit(folder, diverged):
+    workdir, first = diverged
+    stopped = int(first.stderr.split("error: step ")[1].split(":")[0])
+    result = run(*command(folder, workdir, *DIVERGING, "--config.optimizer.skip_nonfinite=2"))
+    assert result.returncode == 3 and f"error: step {stopped + 2}: " in result.stderr
+    said = [line for line in result.stdout.splitlines() if "is skipped" in line]
+    assert [line.split()[1] for line in said] == [str(stopped), str(stopped + 1)]
+    assert said[0].split("its batch: ")[1] == first.stderr.strip().split("the examples ")[1], "the very same batch"
+    assert [line["skipped_steps"] for line in read_metrics(workdir) if "skipped_steps" in line] == [1, 1]
+    assert all(math.isfinite(value) for line in read_metrics(workdir) for value in line.values())
+
+
+def flip_a_byte(data, split, record):
+    """Within that record, in the file that holds the split."""
+    [path] = data.rglob(f"*-{split}.array_record*")
+    content = bytearray(path.read_bytes())
+    # The name is near the middle of the record; what is around it belongs to the same chunk.
+    content[content.index(record.encode()) + 40] ^= 0xFF
+    path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def watched(folder, finished):
+    """Five steps with a damaged record that is skipped, a worker process and a trace of the second and third step."""
+    data, workdir = folder / "damaged", folder / "watched"
+    shutil.copytree(folder / "data", data)
+    flip_a_byte(data, "train", "train_7")
+    overrides = ["data.on_error=skip", "data.workers=1", "profile.steps=2:3", "total_steps=5", "eval_every=0"]
+    overrides += [f"data.dir={data}", "checkpoint_every=3", "log_every=1"]
+    result = run(*command(folder, workdir, *(f"--config.{override}" for override in overrides)))
+    assert result.returncode == 0, result.stderr
+    return workdir, result
+
+
+def test_a_damaged_record_is_replaced_said_once_and_counted(watched):
+    workdir, result = watched
+    [line] = [line for line in result.stdout.splitlines() if line.startswith("Replaced by another: ")]
+    assert "record" in line and "hash mismatch" in line
+    counts = [line["replaced_examples"] for line in read_metrics(workdir) if "replaced_examples" in line]
+    assert len(counts) == 5 and sum(counts) >= 1, "20 examples of 12 records"
+    assert f"1 unreadable record(s) were replaced {sum(counts)} time(s)" in result.stdout
+
+
+def test_metrics_tell_where_the_time_goes(watched):
+    lines = read_metrics(watched[0])
+    steps = {line["step"]: line for line in lines if "loss" in line}
+    assert "step_seconds" not in steps[1], "it compiles"
+    assert all(line["step_seconds"] > 0 and line["input_seconds"] >= 0 for step, line in steps.items() if step > 1)
+    assert [line["step"] for line in lines if line.get("checkpoint_seconds", 0) > 0] == [3, 5]
+    assert [line["step"] for line in lines if line.get("evaluation_seconds", 0) > 0] == [5]
+
+
+def test_a_trace_of_the_steps_asked_for_is_written_and_said(watched):
+    workdir, result = watched
+    assert f"Trace of the steps 2 to 3: {workdir}/tensorboard/plugins/profile" in result.stdout
+    [trace] = (workdir / "tensorboard" / "plugins" / "profile").glob("*/*.trace.json.gz")
+    events = json.loads(gzip.decompress(trace.read_bytes()))["traceEvents"]
+    steps = {event["args"]["step_num"] for event in events if event.get("name") == "train"}
+    assert steps == {"2", "3"}
+    assert list(trace.parent.glob("*.xplane.pb")), "what TensorBoard opens"
+
+
+def test_workers_leave_no_complaint_behind(watched):
+    assert "leaked" not in watched[1].stderr and "Traceback" not in watched[1].stderr
+
+
+def test_an_evaluation_stops_at_a_damaged_record(folder, finished):
+    data = folder / "damaged_val"
+    shutil.copytree(folder / "data", data)
+    flip_a_byte(data, "val", "val_1")
+    overrides = (f"--config.data.dir={data}", "--config.data.on_error=skip")
+    result = run(*command(folder, finished[0], *overrides, mode="eval"))
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "cannot be read" in result.stderr
 
 
 MISTAKES = {

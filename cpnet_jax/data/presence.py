@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.data.pipeline import Record, decode_label
+from cpnet_jax.data.pipeline import Record, decode_label, read
+from cpnet_jax.errors import UserError
 from cpnet_jax.progress import track
 
 
@@ -21,7 +22,9 @@ def cache_file(data_dir: Path, split: str) -> Path:
     return Path(data_dir) / f"class_presence-{quote(split, safe='')}.npy"
 
 
-def class_presence(records: Sequence[Record], dataset: Dataset, cache: Path) -> Bool[np.ndarray, "n classes"]:
+def class_presence(
+    records: Sequence[Record], dataset: Dataset, cache: Path, *, on_unreadable: Callable[[str], None] | None = None
+) -> Bool[np.ndarray, "n classes"]:
     """[i, k] says whether any pixel of record i's label is of class k.
 
     Decodes every label once, and keeps the answer in a file that belongs to the prepared records.
@@ -30,22 +33,39 @@ def class_presence(records: Sequence[Record], dataset: Dataset, cache: Path) -> 
       records: of one split.
       dataset: theirs.
       cache: read where it is there, else written in one step; where it cannot be written, the next run decodes again.
+      on_unreadable: is told of every example whose label cannot be read or has values that do not exist, which then
+        counts as one that shows no class; and nothing is kept, so that the next run tells of it, too.
 
     Raises:
-      UserError: naming an example whose label cannot be read or has values that do not exist.
+      UserError: naming such an example, where `on_unreadable` is not given.
     """
     if cache.is_file():
         return np.load(cache)
-    show = partial(_classes, num_classes=len(dataset.classes), ignore_label=dataset.ignore_label)
+    show = partial(_classes, records, num_classes=len(dataset.classes), ignore_label=dataset.ignore_label)
+    nothing, whole = np.zeros(len(dataset.classes), bool), True
+    found = []
     with ThreadPoolExecutor() as pool:
-        rows = pool.map(lambda index: show(records[index]), range(len(records)))
-        presence = np.stack(list(track(rows, "Looking for the classes of each image", total=len(records))))
-    _store(cache, presence)
+        rows = pool.map(show, range(len(records)))
+        for row in track(rows, "Looking for the classes of each image", total=len(records)):
+            if isinstance(row, UserError):
+                if on_unreadable is None:
+                    raise row
+                on_unreadable(str(row))
+                row, whole = nothing, False
+            found.append(row)
+    presence = np.stack(found)
+    if whole:
+        _store(cache, presence)
     return presence
 
 
-def _classes(record: Record, *, num_classes: int, ignore_label: int) -> Bool[np.ndarray, " classes"]:
-    label = decode_label(record, num_classes=num_classes, ignore_label=ignore_label)
+def _classes(
+    records: Sequence[Record], index: int, *, num_classes: int, ignore_label: int
+) -> Bool[np.ndarray, " classes"] | UserError:
+    try:
+        label = decode_label(read(records, index), num_classes=num_classes, ignore_label=ignore_label)
+    except UserError as error:
+        return error
     return np.bincount(label.ravel(), minlength=num_classes)[:num_classes] > 0
 
 

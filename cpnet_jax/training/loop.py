@@ -9,11 +9,10 @@ it has nothing to repeat: it takes batch t and goes on as if it had never stoppe
 """
 
 import json
-import math
-import time
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 
 from cpnet_jax import configuration, files
@@ -24,6 +23,8 @@ from cpnet_jax.experiment import Experiment
 from cpnet_jax.progress import Progress
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.metrics import MetricsWriter
+from cpnet_jax.training.monitor import Monitor, NonFiniteStep
+from cpnet_jax.training.profile import Profile
 from cpnet_jax.training.state import TrainState
 
 # Images of which every evaluation leaves pictures on TensorBoard.
@@ -71,116 +72,77 @@ def _loop(
 ) -> Evaluation:
     config, total = experiment.config, experiment.config.total_steps
     train_step = experiment.train_step()
-    stream = experiment.train_stream(position=start)
-    with stream, Progress(total, "Training", initial=start) as progress:
-        monitor = _Monitor(experiment, writer, progress)
+    batches = experiment.train_stream(position=start)
+    with (
+        batches,
+        Progress(total, "Training", initial=start) as progress,
+        Monitor(experiment, writer, progress, batches) as monitor,
+        Profile(
+            configuration.profiled_steps(config),
+            begin=start,
+            end=total,
+            folder=workdir / "tensorboard",
+            say=progress.say,
+        ) as profile,
+    ):
         progress.say(_announcement(experiment, start))
-        for step in range(start, total + 1):
-            last, fresh = step == total, step > start
+        try:
+            for step in range(start, total + 1):
+                last, fresh = step == total, step > start
 
-            # evaluate
-            evaluation = None
-            if last or (fresh and _due(step, config.eval_every)):
-                monitor.catch_up()
-                evaluation = experiment.evaluator.evaluate(state)
-                _report(evaluation, state, step, experiment, writer, progress, workdir)
+                # evaluate
+                evaluation = None
+                if last or (fresh and _due(step, config.eval_every)):
+                    with monitor.pause("evaluation", step):
+                        evaluation = experiment.evaluator.evaluate(state)
+                        _report(evaluation, state, step, experiment, writer, progress, workdir)
 
-            # save
-            if fresh and (evaluation is not None or _due(step, config.checkpoint_every)):
-                monitor.catch_up()
-                checkpoints.save(
-                    step,
-                    state,
-                    position=stream.position,
-                    config=experiment.description(),
-                    miou=evaluation and evaluation.as_json()["mIoU"],
-                )
-            if last:
-                return evaluation
-            monitor.resume_clock()
+                # save
+                if fresh and (evaluation is not None or _due(step, config.checkpoint_every)):
+                    with monitor.pause("checkpoint", step):
+                        checkpoints.save(
+                            step,
+                            state,
+                            position=batches.position,
+                            config=experiment.description(),
+                            miou=evaluation and evaluation.as_json()["mIoU"],
+                        )
+                if last:
+                    return evaluation
 
-            # next(batch)
-            batch = next(stream)
+                with profile.step(step + 1, finish=monitor.catch_up):
+                    # next(batch)
+                    batch = monitor.next_batch()
 
-            # step
-            state, metrics = train_step(state, batch)
-            monitor.step_taken(step + 1, metrics)
+                    # step
+                    state, metrics = train_step(state, batch)
+                    monitor.step_taken(step + 1, metrics)
+        except NonFiniteStep as found:
+            kept = _keep_last_good(experiment, state, found.step - 1, checkpoints, workdir)
+            raise _diverged(found, kept, config.optimizer.skip_nonfinite) from found
     raise AssertionError("unreachable: the loop ends at its last step")
 
 
-class _Monitor:
-    """Watches the metrics one step behind the device, so that neither waits for the other.
-
-    Stops the run at the first loss or gradient that is not finite; logs means over `log_every` steps.
-    """
-
-    def __init__(self, experiment: Experiment, writer: MetricsWriter, progress: Progress) -> None:
-        self._config, self._schedule = experiment.config, experiment.schedule
-        self._writer, self._progress = writer, progress
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
-        self._window: list[dict[str, float]] = []
-        self._clock: float | None = None
-        self._compiled = False
-        self._rate: float | None = None
-
-    def resume_clock(self) -> None:
-        """Time counts towards images/s from here, if it did not already."""
-        self._clock = self._clock or time.monotonic()
-
-    def step_taken(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """`metrics` of a step that may still be running."""
-        self._read_pending()
-        self._pending = step, metrics
-
-    def catch_up(self) -> None:
-        """Waits for the last step, and stops the clock: evaluations and checkpoints are no training time."""
-        self._read_pending()
-        self._clock = None
-
-    def _read_pending(self) -> None:
-        if self._pending is None:
-            return
-        (step, metrics), self._pending = self._pending, None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            raise TrainingDiverged(
-                f"step {step}: {', '.join(f'{name} is {values[name]}' for name in bad)}; the checkpoints before it are "
-                "intact: lower config.optimizer.base_lr, add config.optimizer.warmup_steps, or clip the gradient"
-            )
-        self._measure_rate()
-        self._window.append(values)
-        self._progress.advance(**_figures(values, self._rate))
-        if step % self._config.log_every == 0 or step == self._config.total_steps:
-            self._log(step)
-
-    def _measure_rate(self) -> None:
-        """Images per second, smoothed over the last ten steps or so; unknown at the first step, which compiles."""
-        now = time.monotonic()
-        rate = self._config.batch_size / (now - self._clock)
-        if self._compiled:
-            self._rate = rate if self._rate is None else 1 / (0.9 / self._rate + 0.1 / rate)
-        self._compiled, self._clock = True, now
-
-    def _log(self, step: int) -> None:
-        means = {name: sum(values[name] for values in self._window) / len(self._window) for name in self._window[0]}
-        means["lr"] = float(self._schedule(step - 1))  # what the last update was made with
-        if self._rate is not None:
-            means["images_per_second"] = self._rate
-        self._writer.write(step, means)
-        self._window = []
+def _keep_last_good(
+    experiment: Experiment, state: TrainState, step: int, checkpoints: Checkpoints, workdir: Path
+) -> str:
+    """Saves the state of that step, which no later one has changed; says where it is."""
+    if step == 0:
+        return "no step came before it"
+    if step not in checkpoints.steps():
+        # Started again with the same limit, it stops at the same step again.
+        skipped = jnp.full_like(state.skipped, experiment.config.optimizer.skip_nonfinite)
+        good = state.replace(skipped=skipped)
+        checkpoints.save(step, good, position=step, config=experiment.description(), miou=None)
+    return f"the state before it is kept in {workdir}/checkpoints/{step}"
 
 
-def _figures(values: dict[str, float], rate: float | None) -> dict[str, str]:
-    """What the progress line shows: the loss, its terms by short names, images/s."""
-    affinity = [value for name, value in values.items() if name.startswith("affinity_")]
-    shown = {"loss": values["loss"], "seg": values["segmentation"]}
-    if "aux" in values:
-        shown["aux"] = values["aux"]
-    if affinity:
-        shown["affinity"] = sum(affinity)
-    speed = {} if rate is None else {"img/s": f"{rate:.1f}"}
-    return {name: f"{value:.3f}" for name, value in shown.items()} | speed
+def _diverged(found: NonFiniteStep, kept: str, limit: int) -> TrainingDiverged:
+    return TrainingDiverged(
+        f"{found}; {kept}: to go on past it, start again with config.optimizer.skip_nonfinite at more than {limit}, or "
+        "begin anew in another --workdir with a lower config.optimizer.base_lr, with config.optimizer.warmup_steps or "
+        f"with config.optimizer.clip_global_norm; its batch held the examples {', '.join(found.ids)}"
+    )
 
 
 def _due(step: int, every: int) -> bool:

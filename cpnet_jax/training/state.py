@@ -5,18 +5,24 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 
 @flax.struct.dataclass
 class TrainState:
-    """`step` counts optimiser updates; `rng` is the key from which each step's dropout key is folded."""
+    """`step` counts the batches taken; `rng` is the key from which each step's dropout key is folded; `skipped` counts
+    the last steps in a row that were not finite and changed nothing, or is STOPPED."""
 
     step: Int[Array, ""]
     params: PyTree
     batch_stats: PyTree
     opt_state: PyTree
     rng: jax.Array
+    skipped: Int[Array, ""]
+
+
+# In place of `skipped`: there were too many of them, and no later step changes anything.
+STOPPED = -1
 
 
 def create_state(
@@ -34,4 +40,28 @@ def create_state(
         batch_stats=variables["batch_stats"],
         opt_state=tx.init(variables["params"]),
         rng=jax.random.key_data(dropout_key),
+        skipped=jnp.zeros((), jnp.int32),
     )
+
+
+def choose(old: TrainState, new: TrainState, finite: Bool[Array, ""], limit: int) -> TrainState:
+    """The state after a step: `new` where the step was finite.
+
+    Else `old`, but for its counters, which go on: a schedule is over the steps, whether they were skipped or not. After
+    more than `limit` such steps in a row it is `old` as it is, and remains so: whoever watches the steps a little
+    behind the devices finds the last good state untouched by those that came after.
+
+    Args:
+      old, new: before and after the step.
+      finite: whether the step's figures are.
+      limit: how many may be skipped in a row.
+    """
+    skipped = jnp.where(finite, 0, old.skipped + 1)
+    stop = (old.skipped == STOPPED) | (skipped > limit)
+
+    def pick(before: Array, after: Array) -> Array:
+        counts = jnp.issubdtype(before.dtype, jnp.integer)
+        return jnp.where(stop if counts else stop | ~finite, before, after)
+
+    chosen = jax.tree.map(pick, old, new)
+    return chosen.replace(skipped=jnp.where(stop, STOPPED, skipped))

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
-from cpnet_jax.training.state import TrainState
+from cpnet_jax.training.state import TrainState, choose
 
 Batch = dict[str, UInt8[Array, "b h w 3"] | UInt8[Array, "b h w"]]
 # (model output, labels) -> (loss, its terms by name)
@@ -30,6 +30,7 @@ def train_step(
     tx: optax.GradientTransformation,
     normalize: Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h w 3"]],
     accumulate: int = 1,
+    skip_nonfinite: int = 0,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """(state, batch) -> (state after one update, metrics).
 
@@ -39,9 +40,10 @@ def train_step(
       normalize: uint8 images -> what the model takes.
       accumulate: the batch is worked through in that many parts whose gradients are averaged: memory for time. Each
         part has its own BatchNorm statistics and its own count of labelled pixels.
+      skip_nonfinite: how many steps in a row may be skipped for figures that are not finite, see `state.choose`.
 
     Returns:
-      The new state, and scalars: loss, its terms, and the global norm of the gradient.
+      The new state, and scalars: loss, its terms, the global norm of the gradient, and the new state's `skipped`.
 
     Raises:
       ValueError: where `accumulate` does not divide the batch.
@@ -77,7 +79,10 @@ def train_step(
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
-    return new_state, metrics | {"gradient_norm": optax.tree.norm(grad)}
+    metrics |= {"gradient_norm": optax.tree.norm(grad)}
+    finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+    new_state = choose(state, new_state, finite, skip_nonfinite)
+    return new_state, metrics | {"skipped": new_state.skipped}
 
 
 def _in_parts(parts: int, x: Array) -> Array:

@@ -17,6 +17,7 @@ class Numbers:
 
     def __init__(self, position=0, bad=None, patience=0.0):
         self.position, self.bad, self.patience = position, bad, patience
+        self.unreadable = []
         self.closed = False
         self.threads = set()
 

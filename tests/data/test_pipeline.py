@@ -1,17 +1,27 @@
 """Batches depend on the seed and the place in the stream alone; records that cannot be right are refused by name."""
 
 import hashlib
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 import cv2
+import jax
 import numpy as np
 import pytest
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from cpnet_jax.data.augment import augment
-from cpnet_jax.data.pipeline import TrainStream, augmented, decode, examples
-from cpnet_jax.errors import UserError
+from cpnet_jax.data.pipeline import TrainStream, augmented, decode, examples, read
+from cpnet_jax.errors import UserError, WorkerDied
 
 CLASSES = 4
 decode4 = partial(decode, num_classes=CLASSES, ignore_label=255)
@@ -141,7 +151,7 @@ def pictures(count: int = 23) -> list[dict]:
     return records
 
 
-def training(**settings) -> TrainStream:
+def training(records=None, **settings) -> TrainStream:
     """Everything in use that draws random numbers. Of the package's own parts, so that workers can import them."""
     augmentation = partial(
         augment,
@@ -154,7 +164,7 @@ def training(**settings) -> TrainStream:
         jitter=True,
     )
     transform = partial(augmented, num_classes=CLASSES, ignore_label=255, augmentation=augmentation)
-    return TrainStream(pictures(), transform=transform, batch_size=4, seed=5, **settings)
+    return TrainStream(records or pictures(), transform=transform, batch_size=4, seed=5, **settings)
 
 
 def digest(batch: dict) -> str:
@@ -203,6 +213,165 @@ def test_a_worker_tells_of_a_bad_record_as_a_user_error():
         pytest.raises(UserError, match="e3"),
     ):
         next(batches)
+
+
+# --- records that cannot be read --------------------------------------------------------------------------------------
+
+# Of 23: the image is damaged, the label is, and reading it fails.
+DAMAGED = {3: "image", 11: "label", 17: None}
+
+
+class Damaged:
+    """Records of which some cannot be used, one not even be read; can be pickled."""
+
+    def __init__(self, damaged=DAMAGED):
+        self.records, self.damaged = pictures(), damaged
+
+    def __len__(self):
+        return len(self.records)
+
+    def __getitem__(self, index):
+        part = self.damaged.get(index, "")
+        if part is None:
+            raise RuntimeError("chunk data hash mismatch")
+        return {**self.records[index], part: b"\x89PNG, once"} if part else self.records[index]
+
+
+def replacing(records=None, **settings):
+    return training(Damaged() if records is None else records, replace_unreadable=True, **settings)
+
+
+@pytest.fixture(scope="module")
+def replaced():
+    """Digests of the batches of two epochs, and which records each does without."""
+    with replacing(threads=0) as batches:
+        return [(digest(next(batches)), sorted(batches.unreadable)) for _ in range(12)]
+
+
+def test_unreadable_records_are_replaced_and_named(replaced, expected):
+    without = [record for _, unreadable in replaced for record in unreadable]
+    assert set(without) == set(DAMAGED) and len(without) >= 2 * len(DAMAGED), "each once an epoch"
+    for (found, unreadable), whole in zip(replaced, expected, strict=False):
+        assert (found == whole) == (not unreadable), "other examples are as they would have been"
+
+
+@pytest.mark.parametrize("settings", [{"threads": 3}, {"workers": 2, "threads": 1}], ids=str)
+def test_replacements_depend_on_seed_and_place_alone(replaced, settings):
+    with replacing(**settings, position=2) as batches:
+        assert [(digest(next(batches)), sorted(batches.unreadable)) for _ in range(10)] == replaced[2:]
+
+
+def test_processes_replace_what_one_process_replaces(replaced):
+    parts = [replacing(process=(index, 2), threads=1) for index in range(2)]
+    for _, unreadable in replaced:
+        for part in parts:
+            next(part)
+        assert sorted(record for part in parts for record in part.unreadable) == unreadable
+
+
+@pytest.mark.parametrize("record", DAMAGED)
+def test_why_a_record_was_replaced_is_one_sentence_that_names_it(record):
+    with replacing() as batches:
+        reason = batches.why_unreadable(record)
+    assert str(record) in reason and "\n" not in reason and ("cannot be" in reason)
+
+
+@pytest.mark.parametrize("record", DAMAGED)
+def test_unless_they_are_replaced_the_stream_stops_at_them(record):
+    with training(Damaged({record: DAMAGED[record]})) as batches, pytest.raises(UserError, match=str(record)):
+        list(islice(batches, 6))
+
+
+def test_data_of_which_nothing_can_be_read_stop_the_stream():
+    with replacing(Damaged(dict.fromkeys(range(23), "image"))) as batches, pytest.raises(UserError, match="prepare"):
+        next(batches)
+
+
+def test_an_evaluation_stops_at_an_unreadable_record():
+    with pytest.raises(UserError, match="record 17"):
+        list(examples(Damaged({17: None}), decode=decode4))
+
+
+def test_a_flipped_byte_in_the_record_file_is_told_by_its_record(tmp_path):
+    path = tmp_path / "x.array_record"
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for index in range(5):
+        writer.write(bytes([index]) * 1000)
+    writer.close()
+    data = bytearray(path.read_bytes())
+    data[data.index(bytes([3]) * 10) + 7] ^= 1
+    path.write_bytes(data)
+    records = ArrayRecordDataSource(str(path))
+    assert [read(records, index)[0] for index in (0, 1, 2, 4)] == [0, 1, 2, 4]
+    with pytest.raises(UserError, match=r"record 3 of the prepared dataset cannot be read \(.*hash mismatch"):
+        read(records, 3)
+
+
+# --- ids --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.parametrize("process", [(0, 1), (1, 2)])
+def test_ids_are_those_of_the_global_batch(uniform, process):
+    settings = {"count": 12, "presence": PRESENCE if uniform else None}
+    whole = [flat([batch]) for batch in islice(stream(**settings), 6)]
+    one = stream(**settings, process=process)
+    assert [one.ids(position) for position in range(6)] == [[f"e{first}" for first, *_ in batch] for batch in whole]
+
+
+def test_ids_are_of_the_examples_that_took_another_ones_place(replaced):
+    with replacing() as batches:
+        shown = [batches.ids(position) for position in range(12)]
+    assert not {identity for ids in shown for identity in ids} & set(map(str, DAMAGED))
+    assert all(len(ids) == 4 for ids in shown)
+
+
+# --- worker processes -------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_is_killed_ends_the_stream_at_once_in_one_sentence():
+    with training(workers=2, threads=1) as batches:
+        next(batches)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        began = time.monotonic()
+        with pytest.raises(WorkerDied, match=r"worker process .* exit code -9") as caught:
+            list(islice(batches, 50))
+        assert time.monotonic() - began < 10
+    assert "\n" not in str(caught.value) and caught.value.exit_status not in (0, 1, 2, 3)
+
+
+def test_no_worker_outlives_a_process_that_is_killed(tmp_path):
+    code = """
+import multiprocessing, os, signal
+from data import test_pipeline
+if __name__ == "__main__":
+    batches = test_pipeline.training(workers=1, threads=1)
+    next(batches)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    program = tmp_path / "program.py"
+    program.write_text(code)
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": f"{root}:{root / 'tests'}"}
+    killed = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    status = Path(f"/proc/{int(killed.stdout)}/stat")
+    deadline = time.monotonic() + 10
+    while status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_closing_gives_shared_memory_back():
+    before = set(Path("/dev/shm").glob("psm_*"))
+    with training(workers=1, threads=1) as batches:
+        kept = [jax.device_put(batch["image"]) for batch in islice(batches, 5)]
+    deadline = time.monotonic() + 5
+    while set(Path("/dev/shm").glob("psm_*")) - before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert len(kept) == 5
 
 
 # --- class-uniform sampling -------------------------------------------------------------------------------------------

@@ -45,3 +45,13 @@ def test_a_bad_label_is_named_and_nothing_is_kept(tmp_path):
     with pytest.raises(UserError, match="bad"):
         class_presence([*RECORDS, record("bad", [0, 7, 1])], DATASET, tmp_path / "p.npy")
     assert not list(tmp_path.iterdir())
+
+
+def test_where_bad_labels_are_skipped_they_show_nothing_and_are_told_every_time(tmp_path):
+    records = [RECORDS[0], record("bad", [0, 3, 0]), RECORDS[2]]
+    for _ in range(2):
+        told = []
+        found = class_presence(records, DATASET, tmp_path / "p.npy", on_unreadable=told.append)
+        assert np.array_equal(found, [EXPECTED[0], [False] * 3, EXPECTED[2]])
+        assert len(told) == 1 and "bad" in told[0]
+    assert not list(tmp_path.iterdir())
