@@ -14,3 +14,9 @@ class TrainingDiverged(UserError):
     """A loss stopped being finite. The checkpoints before it are intact."""
 
     exit_status = 3
+
+
+class Stopped(Exception):
+    """Asked to stop, and did so with everything saved: the same command goes on. The message says where."""
+
+    exit_status = 75  # EX_TEMPFAIL: try again

@@ -56,6 +56,11 @@ def on_mesh(mesh: Mesh, arrays: Any) -> Any:
     return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), arrays), replicated(mesh))
 
 
+def process() -> tuple[int, int]:
+    """(index, count) of this process."""
+    return jax.process_index(), jax.process_count()
+
+
 def is_main_process() -> bool:
     """Whether this is the process that writes what all of them found."""
     return jax.process_index() == 0

@@ -17,36 +17,39 @@ import jax
 import ml_collections
 
 from cpnet_jax import configuration, files
-from cpnet_jax.errors import TrainingDiverged
+from cpnet_jax.errors import Stopped, TrainingDiverged
 from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.experiment import Experiment
 from cpnet_jax.progress import Progress
+from cpnet_jax.stopping import Stop
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.metrics import MetricsWriter
 from cpnet_jax.training.state import TrainState
+from cpnet_jax.training.workdir_lock import locked
 
 # Images of which every evaluation leaves pictures on TensorBoard.
 DRAWN = 4
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Trains to config.total_steps, resuming from the newest checkpoint in the workdir; evaluates at the end.
+def train(config: ml_collections.ConfigDict, workdir: Path, stop: Stop) -> None:
+    """Trains to config.total_steps, resuming from the newest whole checkpoint in the workdir; evaluates at the end.
 
     Raises:
+      Stopped: when asked to stop before the end; all steps are saved.
       UserError: on a mistake in the config or the data, or a workdir that belongs to another config.
       TrainingDiverged: on a loss that is not finite.
     """
     experiment = Experiment(config)
     files.make_folder(workdir, "--workdir")
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with stop.training(), locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         state, start = _start(experiment, checkpoints, workdir)
         if start == config.total_steps:
             print(_finished(workdir, start))
             return
         files.write_json(workdir / "config.json", experiment.description())
         with MetricsWriter(workdir, start) as writer:
-            evaluation = _loop(experiment, state, start, checkpoints, writer, workdir)
+            evaluation = _loop(experiment, state, start, checkpoints, writer, workdir, stop)
     print(f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
 
 
@@ -68,6 +71,7 @@ def _loop(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     workdir: Path,
+    stop: Stop,
 ) -> Evaluation:
     config, total = experiment.config, experiment.config.total_steps
     train_step = experiment.train_step()
@@ -77,6 +81,7 @@ def _loop(
         progress.say(_announcement(experiment, start))
         for step in range(start, total + 1):
             last, fresh = step == total, step > start
+            checkpoints.check()
 
             # evaluate
             evaluation = None
@@ -86,7 +91,8 @@ def _loop(
                 _report(evaluation, state, step, experiment, writer, progress, workdir)
 
             # save
-            if fresh and (evaluation is not None or _due(step, config.checkpoint_every)):
+            stopping = stop.requested(step)
+            if fresh and (evaluation is not None or stopping or _due(step, config.checkpoint_every)):
                 monitor.catch_up()
                 checkpoints.save(
                     step,
@@ -97,6 +103,8 @@ def _loop(
                 )
             if last:
                 return evaluation
+            if stopping:
+                raise Stopped(f"Stopped at step {step}, with all steps saved: the same command goes on from there.")
             monitor.resume_clock()
 
             # next(batch)
@@ -105,6 +113,7 @@ def _loop(
             # step
             state, metrics = train_step(state, batch)
             monitor.step_taken(step + 1, metrics)
+            stop.step_taken()
     raise AssertionError("unreachable: the loop ends at its last step")
 
 
