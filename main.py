@@ -43,6 +43,8 @@ def main(stop: Stop, argv: list[str]) -> None:
     workdir = WORKDIR.value and Path(WORKDIR.value).expanduser()
     if MODE.value not in WITHOUT_CONFIG:
         workdir = workdir or Path(f"runs/{config.name}")
+    if MODE.value == "train":
+        stop.expect_training()
     # Imported here, so that --help and mistakes in flags answer at once.
     from cpnet_jax import runtime, sharding
 

@@ -8,8 +8,6 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from cpnet_jax import last_words
 from cpnet_jax.errors import Stopped
@@ -20,9 +18,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Stop:
     """Whether to stop, and when.
 
-    Outside of `training` every signal ends the process at once. Inside, one that comes before the first step does so,
-    too, since there is nothing to save; later ones are for `requested` to tell, and only a Ctrl-C after another signal
-    ends the process at once.
+    A signal ends the process at once, until the first step of a training is taken: from there on it is for `requested`
+    to tell, and only a Ctrl-C after another signal ends the process at once.
     """
 
     def __init__(self) -> None:
@@ -37,14 +34,9 @@ class Stop:
         signal.pthread_sigmask(signal.SIG_BLOCK, heard)
         threading.Thread(target=self._wait, args=[heard], name="stop", daemon=True).start()
 
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Within, the work can be taken up again later."""
+    def expect_training(self) -> None:
+        """What is stopped from here on can be taken up again, and the exit status says so."""
         self._training = True
-        try:
-            yield
-        finally:
-            self._training = False
 
     def step_taken(self) -> None:
         """From here on there is something to lose."""
@@ -66,9 +58,9 @@ class Stop:
         again = self._asked and number == signal.SIGINT
         if not self._training or again:
             _end(f"{number.name}: stopped at once", 128 + number)
-        if not self._steps_at_risk:
+        elif not self._steps_at_risk:
             _end(f"{number.name}: stopped before the first step, with nothing to save", Stopped.exit_status)
-        if not self._asked:
+        elif not self._asked:
             self._asked = True
             _say(f"{number.name}: stopping after this step, or evaluation, and saving; Ctrl-C now: stop at once")
             if _in_jax_runtime():

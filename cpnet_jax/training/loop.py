@@ -42,7 +42,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop: Stop) -> None:
     """
     experiment = Experiment(config)
     files.make_folder(workdir, "--workdir")
-    with stop.training(), locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
+    with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         state, start = _start(experiment, checkpoints, workdir)
         if start == config.total_steps:
             print(_finished(workdir, start))

@@ -1,21 +1,20 @@
-"""A prepared data set, a compilation cache that is filled, and what an undisturbed run comes to."""
+"""Prepared data, a compilation cache that is filled, and what an undisturbed run comes to."""
 
 import pytest
-from faults.tiny_run import Run, final_state, prepared
+from faults.tiny_run import Run, final_state
+from test_main import write_camvid
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    return prepared(tmp_path_factory.mktemp("faults"))
+    root = tmp_path_factory.mktemp("faults")
+    write_camvid(root / "camvid")
+    return root
 
 
 @pytest.fixture(scope="session")
 def undisturbed(folder):
-    """(its final state, the seconds it took from start to end with a warm cache)."""
-    for name in ("cold", "undisturbed"):
-        with Run(folder, folder / name) as run:
-            assert run.status() == 0, run.output()
-            if name == "undisturbed":
-                return final_state(run.workdir)[1]
-
-
+    """The final state of a run from its beginning to its end."""
+    with Run(folder, folder / "undisturbed") as run:
+        assert run.status() == 0, run.output()
+    return final_state(run.workdir)[1]

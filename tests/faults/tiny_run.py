@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from test_main import command, write_camvid
+from test_main import command
 
 from cpnet_jax.training.checkpoint import Checkpoints
 
@@ -55,8 +55,11 @@ class Run:
             time.sleep(0.005)
         return True
 
-    def until_step(self, step):
-        return self.until(lambda: logged_steps(self.workdir) >= step)
+    def until_trained(self, steps):
+        """Waits until it has taken so many steps itself."""
+        return self.until(
+            lambda: self.resumed_at() is not None and logged_steps(self.workdir) >= self.resumed_at() + steps
+        )
 
     def send(self, number):
         self.process.send_signal(number)
@@ -72,7 +75,6 @@ class Run:
 
     def output(self):
         """All it has said, on both streams."""
-        self._output.flush()
         return Path(self._output.name).read_text()
 
     def errors(self):
@@ -90,11 +92,6 @@ def logged_steps(workdir):
         return (Path(workdir) / "metrics.jsonl").read_text().count('"loss"')
     except OSError:
         return 0
-
-
-def prepared(folder):
-    write_camvid(folder / "camvid")
-    return folder
 
 
 def checkpoint_steps(workdir):
