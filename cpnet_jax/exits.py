@@ -3,7 +3,6 @@
 import atexit
 import errno
 import os
-import re
 import signal
 import sys
 from collections.abc import Callable
@@ -28,8 +27,6 @@ OF_THE_FILE_SYSTEM = {
     errno.EROFS,
     errno.ESTALE,
 }
-# As the collectives put it when a process at the other end is gone.
-LOST = re.compile(r"Gloo \w+ failed|UNAVAILABLE|[Hh]eartbeat|coordination service")
 
 
 def run(program: Callable[[], None]) -> NoReturn:
@@ -57,7 +54,9 @@ def run(program: Callable[[], None]) -> NoReturn:
             UserError.exit_status,
         )
     except Exception as error:
-        if not is_lost_peer(error):
+        from cpnet_jax import sharding  # not above: it takes JAX a second to be imported
+
+        if not sharding.is_lost_peer(error):
             raise
         _said(
             f"error: another process of this run has gone ({_first_line(error)}): run the same command on every host "
@@ -68,13 +67,6 @@ def run(program: Callable[[], None]) -> NoReturn:
         os._exit(PEER_LOST)  # an orderly end would wait for the one that is gone
     _forget_unwritten_output()
     sys.exit(status)
-
-
-def is_lost_peer(error: BaseException) -> bool:
-    """Whether a collective failed because a process at its other end is gone."""
-    import jax
-
-    return jax.process_count() > 1 and bool(LOST.search(str(error)))
 
 
 def _said(line: str, status: int) -> int:

@@ -71,7 +71,9 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, kind: type | None, *_: Any) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
+        if error is not None and sharding.is_lost_peer(error):
+            return  # to finish a write takes all processes
         # A failure to save is told unless another one is on its way already.
         with suppress(*(() if kind is None or issubclass(kind, Stopped) else (Exception,))):
             self.close()
@@ -195,6 +197,8 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore have no error in common
+            if sharding.is_lost_peer(error):
+                raise
             kept = [path.name for path in self._committed()]
             remains = f"step {max(map(int, kept))} is the newest that is whole" if kept else "none is there"
             step = "" if self._saving is None else f"/{self._saving}"
