@@ -122,10 +122,11 @@ class Checkpoints:
     def check(self) -> None:
         """UserError where the save in progress has failed, or the directory has gone. Does not wait."""
         with self._telling_failures():
-            self._manager.check_for_errors()
             if self._identify() != self._identity:
                 raise FileNotFoundError("the folder has vanished")
-            self._complete_checksums()
+            if not self._manager.is_saving_in_progress():
+                self._manager.wait_until_finished()  # which raises what its threads met with
+                self._complete_checksums()
 
     def config(self, step: int) -> dict[str, Any]:
         """The resolved config that a checkpoint was trained with."""
@@ -175,12 +176,9 @@ class Checkpoints:
 
     def _complete_checksums(self) -> None:
         """Adds what Orbax writes at the very end; nothing that a restore depends on."""
-        if self._saving is None or not sharding.is_main_process():
-            return
-        folder = self._directory / str(self._saving)
-        if (folder / COMMITTED).exists():
-            checksums.write(folder)
-            self._saving = None
+        if self._saving is not None and sharding.is_main_process():
+            checksums.write(self._directory / str(self._saving))
+        self._saving = None
 
     def _identify(self) -> tuple[int, int] | None:
         """By what a directory is told from another one of the same name; a remote one has nothing of that kind."""
