@@ -5,13 +5,16 @@ VENV ?= .venv
 TORCH ?= 1
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test lint compare clean
+.PHONY: quickstart test test-faults lint compare clean
 
 quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, draw predictions.
 	$(BIN)/python main.py --config=configs/quickstart.py
 
 test: $(VENV)/.ready-test-$(TORCH) lint  ## Run the tests.
 	$(BIN)/python -m pytest
+
+test-faults: $(VENV)/.ready-test-0  ## Break runs in every way they break on pods; a quarter of an hour.
+	$(BIN)/python -m pytest -s -m long tests/faults
 
 lint: $(VENV)/.ready-test-$(TORCH)
 	$(BIN)/ruff check .

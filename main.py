@@ -6,13 +6,14 @@
     python main.py --mode=export --workdir=DIR [--output=FILE]
     python main.py --mode=check_submission --submission=cityscapes|ade20k --archive=FILE
 
-Running the same command again resumes. Exit status: 0 done, 1 a defect of this program (with a traceback), 2 a mistake
-in the config, the data or the flags, 3 a loss that is no longer finite, 4 a worker process of the input that died.
+Running the same command again resumes. SIGTERM, or Ctrl-C once: save and stop; Ctrl-C twice: stop now.
+
+Exit status: 0 done, 1 a defect of this program (with a traceback), 2 a mistake in the config, the data or the flags, or
+a disk that takes no more, 3 a loss that is no longer finite, 4 a worker process of the input died, 69 or 134 another
+process of the run is gone, 75 stopped when asked to, with everything saved: run it again, 130 (143) stopped at once by
+Ctrl-C (SIGTERM).
 """
 
-import os
-import signal
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -20,9 +21,10 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from cpnet_jax import command_line, files
+from cpnet_jax import command_line, exits, files, last_words
 from cpnet_jax import flags as network_flags
 from cpnet_jax.errors import UserError
+from cpnet_jax.stopping import Stop
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME unless given.")
@@ -32,7 +34,7 @@ MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 WITHOUT_CONFIG = {"predict", "export", "check_submission"}
 
 
-def main(argv: list[str]) -> None:
+def main(stop: Stop, argv: list[str]) -> None:
     if argv[1:]:
         raise UserError(
             f"{argv[1]!r} is no flag: flags start with --, fields of the config with --config., and a pattern of files "
@@ -43,14 +45,17 @@ def main(argv: list[str]) -> None:
     workdir = WORKDIR.value and files.expanded(WORKDIR.value, "--workdir")
     if MODE.value not in WITHOUT_CONFIG:
         workdir = workdir or Path(f"runs/{config.name}")
+    if MODE.value == "train":
+        stop.expect_training()
     # Imported here, so that --help and mistakes in flags answer at once.
-    from cpnet_jax import runtime
+    from cpnet_jax import runtime, sharding
 
     runtime.configure((config or default.get_config()).compilation_cache)
+    last_words.prepare(*sharding.process())
     if MODE.value == "train":
         from cpnet_jax.training.loop import train
 
-        train(config, workdir)
+        train(config, workdir, stop)
     elif MODE.value == "eval":
         from cpnet_jax.evaluation.mode import evaluate_workdir
 
@@ -78,17 +83,11 @@ def main(argv: list[str]) -> None:
 
 
 def run() -> None:
-    """Tells a user's mistake in one sentence, lets our own go through with a traceback."""
     logging.set_verbosity(logging.ERROR)
-    try:
-        app.run(main, flags_parser=partial(command_line.parse, without_config=WITHOUT_CONFIG))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except BrokenPipeError:
-        # Whoever read the output has gone, as `head` does. Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+    stop = Stop()
+    stop.listen()
+    parse = partial(command_line.parse, without_config=WITHOUT_CONFIG)
+    exits.run(partial(app.run, partial(main, stop), flags_parser=parse))
 
 
 if __name__ == "__main__":

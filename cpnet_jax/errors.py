@@ -20,3 +20,9 @@ class WorkerDied(UserError):
     """A worker process of the input pipeline ended by itself or was killed. Starting again goes on."""
 
     exit_status = 4
+
+
+class Stopped(Exception):
+    """Asked to stop, and did so with everything saved: the same command goes on. The message says where."""
+
+    exit_status = 75  # EX_TEMPFAIL: try again

@@ -1,6 +1,7 @@
 """Data parallelism: the mesh, what is replicated, what is split. Nothing else in the code names a device."""
 
 import pickle
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 DATA_AXIS = "data"
+# As the collectives and the runtime put it; they have no exception of their own.
+LOST_PEER = re.compile(r"Gloo \w+ failed|UNAVAILABLE|[Hh]eartbeat|coordination service")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -60,9 +63,19 @@ def is_on_cpus(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def process() -> tuple[int, int]:
+    """(index, count) of this process."""
+    return jax.process_index(), jax.process_count()
+
+
 def is_main_process() -> bool:
     """Whether this is the process that writes what all of them found."""
     return jax.process_index() == 0
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether this came of a collective at whose other end a process is gone."""
+    return jax.process_count() > 1 and bool(LOST_PEER.search(str(error)))
 
 
 def my_places(count: int) -> range:

@@ -21,7 +21,7 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")
     files.make_folder(workdir, "--workdir")
     experiment = Experiment(config)
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.best() if config.eval.checkpoint == "best" else checkpoints.latest()
         if step is None:
             raise UserError(f"{workdir}/checkpoints holds no whole checkpoint: train first, or name another --workdir")

@@ -45,7 +45,7 @@ def restore(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") -> Rest
     """
     if not (workdir / "checkpoints").is_dir():
         raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         step = _choose(checkpoints, checkpoint, workdir)
         try:
             saved = checkpoints.config(step)
@@ -90,6 +90,10 @@ def _choose(checkpoints: Checkpoints, checkpoint: str | int, workdir: Path) -> i
         raise UserError(f"{workdir}/checkpoints holds no whole checkpoint: train first, or name another --workdir")
     if checkpoint in ("latest", "best"):
         return checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
+    if damage := checkpoints.damaged.get(checkpoint):
+        raise UserError(
+            f"{workdir}/checkpoints/{checkpoint} is damaged ({damage}): take latest, best or one of {steps}"
+        )
     if checkpoint not in steps:
         raise UserError(f"{workdir}/checkpoints has no step {checkpoint}: take latest, best or one of {steps}")
     return checkpoint

@@ -16,38 +16,41 @@ import jax.numpy as jnp
 import ml_collections
 
 from cpnet_jax import configuration, files
-from cpnet_jax.errors import TrainingDiverged
+from cpnet_jax.errors import Stopped, TrainingDiverged
 from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.experiment import Experiment
 from cpnet_jax.progress import Progress
+from cpnet_jax.stopping import Stop
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.metrics import MetricsWriter
 from cpnet_jax.training.monitor import Monitor, NonFiniteStep
 from cpnet_jax.training.profile import Profile
 from cpnet_jax.training.state import TrainState
+from cpnet_jax.training.workdir_lock import locked
 
 # Images of which every evaluation leaves pictures on TensorBoard.
 DRAWN = 4
 
 
-def train(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Trains to config.total_steps, resuming from the newest checkpoint in the workdir; evaluates at the end.
+def train(config: ml_collections.ConfigDict, workdir: Path, stop: Stop) -> None:
+    """Trains to config.total_steps, resuming from the newest whole checkpoint in the workdir; evaluates at the end.
 
     Raises:
+      Stopped: when asked to stop before the end; all steps are saved.
       UserError: on a mistake in the config or the data, or a workdir that belongs to another config.
       TrainingDiverged: on a loss that is not finite.
     """
     experiment = Experiment(config)
     files.make_folder(workdir, "--workdir")
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
+    with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         state, start = _start(experiment, checkpoints, workdir)
         if start == config.total_steps:
             print(_finished(workdir, start))
             return
         files.write_json(workdir / "config.json", experiment.description())
         with MetricsWriter(workdir, start) as writer:
-            evaluation = _loop(experiment, state, start, checkpoints, writer, workdir)
+            evaluation = _loop(experiment, state, start, checkpoints, writer, workdir, stop)
     print(f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
 
 
@@ -69,6 +72,7 @@ def _loop(
     checkpoints: Checkpoints,
     writer: MetricsWriter,
     workdir: Path,
+    stop: Stop,
 ) -> Evaluation:
     config, total = experiment.config, experiment.config.total_steps
     train_step = experiment.train_step()
@@ -89,6 +93,7 @@ def _loop(
         try:
             for step in range(start, total + 1):
                 last, fresh = step == total, step > start
+                checkpoints.check()
 
                 # evaluate
                 evaluation = None
@@ -98,7 +103,8 @@ def _loop(
                         _report(evaluation, state, step, experiment, writer, progress, workdir)
 
                 # save
-                if fresh and (evaluation is not None or _due(step, config.checkpoint_every)):
+                stopping = stop.requested(step)
+                if fresh and (evaluation is not None or stopping or _due(step, config.checkpoint_every)):
                     with monitor.pause("checkpoint", step):
                         checkpoints.save(
                             step,
@@ -109,6 +115,8 @@ def _loop(
                         )
                 if last:
                     return evaluation
+                if stopping:
+                    raise Stopped(f"Stopped at step {step}, with all steps saved: the same command goes on from there.")
 
                 with profile.step(step + 1, finish=monitor.catch_up):
                     # next(batch)
@@ -117,6 +125,7 @@ def _loop(
                     # step
                     state, metrics = train_step(state, batch)
                     monitor.step_taken(step + 1, metrics)
+                    stop.step_taken()
         except NonFiniteStep as found:
             kept = _keep_last_good(experiment, state, found.step - 1, checkpoints, workdir)
             raise _diverged(found, kept, config.optimizer.skip_nonfinite) from found

@@ -2,14 +2,16 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
 
 from cpnet_jax import files
+from cpnet_jax.errors import UserError
+from cpnet_jax.training.tensorboard import EventFile
 
 
 class MetricsWriter:
@@ -25,25 +27,40 @@ class MetricsWriter:
         self._path = workdir / "metrics.jsonl"
         _drop_after(self._path, step)
         self._file = self._path.open("a")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._tensorboard = EventFile(workdir / "tensorboard", step + 1)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        # What cannot be written any more must not stand in the way of what is told about it.
+        with suppress(*(() if error is None else (UserError,))), self._telling_failures():
+            self._file.close()
+            self._tensorboard.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line, flushed at once, and one scalar each."""
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._tensorboard.add_scalar(name, value, step)
+        with self._telling_failures():
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            self._file.flush()
+            for name, value in values.items():
+                self._tensorboard.scalar(name, value, step)
+            self._tensorboard.flush()
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
         """TensorBoard only."""
-        self._tensorboard.add_image(name, np.asarray(picture), step, dataformats="HWC")
+        with self._telling_failures():
+            self._tensorboard.picture(name, picture, step)
+
+    @contextmanager
+    def _telling_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"{self._path} and {self._path.parent}/tensorboard cannot be written ({error.strerror}): see to that "
+                "disk, and run the same command again"
+            ) from error
 
 
 def _drop_after(path: Path, step: int) -> None:

@@ -1,0 +1,68 @@
+"""Whether a folder's files are what they were when it was written: a list as `sha256sum` writes and checks it."""
+
+import hashlib
+import re
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+from etils import epath
+
+NAME = "SHA256SUMS"
+LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+
+
+def write(folder: epath.Path, *, unfinished: Collection[str] = ()) -> None:
+    """Writes the list; files that an earlier one names are not read again, and those unfinished not at all."""
+    known = _read(folder) if (folder / NAME).exists() else {}
+    digests = known | _digests(folder, [name for name in _files(folder) if name not in {*known, *unfinished}])
+    lines = (f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    temporary = folder / f".{NAME}.tmp"
+    temporary.write_text("".join(lines))
+    temporary.replace(folder / NAME)
+
+
+def damage(folder: epath.Path) -> str | None:
+    """What is wrong with the folder's files; None: nothing.
+
+    Raises:
+      FileNotFoundError: where there is no list to check against.
+    """
+    try:
+        expected = _read(folder)
+    except ValueError as error:
+        return str(error)
+    missing = [name for name in expected if not (folder / name).exists()]
+    if missing:
+        return f"{missing[0]} is missing"
+    found = _digests(folder, list(expected))
+    changed = [name for name, digest in expected.items() if found[name] != digest]
+    return f"{changed[0]} is not what was written" if changed else None
+
+
+def _read(folder: epath.Path) -> dict[str, str]:
+    """{name: digest}; ValueError where it is no such list."""
+    try:
+        matches = [LINE.fullmatch(line) for line in (folder / NAME).read_text().removesuffix("\n").split("\n")]
+    except UnicodeDecodeError:
+        matches = [None]
+    if not all(matches):
+        raise ValueError(f"{NAME} is not what was written")
+    return {match[2]: match[1] for match in matches}
+
+
+def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
+    for path in folder.iterdir():
+        if path.is_dir():
+            yield from _files(path, f"{prefix}{path.name}/")
+        elif path.name not in (NAME, f".{NAME}.tmp"):
+            yield prefix + path.name
+
+
+def _digests(folder: epath.Path, names: list[str]) -> dict[str, str]:
+    with ThreadPoolExecutor() as pool:  # hashing and reading leave Python's lock alone
+        return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
+
+
+def _digest(path: epath.Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

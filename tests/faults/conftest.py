@@ -1,0 +1,20 @@
+"""Prepared data, a compilation cache that is filled, and what an undisturbed run comes to."""
+
+import pytest
+from faults.tiny_run import Run, final_state
+from test_main import write_camvid
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("faults")
+    write_camvid(root / "camvid")
+    return root
+
+
+@pytest.fixture(scope="session")
+def undisturbed(folder):
+    """The final state of a run from its beginning to its end."""
+    with Run(folder, folder / "undisturbed") as run:
+        assert run.status() == 0, run.output()
+    return final_state(run.workdir)[1]

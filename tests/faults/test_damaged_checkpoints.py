@@ -1,0 +1,117 @@
+"""Whatever happens to the files of a checkpoint, it is noticed, told, and an older one is taken."""
+
+import os
+import shutil
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cpnet_jax.training.checkpoint import Checkpoints
+
+NEWEST, OLDER = 4, 2
+
+
+def save(checkpoints, step, miou=None):
+    rng = np.random.default_rng(step)
+    state = {"weights": jnp.asarray(rng.normal(size=(300, 200)), jnp.float32), "step": jnp.array(step)}
+    checkpoints.save(step, state, position=step, config={"seed": 0}, miou=miou)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The best of step 2, the newest of step 4."""
+    directory = tmp_path_factory.mktemp("whole") / "checkpoints"
+    with Checkpoints(directory) as checkpoints:
+        save(checkpoints, OLDER, miou=0.5)
+        save(checkpoints, NEWEST, miou=0.4)
+    return directory
+
+
+@pytest.fixture
+def directory(whole, tmp_path):
+    return shutil.copytree(whole, tmp_path / "checkpoints")
+
+
+def files(directory):
+    return sorted(path for path in (directory / str(NEWEST)).rglob("*") if path.is_file())
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    place = np.random.default_rng(len(data)).integers(len(data))
+    data[place] ^= 1 << np.random.default_rng(place).integers(8)
+    path.write_bytes(data)
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+def test_damage_to_any_file_is_noticed_and_the_older_checkpoint_taken(whole, tmp_path, capsys, damage):
+    names = [path.relative_to(whole) for path in files(whole)]
+    assert len(names) > 10
+    for number, name in enumerate(names):
+        if damage is Path.unlink and name.name == "SHA256SUMS":
+            continue  # see below
+        directory = shutil.copytree(whole, tmp_path / str(number))
+        damage(directory / name)
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            assert checkpoints.steps() == [OLDER], name
+            assert checkpoints.latest() == checkpoints.best() == OLDER
+            assert checkpoints.damaged.keys() == {NEWEST}
+        assert f"{directory / str(NEWEST)} is damaged and passed over: " in capsys.readouterr().err
+        shutil.rmtree(directory)
+
+
+def test_a_checkpoint_without_checksums_is_taken_where_it_can_be_read(directory, capsys):
+    (directory / str(NEWEST) / "SHA256SUMS").unlink()
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.latest() == NEWEST
+    shutil.rmtree(directory / str(NEWEST) / "state" / "d")
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.latest() == OLDER
+    assert "has no SHA256SUMS and cannot be read" in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_its_step_saved_again(directory, capsys):
+    for count in (1, 2):
+        flip(max(files(directory), key=lambda path: path.stat().st_size))
+        with Checkpoints(directory) as checkpoints:
+            assert checkpoints.latest() == OLDER
+            save(checkpoints, NEWEST)
+        assert len(list(directory.glob(f"{NEWEST}.damaged*"))) == count
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.steps() == [OLDER, NEWEST] and not checkpoints.damaged
+    assert f"it is {NEWEST}.damaged.2 now" in capsys.readouterr().err
+
+
+def test_a_reader_changes_nothing(directory):
+    flip(files(directory)[0])
+    before = sorted(directory.rglob("*"))
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        assert checkpoints.latest() == OLDER
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_an_empty_folder_and_what_a_crash_left_are_no_checkpoints(directory, capsys):
+    (directory / "6").mkdir()
+    shutil.copytree(directory / str(NEWEST), directory / "8.orbax-checkpoint-tmp")
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.latest() == NEWEST
+        save(checkpoints, 6)
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.latest() == 6
+    said = capsys.readouterr().err
+    assert "6 is damaged and passed over: commit_success.txt is missing" in said
+    assert "8.orbax-checkpoint-tmp is removed: its writing was never finished" in said
+    assert not (directory / "8.orbax-checkpoint-tmp").exists()
+
+
+def test_all_damaged_is_as_none(directory):
+    for step in (OLDER, NEWEST):
+        flip(directory / str(step) / "SHA256SUMS")
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.latest() is None and checkpoints.best() is None

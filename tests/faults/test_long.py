@@ -1,0 +1,236 @@
+"""Every fault provoked for real, many times, on the real program:  make test-faults
+
+Prints a table: fault, tries, the steps that had to be taken again, outcome.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import numpy as np
+import pytest
+from faults.tiny_run import CHECKPOINT_EVERY, Run, assert_as_uninterrupted, checkpoint_steps, logged_steps
+
+pytestmark = pytest.mark.long
+KILLS = int(os.environ.get("KILLS", 20))
+
+
+@pytest.fixture(scope="module")
+def table():
+    rows = []
+    yield lambda *row: rows.append([str(cell) for cell in row])
+    rows.insert(0, ["fault", "tries", "steps lost", "outcome"])
+    print()
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+@pytest.fixture(scope="module")
+def seconds(folder, undisturbed):
+    """What a run takes from start to end, its programs compiled."""
+    with Run(folder, folder / "timed") as run:
+        assert run.status() == 0, run.output()
+        return time.monotonic() - run.began
+
+
+def finish(folder, workdir, reference):
+    with Run(folder, workdir) as run:
+        assert run.status() == 0, run.output()
+    assert_as_uninterrupted(workdir, reference)
+    return run
+
+
+def lost_steps(workdir):
+    """Those that were logged since the newest whole checkpoint."""
+    saved = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
+    return logged_steps(workdir) - max(saved, default=0)
+
+
+def span(numbers):
+    return f"{min(numbers)} to {max(numbers)}" if min(numbers) < max(numbers) else str(numbers[0])
+
+
+@pytest.mark.parametrize("when", ["at any moment", "while a checkpoint is written"])
+def test_killed(folder, undisturbed, seconds, table, when):
+    """Each start resumes the one that was killed before it; whatever gets to its end is compared, and begun anew."""
+    rng = np.random.default_rng(len(when))
+    workdir, lost, finished = folder / f"killed {when}", [], 1
+
+    def due(run, delay):
+        if when == "at any moment":
+            return time.monotonic() - run.began > delay * seconds
+        return any((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))
+
+    while len(lost) < KILLS // 2:
+        with Run(folder, workdir) as run:
+            delay = rng.uniform(0.05, 1.0)
+            killed = run.until(partial(due, run, delay))
+            if killed:
+                time.sleep(0.3 * delay * (when != "at any moment"))
+                run.kill()
+                lost.append(lost_steps(workdir))
+            else:
+                assert run.status() == 0, run.output()
+        if not killed:
+            assert_as_uninterrupted(workdir, undisturbed)
+            shutil.rmtree(workdir)
+            finished += 1
+    finish(folder, workdir, undisturbed)
+    assert max(lost) <= 2 * CHECKPOINT_EVERY, "those since the last whole checkpoint; the newest may be in the writing"
+    table(f"kill -9 {when}", len(lost), span(lost), f"{finished} run(s) resumed to their end, bit for bit the same")
+
+
+@pytest.mark.parametrize(("name", "tries"), [("SIGTERM", 4), ("SIGINT", 3)])
+def test_asked_to_stop_at_any_moment(folder, undisturbed, seconds, table, name, tries):
+    rng = np.random.default_rng(tries)
+    workdir, lost, statuses = folder / name, [], []
+    for _ in range(tries):
+        with Run(folder, workdir) as run:
+            delay = rng.uniform(0.2, 0.9) * seconds
+            run.until(lambda delay=delay, run=run: time.monotonic() - run.began > delay)
+            run.send(signal.Signals[name])
+            statuses.append(run.status())
+        assert statuses[-1] in (75, 0, 128 + signal.Signals[name]), run.output()
+        assert "Traceback" not in run.output()
+        lost.append(lost_steps(workdir))
+    assert max(lost) == 0
+    finish(folder, workdir, undisturbed)
+    table(name, tries, span(lost), f"exit {', '.join(map(str, sorted(set(statuses))))}; resumed bit for bit")
+
+
+@pytest.mark.parametrize("name", ["state", "config", "SHA256SUMS"])
+def test_a_flipped_byte(folder, undisturbed, table, name):
+    """All files of a checkpoint, one by one: test_damaged_checkpoints."""
+    workdir = folder / f"flipped {name}"
+    with Run(folder, workdir, eval_every=4) as run:
+        assert run.until(lambda: (workdir / "checkpoints" / "6").exists())
+        run.kill()
+    newest = max((p for p in (workdir / "checkpoints").glob("*") if p.name.isdecimal()), key=lambda p: int(p.name))
+    file = max((p for p in [newest / name, *(newest / name).rglob("*")] if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    run = finish(folder, workdir, undisturbed)
+    assert f"{newest.name} is damaged and passed over" in run.output() and run.resumed_at() == 4
+    assert (workdir / "checkpoints" / f"{newest.name}.damaged").is_dir()
+    table(f"a flipped byte in {name}", 1, int(newest.name) - 4, "told, set aside, the older checkpoint taken")
+
+
+@contextmanager
+def mounted(folder, options):
+    """A small file system of its own."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def refused(run, *words):
+    """The program ended with one sentence that has these words."""
+    assert run.status() == 2, run.output()
+    assert "Traceback" not in run.output(), run.output()
+    [line] = run.errors()
+    assert all(word in line for word in words), line
+
+
+def test_a_full_disk(folder, undisturbed, table):
+    with mounted(folder / "small", "size=1g") as disk:
+        workdir = disk / "run"
+        with Run(folder, workdir) as run:
+            assert run.until(lambda: any(p.name.isdecimal() for p in (workdir / "checkpoints").glob("*")))
+            fill(disk)
+            refused(run, "No space left on device")
+        steps = checkpoint_steps(workdir)
+        lost = lost_steps(workdir)
+        (disk / "filler").unlink()
+        assert finish(folder, workdir, undisturbed).resumed_at() == max(steps)
+    table("disk full", 1, lost, "exit 2, the last checkpoint whole; with room again, bit for bit")
+
+
+def fill(disk):
+    with (disk / "filler").open("wb") as file:
+        while True:
+            try:
+                file.write(bytes(2**20))
+                file.flush()
+            except OSError:
+                return
+
+
+def test_a_read_only_disk(folder, undisturbed, table):
+    with mounted(folder / "read_only", "ro") as disk, Run(folder, disk / "run") as run:
+        refused(run, "--workdir is", "Read-only file system")
+    table("read-only workdir", 1, 0, "exit 2 before the first step")
+
+
+def test_a_folder_that_nothing_can_be_added_to(folder, undisturbed, table):
+    """Root may write anywhere, but for what is immutable."""
+    workdir = folder / "immutable"
+    checkpoints = workdir / "checkpoints"
+    with Run(folder, workdir) as run, ExitStack() as stack:
+        assert run.until(lambda: any(p.name.isdecimal() for p in checkpoints.glob("*")))
+        if not shutil.which("chattr") or subprocess.run(["chattr", "+i", checkpoints], capture_output=True).returncode:
+            pytest.skip("chattr +i does not work here")
+        stack.callback(subprocess.run, ["chattr", "-i", checkpoints], check=True)
+        refused(run, f"{checkpoints}")
+    finish(folder, workdir, undisturbed)
+    table("checkpoints/ read-only in mid-run", 1, "", "exit 2; made writable again, bit for bit")
+
+
+def test_a_vanishing_workdir(folder, undisturbed, table):
+    workdir = folder / "vanishing"
+    with Run(folder, workdir) as run:
+        assert run.until_trained(4)
+        workdir.rename(folder / "away")
+        refused(run, "the folder has vanished")
+    lost = lost_steps(folder / "away")
+    shutil.rmtree(workdir, ignore_errors=True)
+    (folder / "away").rename(workdir)
+    finish(folder, workdir, undisturbed)
+    table("workdir vanishes", 1, lost, "exit 2 at the next step; put back, bit for bit")
+
+
+def two_processes(folder, workdir, stack):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    program = ("tests/faults/two_processes.py",)
+    return [stack.enter_context(Run(folder, workdir, program=(*program, index, port))) for index in range(2)]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_peer_that_dies(folder, undisturbed, table, victim):
+    with ExitStack() as stack:
+        runs = two_processes(folder, folder / f"peer {victim}", stack)
+        assert runs[0].until_trained(4), runs[0].output()
+        runs[victim].kill()
+        began = time.monotonic()
+        survivor = runs[1 - victim]
+        status, took = survivor.status(60), time.monotonic() - began
+        assert status in (69, 134), survivor.output()
+        survivor.until(lambda: survivor.errors(), seconds=5)
+        time.sleep(1)  # the line comes from a process of its own
+        assert survivor.output().strip().splitlines()[-1].startswith("error: "), survivor.output()
+    table(f"process {victim} of 2 dies", 1, "", f"the other one exits {status} after {took:.0f} s, with one sentence")
+
+
+def test_one_process_of_two_is_asked_to_stop(folder, undisturbed, table):
+    workdir = folder / "preempted"
+    with ExitStack() as stack:
+        runs = two_processes(folder, workdir, stack)
+        assert runs[0].until_trained(2), runs[0].output()
+        runs[1].send(signal.SIGTERM)
+        assert [run.status() for run in runs] == [75, 75], runs[0].output() + runs[1].output()
+    said = [next(line for line in run.output().splitlines() if line.startswith("Stopped at step")) for run in runs]
+    assert said[0] == said[1]
+    assert f"step {checkpoint_steps(workdir)[-1]}," in said[0]
+    table("SIGTERM to process 1 of 2", 1, 0, "both save the same step and exit 75")

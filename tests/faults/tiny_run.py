@@ -1,0 +1,113 @@
+"""A short run of the real program, small enough to be started and broken many times."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from test_main import command
+
+from cpnet_jax.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+STEPS = 12
+CHECKPOINT_EVERY = 2
+FIELDS = {"eval_every": 0, "checkpoint_every": CHECKPOINT_EVERY, "eval.pictures": 0}
+
+
+class Run:
+    """A start of the program; to be used in a `with`, which ends what is left of it."""
+
+    def __init__(self, folder, workdir, *, program=("main.py",), stdout=None, **fields):
+        overrides = [f"--config.{name}={value}" for name, value in (FIELDS | fields).items()]
+        _, _, *arguments = command(folder, workdir, *overrides)
+        self.workdir = Path(workdir)
+        self.began = time.monotonic()
+        self._output = (folder / f"output_{time.monotonic_ns()}").open("w+")
+        self.process = subprocess.Popen(
+            [sys.executable, *map(str, [*program, *arguments])],
+            cwd=ROOT,
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+            stdout=stdout or self._output,
+            stderr=self._output,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self._output.close()
+
+    def until(self, happened, *, seconds=240):
+        """Waits for it; False where the program ends before."""
+        end = time.monotonic() + seconds
+        while not happened():
+            assert time.monotonic() < end, self.output()
+            if self.process.poll() is not None:
+                return False
+            time.sleep(0.005)
+        return True
+
+    def until_trained(self, steps):
+        """Waits until it has taken so many steps itself."""
+        return self.until(
+            lambda: self.resumed_at() is not None and logged_steps(self.workdir) >= self.resumed_at() + steps
+        )
+
+    def send(self, number):
+        self.process.send_signal(number)
+
+    def kill(self):
+        self.send(signal.SIGKILL)
+        self.process.wait()
+
+    def status(self, seconds=240):
+        """Its exit status, which it is waited for; 128 + n where signal n ended it."""
+        status = self.process.wait(timeout=seconds)
+        return status if status >= 0 else 128 - status
+
+    def output(self):
+        """All it has said, on both streams."""
+        return Path(self._output.name).read_text()
+
+    def errors(self):
+        return [line for line in self.output().splitlines() if line.startswith("error: ")]
+
+    def resumed_at(self):
+        """The step that it said it went on from; 0: from the beginning; None: it did not come that far."""
+        if match := re.search(r"resuming at step (\d+)", self.output()):
+            return int(match[1])
+        return 0 if "training for" in self.output() else None
+
+
+def logged_steps(workdir):
+    try:
+        return (Path(workdir) / "metrics.jsonl").read_text().count('"loss"')
+    except OSError:
+        return 0
+
+
+def checkpoint_steps(workdir):
+    with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
+        return checkpoints.steps()
+
+
+def final_state(workdir):
+    """(step, state) of the newest checkpoint."""
+    with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
+        step = checkpoints.latest()
+        return step, checkpoints.restore_as_saved(step)
+
+
+def assert_as_uninterrupted(workdir, reference):
+    """Bit for bit: parameters, statistics, optimiser state, keys."""
+    step, state = final_state(workdir)
+    assert step == STEPS
+    jax.tree.map(np.testing.assert_array_equal, state, reference)

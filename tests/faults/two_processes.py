@@ -1,0 +1,29 @@
+"""One process of a run of two:  python two_processes.py INDEX PORT FLAGS OF main.py ..."""
+
+import sys
+
+import jax
+
+import main
+from cpnet_jax import runtime
+
+HEARTBEAT_SECONDS = 10
+
+
+def join(index: int, port: int) -> None:
+    """Lets this process meet the other one where main looks for the devices; JAX's own heartbeat is 100 seconds."""
+    configure = runtime.configure
+
+    def join_and_configure(*arguments):
+        jax.config.update("jax_num_cpu_devices", 1)
+        jax.distributed.initialize(f"localhost:{port}", 2, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
+        configure(*arguments)
+
+    runtime.configure = join_and_configure
+
+
+if __name__ == "__main__":
+    _, index, port, *flags = sys.argv
+    sys.argv = ["main.py", *flags]
+    join(int(index), int(port))
+    main.run()
