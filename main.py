@@ -20,7 +20,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from cpnet_jax import command_line
+from cpnet_jax import command_line, files
 from cpnet_jax import flags as network_flags
 from cpnet_jax.errors import UserError
 
@@ -30,6 +30,8 @@ MODES = ["train", "eval", "predict", "export", "prepare", "check_data", "check_s
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 # Those that find their config with the network; --config is for changing it.
 WITHOUT_CONFIG = {"predict", "export", "check_submission"}
+# Those that several processes share.
+TOGETHER = {"train", "eval", "prepare"}
 
 
 def main(argv: list[str]) -> None:
@@ -39,13 +41,16 @@ def main(argv: list[str]) -> None:
             "needs quotes"
         )
     config = CONFIG.value
-    workdir = WORKDIR.value and Path(WORKDIR.value).expanduser()
+    workdir = WORKDIR.value and files.as_path(WORKDIR.value)
     if MODE.value not in WITHOUT_CONFIG:
         workdir = workdir or Path(f"runs/{config.name}")
     # Imported here, so that --help and mistakes in flags answer at once.
-    from cpnet_jax import runtime
+    from cpnet_jax import distributed, runtime
 
+    distributed.start(**network_flags.processes())
     runtime.configure((config or default.get_config()).compilation_cache)
+    if MODE.value not in TOGETHER:
+        distributed.refuse_several(MODE.value)
     if MODE.value == "train":
         from cpnet_jax.training.loop import train
 

@@ -1,4 +1,4 @@
-"""The flags of the modes that use a trained network, and what they come to."""
+"""The flags of single modes and of the processes of a run, and what they come to."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import ml_collections
 from absl import flags
 
+from cpnet_jax import files
 from cpnet_jax.errors import UserError
 
 IMAGES = flags.DEFINE_multi_string(
@@ -35,6 +36,20 @@ SUBMISSION = flags.DEFINE_enum(
     "predict: write what the benchmark's test server takes, too; check_submission: whose server.",
 )
 ARCHIVE = flags.DEFINE_string("archive", None, "check_submission: the zip archive, or folder, to check.")
+
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, where train, eval and prepare run in several processes that neither Cloud TPU, Slurm nor "
+    "Open MPI started; the same for all of them.",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are; 1: this one is alone.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0 on.")
+
+
+def processes() -> dict[str, Any]:
+    """The arguments of `distributed.start`."""
+    return {"coordinator": COORDINATOR.value, "num_processes": NUM_PROCESSES.value, "process_id": PROCESS_ID.value}
 
 
 def predict_arguments(config: ml_collections.ConfigDict | None, workdir: Path | None) -> dict[str, Any]:
@@ -98,4 +113,4 @@ def _checkpoint(config: ml_collections.ConfigDict | None) -> str | int:
 
 
 def _path(flag: flags.FlagHolder) -> Path | None:
-    return Path(flag.value).expanduser() if flag.value else None
+    return files.as_path(flag.value) if flag.value else None

@@ -1,7 +1,8 @@
 """From records to batches, by Grain: decode, augment, batch, always in an order that only the seed decides.
 
-The training stream is one endless sequence of examples: every epoch a new global shuffle, then strided over
-processes. Batch t is the same whatever the number of threads, worker processes or processes, so a position in the
+The training stream is one endless sequence of examples: every epoch a new global shuffle, cut into global batches, of
+which each process takes its part: the first one the first examples, so that every example has the same place in the
+global array, and with it the same dropout, on any number of processes. Batch t is the same whatever the number of threads, worker processes or processes, so a position in the
 stream is one number: how many global batches have been taken.
 """
 
@@ -141,7 +142,8 @@ class TrainStream:
             raise UserError(f"config.batch_size is {batch_size}: it must be a multiple of the {count} processes")
         order = _shuffled(records, seed) if presence is None else _class_uniform(records, presence, seed)
         # random_map draws by (seed, place in the stream), so it comes before the stream is divided.
-        batches = order.random_map(transform)[index::count].batch(batch_size // count, drop_remainder=True)
+        parts = order.random_map(transform).batch(batch_size // count, drop_remainder=True)
+        batches = parts[index::count]
         # From the position on by slicing: a state of Grain's iterators holds for one number of workers only.
         stream = batches[position:].to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

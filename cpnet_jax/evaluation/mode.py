@@ -4,7 +4,7 @@ from pathlib import Path
 
 import ml_collections
 
-from cpnet_jax import configuration, sharding
+from cpnet_jax import configuration, distributed, sharding
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation import publish
 from cpnet_jax.experiment import Experiment
@@ -17,8 +17,8 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: where the workdir holds no checkpoint, or one of another config.
     """
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")
+    sharding.on_all(lambda: _check_holds_checkpoints(workdir) if sharding.is_main_process() else None)
+    distributed.check_shared(workdir)
     experiment = Experiment(config)
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         step = checkpoints.best() if config.eval.checkpoint == "best" else checkpoints.latest()
@@ -35,3 +35,8 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         f"\n{evaluation.table()}\n\nStep {step}, split {evaluator.split}; {workdir}/eval.json holds this, "
         f"{workdir}/report/index.html shows it."
     )
+
+
+def _check_holds_checkpoints(workdir: Path) -> None:
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")

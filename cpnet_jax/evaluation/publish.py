@@ -40,8 +40,9 @@ def write_all(
     )
     for sample in evaluator.samples(state, range(min(count, len(evaluator)))):
         path = workdir / "predictions" / f"{sample.id}_panel.png"
-        path.parent.mkdir(parents=True, exist_ok=True)  # ids may name folders
-        pictures.panel(sample.image, sample.label, sample.prediction, evaluation.dataset).save(path)
+        with files.replacing(path) as temporary:
+            panel = pictures.panel(sample.image, sample.label, sample.prediction, evaluation.dataset)
+            panel.save(temporary, format="PNG")
 
 
 def chosen(evaluation: Evaluation, count: int) -> tuple[list[int], list[int]]:

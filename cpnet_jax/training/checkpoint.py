@@ -8,6 +8,8 @@ import orbax.checkpoint as ocp
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
+from cpnet_jax import files
+
 METRIC = "mIoU"
 
 
@@ -26,7 +28,7 @@ class Checkpoints:
         best = preservation.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False)
         keep = preservation.AnyPreservationPolicy([preservation.LatestN(1), best])
         self._manager = ocp.CheckpointManager(
-            directory.absolute(),
+            files.absolute(directory),
             # Without best_fn Orbax does not write the metrics, and a resumed run would forget what was best.
             options=ocp.CheckpointManagerOptions(preservation_policy=keep, best_fn=_miou),
         )

@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image
 from tensorboardX import SummaryWriter
 
-from cpnet_jax import files
+from cpnet_jax import files, sharding
+from cpnet_jax.training.log_files import AppendedText, use_object_stores
 
 
 class MetricsWriter:
-    """Appends to DIR/metrics.jsonl and DIR/tensorboard.
+    """Appends to DIR/metrics.jsonl and DIR/tensorboard; of several processes the main one does.
 
     Args:
       workdir: DIR.
@@ -22,28 +23,34 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
-        self._path = workdir / "metrics.jsonl"
-        _drop_after(self._path, step)
-        self._file = self._path.open("a")
-        self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._writes = sharding.is_main_process()
+        if self._writes:
+            path = workdir / "metrics.jsonl"
+            _drop_after(path, step)
+            self._file = AppendedText(path)
+            use_object_stores()
+            self._tensorboard = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        if self._writes:
+            self._file.close()
+            self._tensorboard.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line, flushed at once, and one scalar each."""
+        """One line, at once on a local disk (see `AppendedText`), and one scalar each."""
+        if not self._writes:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
         for name, value in values.items():
             self._tensorboard.add_scalar(name, value, step)
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
         """TensorBoard only."""
-        self._tensorboard.add_image(name, np.asarray(picture), step, dataformats="HWC")
+        if self._writes:
+            self._tensorboard.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
 
 def _drop_after(path: Path, step: int) -> None:
