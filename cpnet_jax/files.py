@@ -51,6 +51,11 @@ def absolute(path: Path) -> Path:
     return path if is_remote(path) else path.absolute()
 
 
+def size(path: Path) -> int:
+    """Of a file, in bytes."""
+    return epath.Path(path).stat().length
+
+
 def make_folder(path: Path, flag: str) -> None:
     """Makes the folder that a flag or field names; UserError where that cannot be, or nothing can be written there."""
     if is_remote(path):

@@ -74,7 +74,7 @@ def predict_arguments(config: ml_collections.ConfigDict | None, workdir: Path | 
     return {
         "images": IMAGES.value,
         "workdir": workdir,
-        "exported": _path(MODEL),
+        "exported": _local(MODEL),
         "checkpoint": _checkpoint(config),
         "settings": config and config.eval.to_dict(),
         "multi_scale": MULTI_SCALE.value,
@@ -92,7 +92,7 @@ def export_arguments(config: ml_collections.ConfigDict | None, workdir: Path | N
 
 def submission_arguments() -> dict[str, Any]:
     """Those of `evaluation.submissions.mode.check_submission`."""
-    return {"benchmark": SUBMISSION.value, "archive": _path(ARCHIVE), "images": IMAGES.value}
+    return {"benchmark": SUBMISSION.value, "archive": _local(ARCHIVE), "images": IMAGES.value}
 
 
 def _workdir(config: ml_collections.ConfigDict | None, workdir: Path | None) -> Path:
@@ -114,3 +114,9 @@ def _checkpoint(config: ml_collections.ConfigDict | None) -> str | int:
 
 def _path(flag: flags.FlagHolder) -> Path | None:
     return files.as_path(flag.value) if flag.value else None
+
+
+def _local(flag: flags.FlagHolder) -> Path | None:
+    if flag.value and files.is_remote(flag.value):
+        raise UserError(f"--{flag.name}={flag.value} is in an object store: copy it to a local disk first")
+    return _path(flag)

@@ -1,9 +1,10 @@
 """From records to batches, by Grain: decode, augment, batch, always in an order that only the seed decides.
 
-The training stream is one endless sequence of examples: every epoch a new global shuffle, cut into global batches, of
-which each process takes its part: the first one the first examples, so that every example has the same place in the
-global array, and with it the same dropout, on any number of processes. Batch t is the same whatever the number of threads, worker processes or processes, so a position in the
-stream is one number: how many global batches have been taken.
+The training stream is one endless sequence of examples: every epoch a new global shuffle, then cut into global batches,
+of which each process takes its part: the first process the first examples, so that every example has one and the same
+place in the global array, and with it the same dropout, however many processes there are. Batch t is the same whatever
+the number of threads, worker processes or processes, so a position in the stream is one number: how many global batches
+have been taken.
 """
 
 import hashlib

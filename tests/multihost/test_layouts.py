@@ -1,6 +1,7 @@
-"""The same numbers on one device, on eight, and on two processes of four; also where a run goes on on another layout."""
+"""The same numbers on one device, on eight, and on two processes of four; also where a run changes its layout."""
 
 import json
+from functools import cache
 
 import jax
 import numpy as np
@@ -31,19 +32,25 @@ def folder(tmp_path_factory):
     return root
 
 
-def on_devices(count, folder, **options):
-    """What a single process finds on so many of its devices."""
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@cache
+def trainer(count, folder):
+    """Of a single process with so many devices."""
     make_mesh, devices = sharding.make_mesh, jax.devices()[:count]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "make_mesh", lambda chosen=None: make_mesh(devices if chosen is None else chosen))
-        return Trainer(folder).train(folder / f"{count}_devices", **options)
+        return Trainer(folder)
 
 
 @pytest.fixture(scope="module")
 def eight(folder):
-    found = on_devices(8, folder)
-    (folder / "8_devices").rename(folder / "eight_devices")
-    return found
+    return trainer(8, folder).train(folder / "eight_devices")
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +72,11 @@ def two_processes(folder, eight):
     return first
 
 
-def assert_same_steps(ours, theirs, *, loss=1e-5, terms=1e-4):
-    assert len(ours) == len(theirs)
+def assert_same_steps(ours, theirs):
+    """The losses to float32's rounding; their terms and the gradient are differences and cancel more."""
     for step, (our, their) in enumerate(zip(ours, theirs, strict=True)):
         for name, value in their.items():
-            wanted = pytest.approx(value, rel=loss if name == "loss" else terms, abs=1e-6)
+            wanted = pytest.approx(value, rel=1e-5 if name == "loss" else 1e-3, abs=1e-6)
             assert our[name] == wanted, f"{name} at step {step}"
 
 
@@ -79,7 +86,7 @@ def assert_close(ours, theirs):
 
 
 def test_eight_devices_equal_one(folder, eight):
-    history, state = on_devices(1, folder)
+    history, state = trainer(1, folder).train(folder / "one_device")
     assert len(history) == STEPS
     assert_same_steps(eight[0], history)
     assert_close(eight[1].batch_stats, state.batch_stats)
@@ -100,6 +107,6 @@ def test_two_processes_resume_bitwise(two_processes):
 def test_a_run_goes_on_on_another_number_of_devices_or_processes(folder, eight, two_processes):
     later = eight[0][SAVED:]
     assert_same_steps(two_processes["from_eight_devices"][0], later)  # one process -> two
-    assert_same_steps(on_devices(8, folder, resume=folder / "two_processes")[0], later)  # and back
-    assert_same_steps(on_devices(4, folder, resume=folder / "eight_devices")[0], later)
-    assert_same_steps(on_devices(8, folder, resume=folder / "4_devices")[0], later)
+    for count, saved_by in ((8, "two_processes"), (4, "eight_devices"), (8, "one_device")):
+        history, _ = trainer(count, folder).train(folder, resume=folder / saved_by)
+        assert_same_steps(history, later)

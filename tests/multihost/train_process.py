@@ -71,6 +71,7 @@ def leave(path: Path, found) -> None:
 
 def main(folder: str, index: str, count: str, port: str) -> None:
     jax.config.update("jax_num_cpu_devices", DEVICES)
+    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time
     distributed.start(f"localhost:{port}", int(count), int(index))
     root = Path(folder)
     out = root / f"process_{index}"
