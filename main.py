@@ -32,6 +32,8 @@ MODES = ["train", "eval", "predict", "export", "prepare", "check_data", "check_s
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 # Those that find their config with the network; --config is for changing it.
 WITHOUT_CONFIG = {"predict", "export", "check_submission"}
+# Those that several processes share.
+TOGETHER = {"train", "eval", "prepare"}
 
 
 def main(stop: Stop, argv: list[str]) -> None:
@@ -42,16 +44,19 @@ def main(stop: Stop, argv: list[str]) -> None:
         )
     config = CONFIG.value
     network_flags.check(MODE.value)
-    workdir = WORKDIR.value and files.expanded(WORKDIR.value, "--workdir")
+    workdir = WORKDIR.value and files.as_path(WORKDIR.value)
     if MODE.value not in WITHOUT_CONFIG:
         workdir = workdir or Path(f"runs/{config.name}")
     if MODE.value == "train":
         stop.expect_training()
     # Imported here, so that --help and mistakes in flags answer at once.
-    from cpnet_jax import runtime, sharding
+    from cpnet_jax import distributed, runtime, sharding
 
+    distributed.start(**network_flags.processes())
     runtime.configure((config or default.get_config()).compilation_cache)
     last_words.prepare(*sharding.process())
+    if MODE.value not in TOGETHER:
+        distributed.refuse_several(MODE.value)
     if MODE.value == "train":
         from cpnet_jax.training.loop import train
 

@@ -25,7 +25,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.data = data = ml_collections.ConfigDict()
     data.name = "ade20k"
     data.num_classes = 150  # 0: as many as the dataset has
-    data.dir = "data"  # prepared datasets
+    data.dir = "data"  # prepared datasets: a folder, or gs://BUCKET/FOLDER
+    data.cache = "~/.cache/cpnet_jax/data"  # where each host copies those that are in a bucket
     data.source = ""  # folder of the raw files, for datasets that need one
     data.train_split = ""  # empty: the dataset's own
     data.eval_split = ""

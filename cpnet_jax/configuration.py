@@ -3,11 +3,13 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
+from cpnet_jax import files
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
@@ -21,6 +23,7 @@ FREE_ON_RESUME = {
     "checkpoint_every_epochs",
     "log_every",
     "data.dir",
+    "data.cache",
     "data.source",
     "data.threads",
     "data.workers",
@@ -41,6 +44,17 @@ FREE_ON_RESUME = {
     # Told to whoever predicts; the fingerprint is what recognises labels.
     "trained_on.palette",
     "trained_on.ignore_label",
+}
+
+# What may differ between the processes of a run.
+FREE_ON_EACH_HOST = {
+    "compilation_cache",
+    "data.dir",
+    "data.cache",
+    "data.source",
+    "data.threads",
+    "data.workers",
+    "data.batches_ahead",
 }
 
 # Duration in epochs -> the same in steps.
@@ -111,6 +125,13 @@ def check(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.name is {config.name!r}: it names a folder in runs/, so give a word without a slash")
     if not config.data.dir:
         raise UserError("config.data.dir is empty: name the folder of prepared datasets")
+    if not config.data.cache or files.is_remote(config.data.cache):
+        raise UserError(f"config.data.cache is {config.data.cache!r}: name a folder on a local disk")
+    if files.is_remote(config.data.source):
+        raise UserError(
+            f"config.data.source is {config.data.source}: raw files are read from local disks, so copy them here, or "
+            "prepare them elsewhere with config.data.dir in the bucket"
+        )
     for field, low, high in RANGES:
         value = _field(config, field)
         if not low <= value <= high or not math.isfinite(value):
@@ -200,6 +221,22 @@ def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: Path) -
             f"{workdir} holds a run of another config or other data (config.{'; config.'.join(differences)}): give the "
             "same, or another --workdir"
         )
+
+
+def check_same_everywhere(descriptions: Sequence[dict[str, Any]]) -> None:
+    """Raises UserError where the processes of a run would not do the same.
+
+    Args:
+      descriptions: of every process's run, in their order, see `Experiment.description`.
+    """
+    first, *others = map(_flat, descriptions)
+    for process, other in enumerate(others, start=1):
+        for field in sorted((first.keys() | other.keys()) - FREE_ON_EACH_HOST):
+            if first.get(field) != other.get(field):
+                raise UserError(
+                    f"config.{field} is {first.get(field)!r} on process 0 and {other.get(field)!r} on process "
+                    f"{process}: give all hosts the same command and the same data"
+                )
 
 
 def _is_finite(value: Any) -> bool:

@@ -36,17 +36,22 @@ class Experiment:
                 f"config.batch_size is {config.batch_size} in {config.optimizer.accumulate} part(s): each part must be "
                 f"a multiple of the {devices} devices"
             )
-        self._builder = builder = builders.prepare(self.dataset, config.data.dir, config.data.source)
         self._train_split = config.data.train_split or self.dataset.train_split
-        self.train_records = builders.records(builder, self._train_split)
         eval_split = config.data.eval_split or self.dataset.eval_split
-        eval_records = builders.records(builder, eval_split)
+        self._builder, self.train_records, eval_records = sharding.main_first(partial(self._open, config, eval_split))
         configuration.resolve_durations(config, len(self.train_records))
         self.config = config
         self.model = build.make_model(config)
         self.schedule = build.make_schedule(config)
         self.tx = build.make_optimizer(config)
         self.evaluator = Evaluator(config, self.dataset, self.model, eval_split, eval_records)
+        if jax.process_count() > 1:
+            configuration.check_same_everywhere(sharding.gather(self.description()))
+
+    def _open(self, config: ml_collections.ConfigDict, eval_split: str) -> tuple[Any, Any, Any]:
+        """The builder of prepared data, and its records to train and to evaluate on."""
+        builder = builders.prepare(self.dataset, config.data.dir, config.data.source, cache=config.data.cache)
+        return builder, builders.records(builder, self._train_split), builders.records(builder, eval_split)
 
     def description(self) -> dict[str, Any]:
         """The resolved config, and by what the training data are recognised when a run is resumed: moved or prepared

@@ -1,4 +1,4 @@
-"""The flags of the modes that use a trained network, and what they come to."""
+"""The flags of single modes and of the processes of a run, and what they come to."""
 
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,20 @@ SUBMISSION = flags.DEFINE_enum(
     "predict: write what the benchmark's test server takes, too; check_submission: whose server.",
 )
 ARCHIVE = flags.DEFINE_string("archive", None, "check_submission: the zip archive, or folder, to check.")
+
+COORDINATOR = flags.DEFINE_string(
+    "coordinator",
+    None,
+    "HOST:PORT of process 0, where train, eval and prepare run in several processes that neither Cloud TPU, Slurm nor "
+    "Open MPI started; the same for all of them.",
+)
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are; 1: this one is alone.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0 on.")
+
+
+def processes() -> dict[str, Any]:
+    """The arguments of `distributed.start`."""
+    return {"coordinator": COORDINATOR.value, "num_processes": NUM_PROCESSES.value, "process_id": PROCESS_ID.value}
 
 
 ALL = (IMAGES, MODEL, CHECKPOINT, OUTPUT, OVERLAYS, PROBABILITIES, MULTI_SCALE, SUBMISSION, ARCHIVE)
@@ -87,7 +101,7 @@ def predict_arguments(config: ml_collections.ConfigDict | None, workdir: Path | 
     return {
         "images": IMAGES.value,
         "workdir": workdir,
-        "exported": _path(MODEL),
+        "exported": _local(MODEL),
         "checkpoint": _checkpoint(config),
         "settings": config and config.eval.to_dict(),
         "multi_scale": MULTI_SCALE.value,
@@ -105,7 +119,7 @@ def export_arguments(config: ml_collections.ConfigDict | None, workdir: Path | N
 
 def submission_arguments() -> dict[str, Any]:
     """Those of `inference.submissions.mode.check_submission`."""
-    return {"benchmark": SUBMISSION.value, "archive": _path(ARCHIVE), "images": IMAGES.value}
+    return {"benchmark": SUBMISSION.value, "archive": _local(ARCHIVE), "images": IMAGES.value}
 
 
 def _workdir(config: ml_collections.ConfigDict | None, workdir: Path | None) -> Path:
@@ -126,4 +140,10 @@ def _checkpoint(config: ml_collections.ConfigDict | None) -> str | int:
 
 
 def _path(flag: flags.FlagHolder) -> Path | None:
-    return files.expanded(flag.value, f"--{flag.name}") if flag.value else None
+    return files.as_path(flag.value) if flag.value else None
+
+
+def _local(flag: flags.FlagHolder) -> Path | None:
+    if flag.value and files.is_remote(flag.value):
+        raise UserError(f"--{flag.name}={flag.value} is in an object store: copy it to a local disk first")
+    return _path(flag)

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from cpnet_jax import sharding
+
 T = TypeVar("T")
 # Without a terminal, one line about every so many seconds.
 QUIET_SECONDS = 10.0
@@ -17,7 +19,7 @@ def on_terminal() -> bool:
 
 
 class Progress:
-    """Counts steps up to a total, with rate, ETA and a few figures.
+    """Counts steps up to a total, with rate, ETA and a few figures. Of several processes the main one shows it.
 
     Args:
       total: steps in all.
@@ -28,6 +30,7 @@ class Progress:
 
     def __init__(self, total: int | None, what: str, *, initial: int = 0, unit: str = "step") -> None:
         self._what, self._unit = what, unit
+        self._shown = sharding.is_main_process()
         self._last_line = time.monotonic()
         # The first step compiles; smoothing 0.1 lets the ETA forget it soon.
         self._bar = tqdm(
@@ -37,7 +40,7 @@ class Progress:
             unit=unit,
             dynamic_ncols=True,
             smoothing=0.1,
-            disable=not on_terminal(),
+            disable=not (self._shown and on_terminal()),
         )
         self._total, self._count = total, initial
         self._first: tuple[float, int] | None = None  # time and count after the first step
@@ -57,12 +60,14 @@ class Progress:
         now = time.monotonic()
         self._first = self._first or (now, self._count)
         last = self._count == self._total
-        if not on_terminal() and (now - self._last_line >= QUIET_SECONDS or last):
+        if self._shown and not on_terminal() and (now - self._last_line >= QUIET_SECONDS or last):
             self._last_line = now
             self._print_line(now, figures)
 
     def say(self, line: str) -> None:
         """A line of its own, above the live one."""
+        if not self._shown:
+            return
         tqdm.write(line) if on_terminal() else print(line, flush=True)
 
     def _print_line(self, now: float, figures: dict[str, str]) -> None:

@@ -1,9 +1,8 @@
 """Process-wide settings of JAX."""
 
-from pathlib import Path
-
 import jax
 
+from cpnet_jax import files
 from cpnet_jax.errors import UserError
 
 
@@ -21,4 +20,4 @@ def configure(compilation_cache: str) -> None:
             f"JAX finds no device ({reason}): unset JAX_PLATFORMS, or install JAX's build for the device it names"
         ) from error
     if compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(Path(compilation_cache).expanduser()))
+        jax.config.update("jax_compilation_cache_dir", str(files.as_path(compilation_cache)))

@@ -3,22 +3,30 @@
 import pickle
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cpnet_jax.errors import UserError
+
 DATA_AXIS = "data"
 # As the collectives and the runtime put it; they have no exception of their own.
 LOST_PEER = re.compile(r"Gloo \w+ failed|UNAVAILABLE|[Hh]eartbeat|coordination service")
+T = TypeVar("T")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh of these devices; of every device of every process unless given."""
+    """A one-dimensional mesh of these devices, in the processes' order; of every device of every process unless given.
+
+    `jax.make_mesh` would put neighbours on the chips' network side by side, which is of no use where all of them reduce
+    together, and might tear a process's part of a batch apart.
+    """
     devices = jax.devices() if devices is None else devices
-    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+    devices = sorted(devices, key=lambda device: (device.process_index, device.id))
+    return Mesh(np.array(devices), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def local_mesh() -> Mesh:
@@ -91,3 +99,36 @@ def gather(value: Any) -> list[Any]:
     sizes = multihost_utils.process_allgather(np.array(data.size))
     parts = multihost_utils.process_allgather(np.pad(data, (0, sizes.max() - data.size)))
     return [pickle.loads(part[:size]) for part, size in zip(parts, sizes, strict=True)]
+
+
+def wait_for_all() -> None:
+    """Returns once every process has come here."""
+    gather(None)
+
+
+def on_all(function: Callable[[], T]) -> T:
+    """What the function returns here, once it has returned on every process.
+
+    Raises:
+      UserError: on all of them where one raised it, so that none waits for another in vain.
+    """
+    result, error = None, None
+    try:
+        result = function()
+    except UserError as raised:
+        error = raised
+    errors = [found for found in gather(error) if found]
+    if errors:
+        raise error or errors[0]
+    return result
+
+
+def main_first(function: Callable[[], T]) -> T:
+    """The same, run by the main process before the others: what it leaves on a disk that they share is there for them.
+
+    Raises:
+      UserError: as `on_all`.
+    """
+    result = on_all(lambda: function() if is_main_process() else None)
+    rest = on_all(lambda: None if is_main_process() else function())
+    return result if is_main_process() else rest

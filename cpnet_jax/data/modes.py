@@ -1,10 +1,11 @@
 """--mode=prepare and --mode=check_data: data without a network."""
 
+from functools import partial
 from pathlib import Path
 
 import ml_collections
 
-from cpnet_jax import build, configuration, files
+from cpnet_jax import build, configuration, files, sharding
 from cpnet_jax.data import builders
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.doctor import report
@@ -20,9 +21,10 @@ def prepare(config: ml_collections.ConfigDict) -> None:
     configuration.check(config)
     dataset = build.make_dataset(config)
     configuration.resolve_classes(config, dataset)
-    builder = builders.prepare(dataset, config.data.dir, config.data.source)
+    builder = sharding.main_first(partial(_prepared, config, dataset, config.data.source))
     counts = ", ".join(f"{split} {info.num_examples}" for split, info in builder.info.splits.items())
-    print(f"{builder.name} is ready in {builder.data_dir}: {counts}")
+    if sharding.is_main_process():
+        print(f"{builder.name} is ready in {builder.data_dir}: {counts}")
 
 
 def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -49,7 +51,8 @@ def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
     (folder / "sheet.png").unlink(missing_ok=True)
     written = "report.json"
     if sheet := contact_sheet(census):
-        sheet.save(folder / "sheet.png")
+        with files.replacing(folder / "sheet.png") as temporary:
+            sheet.save(temporary, format="PNG")
         written += ", and sheet.png to look at"
     print(f"\n{report.as_text(census, tuple(config.data.crop_size))}\n\n{folder} holds {written}.")
     if census.faults:
@@ -59,9 +62,13 @@ def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
         )
 
 
+def _prepared(config: ml_collections.ConfigDict, dataset: Dataset, source: str = "") -> builders.SegmentationBuilder:
+    return builders.prepare(dataset, config.data.dir, source, cache=config.data.cache)
+
+
 def _subject(config: ml_collections.ConfigDict, dataset: Dataset) -> Subject:
     """The raw source where one is named and is made of pairs of files, the prepared records otherwise."""
     builder = builders.make_builder(dataset, config.data.dir, config.data.source)
     if builder.source_path is not None:
         return raw_subject(builder)
-    return prepared_subject(builders.prepare(dataset, config.data.dir))
+    return prepared_subject(_prepared(config, dataset))

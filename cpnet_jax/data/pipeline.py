@@ -1,8 +1,10 @@
 """From records to batches, by Grain: decode, augment, batch, always in an order that only the seed decides.
 
-The training stream is one endless sequence of examples: every epoch a new global shuffle, then strided over
-processes. Batch t is the same whatever the number of threads, worker processes or processes, so a position in the
-stream is one number: how many global batches have been taken.
+The training stream is one endless sequence of examples: every epoch a new global shuffle, then cut into global batches,
+of which each process takes its part: the first process the first examples, so that every example has one and the same
+place in the global array, and with it the same dropout, however many processes there are. Batch t is the same whatever
+the number of threads, worker processes or processes, so a position in the stream is one number: how many global batches
+have been taken.
 """
 
 import hashlib
@@ -176,7 +178,8 @@ class TrainStream:
         make = partial(_example, records=records, transform=transform, spares=REPLACEMENTS if replace_unreadable else 0)
         # random_map draws by (seed, place in the stream), so it comes before the stream is divided.
         self._examples = order.random_map(make)
-        batches = self._examples[index::count].batch(batch_size // count, drop_remainder=True)
+        parts = self._examples.batch(batch_size // count, drop_remainder=True)
+        batches = parts[index::count]
         # From the position on by slicing: a state of Grain's iterators holds for one number of workers only.
         stream = batches[position:].to_iter_dataset(
             grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import ml_collections
 
-from cpnet_jax import configuration, files, sharding
+from cpnet_jax import configuration, distributed, files, sharding
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation import publish
 from cpnet_jax.experiment import Experiment
@@ -17,9 +17,9 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises:
       UserError: where the workdir holds no checkpoint, or one of another config.
     """
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")
-    files.make_folder(workdir, "--workdir")
+    sharding.on_all(lambda: _check_holds_checkpoints(workdir) if sharding.is_main_process() else None)
+    sharding.on_all(lambda: files.make_folder(workdir, "--workdir"))
+    distributed.check_shared(workdir)
     experiment = Experiment(config)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.best() if config.eval.checkpoint == "best" else checkpoints.latest()
@@ -35,3 +35,8 @@ def evaluate_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     print(f"\n{evaluation.table()}\n\nStep {step}, split {evaluator.split}.", flush=True)
     publish.write_all(workdir, evaluation, evaluator, state, step=step, count=config.eval.pictures)
     print(f"{workdir}/eval.json holds this, {workdir}/report/index.html shows it.")
+
+
+def _check_holds_checkpoints(workdir: Path) -> None:
+    if not (workdir / "checkpoints").is_dir():
+        raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")

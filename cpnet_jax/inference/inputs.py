@@ -63,7 +63,13 @@ def find_images(arguments: Sequence[str], *, outputs: Sequence[Path] = ()) -> Fo
 
 def _split(argument: str) -> list[str]:
     """At commas, but not in the name of a file that is there."""
-    return [argument] if _exists(files.expanded(argument, "--images")) else argument.split(",")
+    return [argument] if _exists(_local(argument)) else argument.split(",")
+
+
+def _local(argument: str) -> Path:
+    if files.is_remote(argument):
+        raise UserError(f"--images names {argument}, in an object store: copy it to a local disk first")
+    return files.as_path(argument)
 
 
 def _exists(path: Path) -> bool:
@@ -75,7 +81,7 @@ def _exists(path: Path) -> bool:
 
 def _search(argument: str, outputs: Iterable[Path]) -> tuple[Path, list[Path], list[Path]]:
     """(folder searched, images in it, other files), absolute; UserError where there is no image."""
-    path = Path(os.path.abspath(files.expanded(argument, "--images")))
+    path = Path(os.path.abspath(_local(argument)))
     if path.is_dir():
         root, found = path, _walk(path)
     elif _exists(path):

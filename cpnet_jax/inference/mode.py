@@ -60,6 +60,8 @@ def predict(
     # Pillow warns of odd but readable files; what it cannot read is told below.
     warnings.filterwarnings("ignore", module="PIL")
     output = output or (workdir / "predictions" if workdir else Path("predictions"))
+    if submission and files.is_remote(output):
+        raise UserError(f"--submission is packed and checked on a local disk: give an --output there, not {output}")
     found = find_images(images, outputs=[output / name for name in FOLDERS])
     mesh = sharding.make_mesh()
     model = _load(workdir, exported, checkpoint, mesh)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from cpnet_jax import configuration, files
+from cpnet_jax import configuration, distributed, files, sharding
 from cpnet_jax.errors import Stopped, TrainingDiverged
 from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.evaluate import Evaluation
@@ -42,15 +42,20 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop: Stop) -> None:
       TrainingDiverged: on a loss that is not finite.
     """
     experiment = Experiment(config)
-    files.make_folder(workdir, "--workdir")
+    sharding.on_all(lambda: files.make_folder(workdir, "--workdir"))
+    distributed.check_shared(workdir)
     with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         state, start = _start(experiment, checkpoints, workdir)
         if start == config.total_steps:
-            print(_finished(workdir, start))
+            if sharding.is_main_process():
+                print(_finished(workdir, start))
             return
-        files.write_json(workdir / "config.json", experiment.description())
+        if sharding.is_main_process():
+            files.write_json(workdir / "config.json", experiment.description())
         with MetricsWriter(workdir, start) as writer:
             evaluation = _loop(experiment, state, start, checkpoints, writer, workdir, stop)
+    if not sharding.is_main_process():
+        return
     print(f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
 
 
@@ -169,6 +174,8 @@ def _report(
 ) -> None:
     evaluator, config = experiment.evaluator, experiment.config
     losses = evaluator.validation_loss(state)
+    if not sharding.is_main_process():
+        return
     found = publish.figures(evaluation, evaluator, step)
     means = {name: found[name] for name in ("mIoU", "pixel_accuracy", "mean_accuracy") if found[name] is not None}
     writer.write(step, means | {f"val_{name}": value for name, value in losses.items()})
@@ -182,10 +189,12 @@ def _report(
 def _announcement(experiment: Experiment, start: int) -> str:
     config = experiment.config
     begins = f"resuming at step {start} of" if start else "training for"
+    count = jax.process_count()
+    processes = f" of {count} processes" if count > 1 else ""
     return (
-        f"{experiment.mesh.size} {jax.devices()[0].platform.upper()} device(s), {len(experiment.train_records)} "
-        f"training and {len(experiment.evaluator)} evaluation images; {begins} {config.total_steps} steps of "
-        f"{config.batch_size}. The first step compiles."
+        f"{experiment.mesh.size} {jax.devices()[0].platform.upper()} device(s){processes}, "
+        f"{len(experiment.train_records)} training and {len(experiment.evaluator)} evaluation images; {begins} "
+        f"{config.total_steps} steps of {config.batch_size}. The first step compiles."
     )
 
 

@@ -9,13 +9,14 @@ from types import TracebackType
 
 from PIL import Image
 
-from cpnet_jax import files
+from cpnet_jax import files, sharding
 from cpnet_jax.errors import UserError
+from cpnet_jax.training.log_files import AppendedText
 from cpnet_jax.training.tensorboard import EventFile
 
 
 class MetricsWriter:
-    """Appends to DIR/metrics.jsonl and DIR/tensorboard.
+    """Appends to DIR/metrics.jsonl and DIR/tensorboard; of several processes the main one does.
 
     Args:
       workdir: DIR.
@@ -24,33 +25,38 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
-        self._path = workdir / "metrics.jsonl"
-        _drop_after(self._path, step)
-        self._file = self._path.open("a")
-        self._tensorboard = EventFile(workdir / "tensorboard", step + 1)
+        self._path, self._writes = workdir / "metrics.jsonl", sharding.is_main_process()
+        if self._writes:
+            _drop_after(self._path, step)
+            self._file = AppendedText(self._path)
+            self._tensorboard = EventFile(workdir / "tensorboard", step + 1)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._writes:
+            return
         # What cannot be written any more must not stand in the way of what is told about it.
         with suppress(*(() if error is None else (UserError,))), self._telling_failures():
             self._file.close()
             self._tensorboard.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line, flushed at once, and one scalar each."""
+        """One line, at once on a local disk (see `AppendedText`), and one scalar each."""
+        if not self._writes:
+            return
         with self._telling_failures():
             self._file.write(json.dumps({"step": step, **values}) + "\n")
-            self._file.flush()
             for name, value in values.items():
                 self._tensorboard.scalar(name, value, step)
             self._tensorboard.flush()
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
         """TensorBoard only."""
-        with self._telling_failures():
-            self._tensorboard.picture(name, picture, step)
+        if self._writes:
+            with self._telling_failures():
+                self._tensorboard.picture(name, picture, step)
 
     @contextmanager
     def _telling_failures(self) -> Iterator[None]:

@@ -9,6 +9,8 @@ from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
+from cpnet_jax.training.log_files import use_object_stores
+
 
 class EventFile:
     """A file of events in the folder.
@@ -20,6 +22,7 @@ class EventFile:
 
     def __init__(self, folder: Path, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        use_object_stores()
         self._writer = EventsWriter(str(folder / "events"))
         self._write(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 

@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import tensorflow_datasets as tfds
 
 from cpnet_jax import files, progress
+from cpnet_jax.data.builders import object_store
 from cpnet_jax.data.builders.ade20k import Ade20kBuilder
 from cpnet_jax.data.builders.base import SegmentationBuilder
 from cpnet_jax.data.builders.camvid import CamvidBuilder
@@ -51,7 +53,9 @@ def make_builder(dataset: Dataset, data_dir: str | Path, source: str | Path = ""
     return make(data_dir=Path(data_dir).expanduser(), source=source)
 
 
-def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> SegmentationBuilder:
+def prepare(
+    dataset: Dataset, data_dir: str | Path, source: str | Path = "", *, cache: str | Path = ""
+) -> SegmentationBuilder:
     """The dataset's records under `data_dir`, written now if they are not there yet.
 
     TFDS writes into a temporary folder and renames it when all is done, so an interrupted preparation leaves nothing
@@ -61,10 +65,13 @@ def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> 
       dataset: its descriptor.
       data_dir: where prepared datasets live.
       source: folder or zip archive of the raw files, for datasets that need one.
+      cache: where this host keeps its copy of records whose `data_dir` is in an object store.
 
     Raises:
       UserError: where the source is missing or faulty, or the records were made from another source.
     """
+    if files.is_remote(data_dir):
+        return _prepare_in_store(dataset, files.as_path(data_dir), source, files.as_path(cache))
     make = partial(make_builder, dataset, data_dir, source)
     builder = make()
     if not builder.is_prepared():
@@ -81,6 +88,20 @@ def prepare(dataset: Dataset, data_dir: str | Path, source: str | Path = "") -> 
             f"{builder.data_dir} was prepared from {made_from}, not from {wanted}: delete it to prepare again, "
             "or name another config.data.dir"
         )
+    return builder
+
+
+def _prepare_in_store(dataset: Dataset, data_dir: Path, source: str | Path, cache: Path) -> SegmentationBuilder:
+    """As `prepare`: the records of the store, copied to this host, or those made here, copied to the store."""
+    folder = cache / quote(str(data_dir), safe="")
+    local = Path(make_builder(dataset, folder, source).data_dir)
+    remote = data_dir / local.relative_to(folder).as_posix()
+    if object_store.is_whole(remote):
+        object_store.download(remote, local)
+        return prepare(dataset, folder, source)
+    files.make_folder(data_dir, "config.data.dir")
+    builder = prepare(dataset, folder, source)
+    object_store.upload(local, remote)
     return builder
 
 

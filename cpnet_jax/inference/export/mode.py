@@ -40,6 +40,6 @@ def export_workdir(workdir: Path, output: Path | None, checkpoint: str | int) ->
         origin={"experiment": config.name, "step": found.step, "eval": config.eval.to_dict()},
     )
     print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB. Logits differ from the live network's by at most "
+        f"{path}: {files.size(path) / 1e6:.1f} MB. Logits differ from the live network's by at most "
         f"{agreement.difference:.1e} of the largest; {agreement.pixels:.4%} of the pixels have the same class."
     )

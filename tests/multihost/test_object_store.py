@@ -1,0 +1,170 @@
+"""gs:// paths, through a store in memory behind etils' own way to reach buckets."""
+
+import io
+import json
+import shutil
+
+import cv2
+import fsspec
+import numpy as np
+import pytest
+from fsspec import AbstractFileSystem
+from raw_data import save
+
+from cpnet_jax import files
+from cpnet_jax.data import builders, catalog
+from cpnet_jax.errors import UserError
+from cpnet_jax.training import log_files
+from cpnet_jax.training.metrics import MetricsWriter
+
+
+class Bucket(AbstractFileSystem):
+    """Objects that appear whole, when they are closed; there are no folders and no renames."""
+
+    protocol = ("gcs", "gs")
+    objects: dict[str, bytes]
+    uploads: list[str]
+
+    def _open(self, path, mode="rb", **_):
+        if mode == "rb":
+            if path not in self.objects:
+                raise FileNotFoundError(path)
+            return io.BytesIO(self.objects[path])
+        return _Upload(self, path)
+
+    def ls(self, path, detail=True, **_):
+        path = self._strip_protocol(path)
+        below = {key: "file" for key in self.objects if key == path}
+        for key in self.objects:
+            if key.startswith(f"{path}/"):
+                name, _, deeper = key[len(path) + 1 :].partition("/")
+                below[f"{path}/{name}"] = "directory" if deeper else "file"
+        if not below:
+            raise FileNotFoundError(path)
+        found = [{"name": name, "type": kind, "size": len(self.objects.get(name, b""))} for name, kind in below.items()]
+        return found if detail else list(below)
+
+    def _rm(self, path):
+        del self.objects[self._strip_protocol(path)]
+
+    def mv(self, *_, **__):
+        raise AssertionError("object stores rename nothing")
+
+
+class _Upload(io.BytesIO):
+    def __init__(self, bucket, path):
+        super().__init__()
+        self._bucket, self._path = bucket, path
+
+    def close(self):
+        if not self.closed:
+            self._bucket.objects[self._path] = self.getvalue()
+            self._bucket.uploads.append(self._path)
+        super().close()
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    fsspec.register_implementation("gcs", Bucket, clobber=True)
+    monkeypatch.setattr(Bucket, "objects", {}, raising=False)
+    monkeypatch.setattr(Bucket, "uploads", [], raising=False)
+    return Bucket
+
+
+def test_names_become_local_paths_or_paths_of_a_store(bucket, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.as_path("~/run") == tmp_path / "run"
+    assert str(files.as_path("gs://bucket/run") / "a" / "b") == "gs://bucket/run/a/b"
+    with pytest.raises(UserError, match="ftp://x/y is a URL of no known kind"):
+        files.as_path("ftp://x/y")
+
+
+def test_what_is_written_appears_whole_or_not_at_all(bucket):
+    path = files.as_path("gs://bucket/run/config.json")
+    files.make_folder(path.parent, "--workdir")
+    files.write_json(path, {"a": 1})
+    assert bucket.objects.keys() == {"bucket/run/config.json"}
+    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert json.loads(bucket.objects["bucket/run/config.json"]) == {"a": 1}
+
+
+def test_a_bucket_that_cannot_be_written_to_is_named(bucket, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no credentials")
+
+    monkeypatch.setattr(_Upload, "close", refuse)
+    with pytest.raises(UserError, match=r"--workdir is gs://bucket/run, which cannot be written to .*no credentials"):
+        files.make_folder(files.as_path("gs://bucket/run"), "--workdir")
+
+
+def test_metrics_and_events_grow_in_a_bucket_and_go_on_after_a_restart(bucket, monkeypatch):
+    workdir = files.as_path("gs://bucket/run")
+    monkeypatch.setattr(log_files, "UPLOAD_SECONDS", 0)
+    with MetricsWriter(workdir, 0) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, {"loss": 1.0 / step})
+            assert bucket.objects["bucket/run/metrics.jsonl"].count(b"\n") == step
+    with MetricsWriter(workdir, 2) as writer:
+        writer.write(3, {"loss": 0.5})
+    lines = [json.loads(line) for line in bucket.objects["bucket/run/metrics.jsonl"].splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 0.5)]
+    events = [data for name, data in bucket.objects.items() if name.startswith("bucket/run/tensorboard/events")]
+    assert events and any(b"loss" in data for data in events)
+
+
+def test_metrics_are_not_uploaded_at_every_line(bucket):
+    with MetricsWriter(files.as_path("gs://bucket/run"), 0) as writer:
+        for step in range(20):
+            writer.write(step, {"loss": 1.0})
+        assert "bucket/run/metrics.jsonl" not in bucket.objects
+    assert bucket.uploads.count("bucket/run/metrics.jsonl") == 1
+
+
+@pytest.fixture
+def source(tmp_path):
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for place in range(3):
+            save(tmp_path / "camvid" / split / f"{place}.png", rng.integers(0, 256, (8, 8, 3), np.uint8))
+            save(tmp_path / "camvid" / f"{split}annot" / f"{place}.png", rng.integers(0, 12, (8, 8), np.uint8))
+    return tmp_path / "camvid"
+
+
+def labels(builder):
+    return [
+        cv2.imdecode(np.frombuffer(record["label"], np.uint8), 0).tolist()
+        for record in builders.records(builder, "train")
+    ]
+
+
+def test_records_are_prepared_once_for_all_hosts_of_a_bucket(bucket, source, tmp_path):
+    url = "gs://bucket/data"
+    first = builders.prepare(catalog.CAMVID, url, source, cache=tmp_path / "host_0")
+    assert bucket.uploads[-1].endswith("dataset_info.json"), "whole only when all is there"
+    shutil.rmtree(source)
+    uploads = len(bucket.uploads)
+    second = builders.prepare(catalog.CAMVID, url, cache=tmp_path / "host_1")
+    assert labels(second) == labels(first) and len(labels(first)) == 3
+    assert len(bucket.uploads) == uploads
+
+
+def test_an_interrupted_upload_is_not_taken_for_whole_and_a_newer_one_replaces_the_copy(bucket, source, tmp_path):
+    url = "gs://bucket/data"
+    builders.prepare(catalog.CAMVID, url, source, cache=tmp_path / "host_0")
+    for name in [name for name in bucket.objects if name.endswith("dataset_info.json")]:
+        del bucket.objects[name]
+    with pytest.raises(UserError, match=r"config\.data\.source is not set"):
+        builders.prepare(catalog.CAMVID, url, cache=tmp_path / "host_1")
+    save(source / "train" / "3.png", np.zeros((8, 8, 3), np.uint8))
+    save(source / "trainannot" / "3.png", np.zeros((8, 8), np.uint8))
+    builders.prepare(catalog.CAMVID, url, source, cache=tmp_path / "host_2")
+    assert len(labels(builders.prepare(catalog.CAMVID, url, cache=tmp_path / "host_0"))) == 4
+
+
+def test_a_file_made_locally_arrives_with_its_size(bucket):
+    path = files.as_path("gs://bucket/run/net.cpnet")
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(b"network")
+    assert files.size(path) == 7

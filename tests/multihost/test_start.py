@@ -1,0 +1,119 @@
+"""How processes come together, and what is said where they do not."""
+
+import json
+import socket
+
+import jax
+import pytest
+from multihost.processes import finish, free_port, start
+from test_main import command, write_camvid
+
+from cpnet_jax import distributed
+from cpnet_jax.configuration import check_same_everywhere
+from cpnet_jax.errors import UserError
+
+START = """
+import sys, jax
+from cpnet_jax import distributed
+address, count, index = sys.argv[1:] or (None, None, None)
+distributed.start(address, count and int(count), index and int(index), timeout=5)
+print("processes", jax.process_count(), "runtime", jax.distributed.is_initialized())
+"""
+MISTAKES = {
+    "an address is missing": ((None, 2, 0), "--coordinator missing"),
+    "a number is missing": (("host:1234", None, 0), "--num_processes missing"),
+    "two are missing": (("host:1234", None, None), "--num_processes and --process_id missing"),
+    "an id out of range": (("host:1234", 2, 2), "--process_id is 2"),
+    "a negative id": (("host:1234", 2, -1), "--process_id is -1"),
+    "no processes": (("host:1234", 0, 0), "--num_processes is 0"),
+    "an address without a port": (("host", 2, 1), "--coordinator is 'host'"),
+    "a port out of range": (("host:70000", 2, 1), "--coordinator is 'host:70000'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_flags_that_cannot_be_right_are_named(mistake):
+    arguments, named = MISTAKES[mistake]
+    with pytest.raises(UserError, match=named):
+        distributed.start(*arguments)
+    assert not jax.distributed.is_initialized()
+
+
+def test_a_port_that_is_taken_is_named():
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port}"):
+            distributed.start(f"localhost:{port}", 2, 0)
+
+
+@pytest.mark.parametrize("launched", [{}, {"SLURM_NTASKS": "1"}, {"OMPI_COMM_WORLD_SIZE": "1"}])
+def test_a_process_alone_starts_no_runtime(monkeypatch, launched):
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    distributed.start()
+    distributed.start(num_processes=1)
+    assert not jax.distributed.is_initialized()
+
+
+def test_launchers_are_recognised_and_processes_that_do_not_come_are_told():
+    def slurm(index):
+        job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost"}
+        return job | {"SLURM_NTASKS": "2", "SLURM_PROCID": index, "SLURM_LOCALID": index}
+
+    def open_mpi(index):
+        job = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911", "OMPI_COMM_WORLD_SIZE": "2"}
+        return job | {"OMPI_COMM_WORLD_RANK": index, "OMPI_COMM_WORLD_LOCAL_RANK": index}
+
+    job = slurm("0")
+    together = [start("-c", START, **job), start("-c", START, **job | {"SLURM_PROCID": "1"})]
+    together += [start("-c", START, **open_mpi(index)) for index in "01"]
+    address = f"localhost:{free_port()}"
+    lonely = [start("-c", START, address, 2, 1), start("-c", START, f"localhost:{free_port()}", 2, 0)]
+    for status, out, err in finish(together):
+        assert status == 0 and "processes 2 runtime True" in out, out + err
+    (status, _, err), (status0, _, err0) = finish(lonely)
+    assert status == status0 == 2
+    assert f"error: process 0 was not reached at {address}" in err
+    assert "error: not all of the other processes came" in err0
+
+
+def test_processes_that_would_not_do_the_same_are_told():
+    ours = {"seed": 0, "data": {"dir": "here"}, "trained_on": {"fingerprint": "a"}}
+    check_same_everywhere([ours, ours | {"data": {"dir": "there"}}])
+    with pytest.raises(UserError, match=r"config\.seed is 0 on process 0 and 1 on process 2"):
+        check_same_everywhere([ours, ours, ours | {"seed": 1}])
+    with pytest.raises(UserError, match=r"trained_on\.fingerprint"):
+        check_same_everywhere([ours, ours | {"trained_on": {"fingerprint": "b"}}])
+
+
+def test_two_processes_train_as_one_program(tmp_path):
+    """One of them writes and speaks; a mistake on the other ends both, at once and with the same sentence."""
+    write_camvid(tmp_path / "camvid")
+    short = ("--config.total_steps=2", "--config.eval.pictures=0", "--config.model.depth=18")
+
+    def run(*overrides, mode="train", workdirs=("run", "run")):
+        address = f"--coordinator=localhost:{free_port()}"
+        together = [
+            start(*command(tmp_path, tmp_path / workdirs[index], *overrides, mode=mode)[1:], address,
+                  "--num_processes=2", f"--process_id={index}")
+            for index in range(2)
+        ]  # fmt: skip
+        return finish(together)
+
+    (status, out, err), (status1, out1, err1) = run(*short)
+    assert status == status1 == 0, err + err1
+    assert "2 CPU device(s) of 2 processes" in out and "mIoU" in out
+    assert "Step" not in out1 and "mIoU" not in out1 and "Training" not in err1
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1
+    assert json.loads((tmp_path / "run" / "eval.json").read_text())["images"] == 3
+
+    (status, out, _), (status1, out1, _) = run(*short)
+    assert status == status1 == 0
+    assert "is finished" in out and "is finished" not in out1
+
+    for status, _, err in run(*short, workdirs=("one", "other")):
+        assert status == 2 and "which process 1 does not share with process 0" in err
+    for status, _, err in run(*short, mode="check_data"):
+        assert status == 2 and "--mode=check_data works in one process" in err

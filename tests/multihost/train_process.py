@@ -1,0 +1,85 @@
+"""One process of a training run:  python train_process.py FOLDER INDEX COUNT PORT
+
+Trains on the data that `test_layouts` made in FOLDER, with 4 virtual CPU devices, and leaves what it found.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cpnet_jax import distributed
+from cpnet_jax.experiment import Experiment
+from cpnet_jax.training.checkpoint import Checkpoints
+
+DEVICES, STEPS, SAVED = 4, 20, 10
+
+
+def get_config(folder: Path):
+    """A CPNet small and calm enough for its losses to be compared after many steps."""
+    from configs import camvid
+
+    config = camvid.get_config()
+    config.data.source = str(folder / "camvid")
+    config.data.dir = str(folder / "data")
+    config.data.crop_size = (16, 24)
+    config.compilation_cache = ""
+    config.batch_size = 8
+    config.total_steps = STEPS
+    config.model.depth = 18
+    config.model.channels = 16
+    config.model.aux_channels = 8
+    config.model.dropout = 0.5
+    config.optimizer.base_lr = 1e-4
+    config.optimizer.warmup_steps = 0
+    return config
+
+
+class Trainer:
+    """Runs the parts of a training run without its logs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._experiment = Experiment(get_config(folder))
+        self._step = self._experiment.train_step()
+
+    def train(self, checkpoints: Path, *, resume: Path | None = None):
+        """(metrics of every step, final state), from step 0 on or from SAVED; saves at SAVED where it passes it."""
+        start, state = 0, None
+        if resume:
+            with Checkpoints(resume) as saved:
+                state, start = saved.restore(SAVED, self._experiment.abstract_state())
+        state = state or self._experiment.initial_state()
+        history = []
+        with self._experiment.train_stream(start) as stream:
+            for step in range(start, STEPS):
+                if step == SAVED and not resume:
+                    with Checkpoints(checkpoints) as saved:
+                        saved.save(step, state, position=stream.position, config={}, miou=None)
+                state, metrics = self._step(state, next(stream))
+                history.append({name: float(value) for name, value in metrics.items()})
+        return history, jax.device_get(state)
+
+
+def leave(path: Path, found) -> None:
+    """Writes what `Trainer.train` found."""
+    history, state = found
+    path.with_suffix(".json").write_text(json.dumps(history))
+    np.savez(path.with_suffix(".npz"), *jax.tree.leaves(state))
+
+
+def main(folder: str, index: str, count: str, port: str) -> None:
+    jax.config.update("jax_num_cpu_devices", DEVICES)
+    jax.config.update("jax_disable_most_optimizations", True)  # compiling is most of the time
+    distributed.start(f"localhost:{port}", int(count), int(index))
+    root = Path(folder)
+    out = root / f"process_{index}"
+    trainer = Trainer(root)
+    leave(out / "straight", trainer.train(root / "two_processes"))
+    leave(out / "resumed", trainer.train(root, resume=root / "two_processes"))
+    leave(out / "from_eight_devices", trainer.train(root, resume=root / "eight_devices"))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
