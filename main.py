@@ -1,6 +1,6 @@
-"""Trains, evaluates, uses or exports a CPNet, prepares or checks its data.
+"""Trains, evaluates, uses or exports a CPNet, prepares or checks its data, plans a run on TPUs.
 
-    python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|prepare|check_data]
+    python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|plan|prepare|check_data]
                    [--config.any.field=value ...]
     python main.py --mode=predict --workdir=DIR --images=FILES [--output=FOLDER]
     python main.py --mode=export --workdir=DIR [--output=FILE]
@@ -26,7 +26,7 @@ from cpnet_jax.errors import UserError
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME unless given.")
-MODES = ["train", "eval", "predict", "export", "prepare", "check_data", "check_submission"]
+MODES = ["train", "eval", "predict", "export", "plan", "prepare", "check_data", "check_submission"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 # Those that find their config with the network; --config is for changing it.
 WITHOUT_CONFIG = {"predict", "export", "check_submission"}
@@ -43,6 +43,11 @@ def main(argv: list[str]) -> None:
     if MODE.value not in WITHOUT_CONFIG:
         workdir = workdir or Path(f"runs/{config.name}")
     # Imported here, so that --help and mistakes in flags answer at once.
+    if MODE.value == "plan":  # needs no device
+        arguments = network_flags.plan_arguments()
+        from cpnet_jax.plan.mode import plan
+
+        return plan(config, **arguments)
     from cpnet_jax import runtime
 
     runtime.configure((config or default.get_config()).compilation_cache)

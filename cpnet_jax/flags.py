@@ -7,6 +7,7 @@ import ml_collections
 from absl import flags
 
 from cpnet_jax.errors import UserError
+from cpnet_jax.plan import topologies
 
 IMAGES = flags.DEFINE_multi_string(
     "images",
@@ -35,6 +36,15 @@ SUBMISSION = flags.DEFINE_enum(
     "predict: write what the benchmark's test server takes, too; check_submission: whose server.",
 )
 ARCHIVE = flags.DEFINE_string("archive", None, "check_submission: the zip archive, or folder, to check.")
+TOPOLOGY = flags.DEFINE_multi_string(
+    "topology",
+    [],
+    "plan: slices of TPUs, as v5e:4x4 or v4:2x2x4; several are divided by commas, or the flag is repeated.",
+)
+IMAGES_PER_CHIP = flags.DEFINE_list(
+    "images_per_chip", [], "plan: numbers of images, as 1,2,4,8; unless given, the config's batch over the chips."
+)
+FIND_LARGEST = flags.DEFINE_boolean("find_largest", True, "plan: find the most images a chip that fit, too.")
 
 
 def predict_arguments(config: ml_collections.ConfigDict | None, workdir: Path | None) -> dict[str, Any]:
@@ -78,6 +88,25 @@ def export_arguments(config: ml_collections.ConfigDict | None, workdir: Path | N
 def submission_arguments() -> dict[str, Any]:
     """Those of `evaluation.submissions.mode.check_submission`."""
     return {"benchmark": SUBMISSION.value, "archive": _path(ARCHIVE), "images": IMAGES.value}
+
+
+def plan_arguments() -> dict[str, Any]:
+    """Those of `plan.mode.plan`, but for the config.
+
+    Raises:
+      UserError: where no topology is named or one is unknown, or images are no numbers.
+    """
+    names = [name for value in TOPOLOGY.value for name in value.split(",")]
+    if not names:
+        raise UserError("--topology is missing: name a slice of TPUs, --topology=v5e:4x4 for instance")
+    wrong = [value for value in IMAGES_PER_CHIP.value if not value.isdecimal() or not int(value)]
+    if wrong:
+        raise UserError(f"--images_per_chip has {wrong[0]!r}: give numbers of images, as 1,2,4,8")
+    return {
+        "slices": [topologies.parse(name) for name in dict.fromkeys(names)],
+        "images_per_chip": sorted({int(value) for value in IMAGES_PER_CHIP.value}),
+        "find_largest": FIND_LARGEST.value,
+    }
 
 
 def _workdir(config: ml_collections.ConfigDict | None, workdir: Path | None) -> Path:

@@ -1,0 +1,76 @@
+"""--mode=plan: what a config's training step will cost on slices of TPUs, found out without any."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import ml_collections
+
+from cpnet_jax import build, configuration
+from cpnet_jax.errors import UserError
+from cpnet_jax.plan.compiler import Compiled, Compiler
+from cpnet_jax.plan.largest import largest_fitting
+from cpnet_jax.plan.report import report
+from cpnet_jax.plan.topologies import Topology
+
+
+def plan(
+    config: ml_collections.ConfigDict,
+    slices: Sequence[Topology],
+    images_per_chip: Sequence[int],
+    *,
+    find_largest: bool,
+) -> None:
+    """Compiles the config's step for every slice and number of images, and prints what that says.
+
+    Args:
+      slices: of TPUs, to run it on.
+      images_per_chip: rising; none: the config's batch over the chips.
+      find_largest: whether to look for the most images that fit, too, which takes some more compiling.
+
+    Raises:
+      UserError: on a config that cannot work, a number of images that is no multiple of the parts that the config works
+        a batch through in, or where libtpu is missing.
+    """
+    configuration.check(config)
+    unit = config.optimizer.accumulate
+    if wrong := [images for images in images_per_chip if images % unit]:
+        raise UserError(
+            f"--images_per_chip has {wrong[0]}: it must be a multiple of config.optimizer.accumulate, {unit}"
+        )
+    if not config.data.num_classes:
+        configuration.resolve_classes(config, build.make_dataset(config))
+    cache = Path(config.compilation_cache).expanduser() / "plans" if config.compilation_cache else None
+    compilers = [Compiler(config, topology, cache) for topology in slices]
+    for compiler in compilers:
+        chips = compiler.topology.chips
+        images = images_per_chip or [max(config.batch_size // chips // unit, 1) * unit]
+        steps = _compile_all(compiler, images)
+        largest = None
+        if find_largest:
+            search = partial(compiler.compile, note=", looking for the most images that fit")
+            largest = largest_fitting(search, steps, room=compiler.topology.chip.hbm, unit=unit)
+        print(
+            f"\n{report(_title(config), config.batch_size, compiler.topology, _rising(steps), largest)}\n", flush=True
+        )
+
+
+def _compile_all(compiler: Compiler, images_per_chip: Sequence[int]) -> dict[int, Compiled]:
+    """By images a chip."""
+    steps = {images: step for images in images_per_chip if (step := compiler.known(images))}
+    missing = [images for images in images_per_chip if images not in steps]
+    for place, images in enumerate(missing, 1):
+        note = f", {place} of {len(missing)}" if len(missing) > 1 else ""
+        seconds = [step.seconds for step in steps.values()]
+        expected = sum(seconds) / len(seconds) if seconds else None
+        steps[images] = compiler.compile(images, expected=expected, note=note)
+    return steps
+
+
+def _title(config: ml_collections.ConfigDict) -> str:
+    height, width = config.data.crop_size
+    return f"{config.name}, ResNet-{config.model.depth}, crop {height}x{width},"
+
+
+def _rising(steps: dict[int, Compiled]) -> list[Compiled]:
+    return [steps[images] for images in sorted(steps)]
