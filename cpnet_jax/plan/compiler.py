@@ -9,8 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +65,7 @@ class Compiled:
       parameters, statistics: the shapes that occur among the parameters, and among the BatchNorm statistics.
       memory: bytes as the compiler lays them out ("argument", "output", "alias", "temp", "generated_code"); None where
         the chip has not enough.
-      needed: bytes that the step would need, where the chip has not enough; else None.
+      needed: bytes that the step would need at least, where the chip has not enough; else None.
       program: the compiled module as text; None where the chip has not enough.
       seconds: that compiling took.
     """
@@ -123,7 +122,7 @@ class Compiler:
         """What was compiled before, if it was."""
         path = self._path(images)
         try:
-            return path and Compiled(**json.loads(gzip.decompress(path.read_bytes())))
+            return path and _read(path.read_bytes())
         except (OSError, EOFError, ValueError, TypeError):  # not there, damaged, or of another version
             return None
 
@@ -140,9 +139,10 @@ class Compiler:
         if found := self.known(images):
             return found
         request = {"config": configuration.as_dict(self._config), "topology": self.topology.name, "images": images}
-        with self._result(images) as path, tempfile.TemporaryFile("w+") as log:
+        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
+            output = Path(folder) / "compiled"
             process = subprocess.Popen(
-                [sys.executable, "-m", "cpnet_jax.plan.worker", str(path)],
+                [sys.executable, "-m", "cpnet_jax.plan.worker", str(output)],
                 env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *sys.path])},
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -158,17 +158,11 @@ class Compiler:
                 process.wait()
             if process.returncode:
                 raise _failure(process.returncode, log)
-            return Compiled(**json.loads(gzip.decompress(path.read_bytes())))
-
-    @contextmanager
-    def _result(self, images: int) -> Iterator[Path]:
-        """A file for the worker to write: the cache's, in its place only when whole, or one for the moment."""
+            compressed = output.read_bytes()
         if path := self._path(images):
             with files.replacing(path) as temporary:
-                yield temporary
-        else:
-            with tempfile.TemporaryDirectory() as folder:
-                yield Path(folder) / "compiled"
+                temporary.write_bytes(compressed)
+        return _read(compressed)
 
     def _path(self, images: int) -> Path | None:
         if self._cache is None:
@@ -190,7 +184,11 @@ def write(path: Path, compiled: dict[str, Any]) -> None:
     path.write_bytes(gzip.compress(json.dumps(compiled).encode(), compresslevel=5))
 
 
-def _digest(parts: Any) -> str:
+def _read(compressed: bytes) -> Compiled:
+    return Compiled(**json.loads(gzip.decompress(compressed)))
+
+
+def _digest(parts: Iterable[bytes]) -> str:
     digest = hashlib.sha256()
     for part in parts:
         digest.update(hashlib.sha256(part).digest())

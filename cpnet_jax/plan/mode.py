@@ -6,7 +6,7 @@ from pathlib import Path
 
 import ml_collections
 
-from cpnet_jax import build, configuration
+from cpnet_jax import build, configuration, files
 from cpnet_jax.errors import UserError
 from cpnet_jax.plan.compiler import Compiled, Compiler
 from cpnet_jax.plan.largest import largest_fitting
@@ -40,7 +40,10 @@ def plan(
         )
     if not config.data.num_classes:
         configuration.resolve_classes(config, build.make_dataset(config))
-    cache = Path(config.compilation_cache).expanduser() / "plans" if config.compilation_cache else None
+    cache = None
+    if config.compilation_cache:
+        cache = Path(config.compilation_cache).expanduser() / "plans"
+        files.make_folder(cache, "config.compilation_cache")
     compilers = [Compiler(config, topology, cache) for topology in slices]
     for compiler in compilers:
         chips = compiler.topology.chips

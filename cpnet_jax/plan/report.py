@@ -41,7 +41,8 @@ def report(
             _exchange(steps[-1].traffic),
             f"The config's global batch of {batch_size} on as many chips as it takes:",
             _spending(steps, batch_size),
-            f"{steps[-1].images} images a chip on more and more chips, on paper:",
+            f"{steps[-1].images} images a chip on more and more chips, on paper (by the bytes alone: an exchange also "
+            "waits for the slowest chip, and for the way to it):",
             _scaling(steps[-1], topology),
         ]
     parts.append(_words(steps, batch_size, topology, largest))
@@ -121,7 +122,7 @@ def _scaling(step: Figures, topology: Topology) -> str:
 
 def _shortages(compiled: Sequence[Compiled], topology: Topology) -> str:
     return "\n".join(
-        f"{step.images} images a chip need {step.needed / GIB:.1f} GiB and do not fit."
+        f"{step.images} images a chip need at least {step.needed / GIB:.1f} GiB and do not fit."
         for step in compiled
         if not step.fits
     )

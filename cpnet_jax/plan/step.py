@@ -45,7 +45,10 @@ def compile_step(config: ml_collections.ConfigDict, topology: Topology, images: 
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
-        return known | _shortage(error) | {"seconds": time.monotonic() - start}
+        needed = needed_bytes(str(error))
+        if needed is None:
+            raise
+        return known | {"memory": None, "needed": needed, "program": None, "seconds": time.monotonic() - start}
     analysis = compiled.memory_analysis()
     memory = {name: getattr(analysis, f"{name}_size_in_bytes") for name in MEMORY}
     seconds = time.monotonic() - start
@@ -74,10 +77,12 @@ def _shapes(tree: PyTree) -> list[list[int]]:
     return [list(shape) for shape in sorted({leaf.shape for leaf in jax.tree.leaves(tree)})]
 
 
-def _shortage(error: jax.errors.JaxRuntimeError) -> dict[str, Any]:
-    """What the compiler says where the step needs more memory than the chip has; raises `error` where it is another."""
-    match = re.search(r"Used ([\d.]+)([KMG]) of [\d.]+[KMG] hbm", str(error))
-    if not match:
-        raise error
-    needed = float(match[1]) * 1024 ** (1 + "KMG".index(match[2]))
-    return {"memory": None, "needed": int(needed), "program": None}
+def needed_bytes(message: str) -> int | None:
+    """What a step would need, where the compiler's error says that the chip has not as much; else None.
+
+    The compiler finds out at two places, and says it in two ways.
+    """
+    match = re.search(
+        r"Ran out of memory (?:in memory space|on) hbm.*?(?:Used |\()([\d.]+)([KMG])", message, re.I | re.S
+    )
+    return int(float(match[1]) * 1024 ** (1 + "KMG".index(match[2]))) if match else None

@@ -36,7 +36,7 @@ def test_scaling_goes_to_1024_chips_and_loses_only_the_exchange():
 
 def test_steps_that_do_not_fit_are_told_and_leave_the_others_readable():
     text = report("a config", 16, SLICE, [compiled(2, gib=9.0), compiled(4, gib=17.5)], largest=3)
-    assert "4 images a chip need 17.5 GiB and do not fit" in text
+    assert "4 images a chip need at least 17.5 GiB and do not fit" in text
     assert "At most 3 images a chip fit" in text
     assert [row["together"] for row in rows(text, "together")] == ["9.00"]
     nothing = report("a config", 16, SLICE, [compiled(1, gib=17.5)], largest=0)
