@@ -140,25 +140,22 @@ class Compiler:
             return found
         request = {"config": configuration.as_dict(self._config), "topology": self.topology.name, "images": images}
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
-            output = Path(folder) / "compiled"
+            asked, answer = Path(folder) / "request.json", Path(folder) / "compiled.json.gz"
+            asked.write_text(json.dumps(request))
             process = subprocess.Popen(
-                [sys.executable, "-m", "cpnet_jax.plan.worker", str(output)],
+                [sys.executable, "-m", "cpnet_jax.plan.worker", asked, answer],
                 env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *sys.path])},
-                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                text=True,
             )
             try:
-                process.stdin.write(json.dumps(request))
-                process.stdin.close()
                 wait(process, f"{self.topology.name}, {images} a chip: compiling", expected=expected, note=note)
             finally:
                 process.kill()
                 process.wait()
             if process.returncode:
                 raise _failure(process.returncode, log)
-            compressed = output.read_bytes()
+            compressed = answer.read_bytes()
         if path := self._path(images):
             with files.replacing(path) as temporary:
                 temporary.write_bytes(compressed)

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 import ml_collections
+from tqdm import tqdm
 
 from cpnet_jax import build, configuration, files
 from cpnet_jax.errors import UserError
@@ -63,16 +64,22 @@ def _compile_all(compiler: Compiler, images_per_chip: Sequence[int]) -> dict[int
     steps = {images: step for images in images_per_chip if (step := compiler.known(images))}
     missing = [images for images in images_per_chip if images not in steps]
     for place, images in enumerate(missing, 1):
-        note = f", {place} of {len(missing)}" if len(missing) > 1 else ""
-        seconds = [step.seconds for step in steps.values()]
-        expected = sum(seconds) / len(seconds) if seconds else None
-        steps[images] = compiler.compile(images, expected=expected, note=note)
+        known = [step.seconds for step in steps.values()]
+        expected = sum(known) / len(known) if known else None
+        steps[images] = compiler.compile(images, expected=expected, note=_note(place, len(missing), expected))
     return steps
 
 
 def _title(config: ml_collections.ConfigDict) -> str:
     height, width = config.data.crop_size
     return f"{config.name}, ResNet-{config.model.depth}, crop {height}x{width},"
+
+
+def _note(place: int, count: int, expected: float | None) -> str:
+    if count == 1:
+        return ""
+    rest = expected and (count - place) * expected
+    return f", {place} of {count}" + (f" (the others about {tqdm.format_interval(rest)})" if rest else "")
 
 
 def _rising(steps: dict[int, Compiled]) -> list[Compiled]:

@@ -1,4 +1,4 @@
-"""The process that holds libtpu: `python -m cpnet_jax.plan.worker FILE`, the request as JSON on its standard input."""
+"""The process that holds libtpu: `python -m cpnet_jax.plan.worker REQUEST ANSWER`, two files."""
 
 import json
 import sys
@@ -10,11 +10,11 @@ from cpnet_jax.plan import compiler, topologies
 from cpnet_jax.plan.step import compile_step
 
 
-def main(output: str) -> None:
-    request = json.load(sys.stdin)
+def main(asked: str, answer: str) -> None:
+    request = json.loads(Path(asked).read_text())
     config, images = ml_collections.ConfigDict(request["config"]), request["images"]
     compiled = compile_step(config, topologies.parse(request["topology"]), images)
-    compiler.write(Path(output), {"images": images, **compiled})
+    compiler.write(Path(answer), {"images": images, **compiled})
 
 
 if __name__ == "__main__":

@@ -126,6 +126,13 @@ def test_without_libtpu_a_sentence_says_how_to_install_it(monkeypatch):
         plan(small(), [SLICE], [1], find_largest=False)
 
 
+def test_what_the_compiler_said_is_shown_when_it_fails(installed, tmp_path):
+    impossible = topologies.Topology(SLICE.chip, (3, 5))
+    with pytest.raises(RuntimeError, match="v5e:3x5"):
+        Compiler(small(), impossible, tmp_path).compile(1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_images_that_the_parts_of_a_step_do_not_divide_are_refused(installed):
     config = small()
     config.optimizer.accumulate = 2
