@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,7 @@ class Compiler:
         path = self._path(images)
         try:
             return path and _read(path.read_bytes())
-        except (OSError, EOFError, ValueError, TypeError):  # not there, damaged, or of another version
+        except (OSError, EOFError, zlib.error, ValueError, TypeError):  # not there, damaged, or of another version
             return None
 
     def compile(self, images: int, *, expected: float | None = None, note: str = "") -> Compiled:

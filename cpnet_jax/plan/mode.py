@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from statistics import mean
 
 import ml_collections
 from tqdm import tqdm
@@ -45,18 +46,17 @@ def plan(
     if config.compilation_cache:
         cache = Path(config.compilation_cache).expanduser() / "plans"
         files.make_folder(cache, "config.compilation_cache")
-    compilers = [Compiler(config, topology, cache) for topology in slices]
-    for compiler in compilers:
-        chips = compiler.topology.chips
-        images = images_per_chip or [max(config.batch_size // chips // unit, 1) * unit]
+    for topology in slices:
+        compiler = Compiler(config, topology, cache)
+        images = images_per_chip or [max(config.batch_size // topology.chips // unit, 1) * unit]
         steps = _compile_all(compiler, images)
         largest = None
         if find_largest:
-            search = partial(compiler.compile, note=", looking for the most images that fit")
-            largest = largest_fitting(search, steps, room=compiler.topology.chip.hbm, unit=unit)
-        print(
-            f"\n{report(_title(config), config.batch_size, compiler.topology, _rising(steps), largest)}\n", flush=True
-        )
+            note = ", looking for the most images that fit"
+            search = partial(compiler.compile, expected=_usual_seconds(steps), note=note)
+            largest = largest_fitting(search, steps, room=topology.chip.hbm, unit=unit)
+        text = report(_title(config), config.batch_size, topology, _rising(steps), largest)
+        print(f"\n{text}\n", flush=True)
 
 
 def _compile_all(compiler: Compiler, images_per_chip: Sequence[int]) -> dict[int, Compiled]:
@@ -64,10 +64,13 @@ def _compile_all(compiler: Compiler, images_per_chip: Sequence[int]) -> dict[int
     steps = {images: step for images in images_per_chip if (step := compiler.known(images))}
     missing = [images for images in images_per_chip if images not in steps]
     for place, images in enumerate(missing, 1):
-        known = [step.seconds for step in steps.values()]
-        expected = sum(known) / len(known) if known else None
+        expected = _usual_seconds(steps)
         steps[images] = compiler.compile(images, expected=expected, note=_note(place, len(missing), expected))
     return steps
+
+
+def _usual_seconds(steps: dict[int, Compiled]) -> float | None:
+    return mean(step.seconds for step in steps.values()) if steps else None
 
 
 def _title(config: ml_collections.ConfigDict) -> str:

@@ -30,7 +30,7 @@ def report(
         f"## {name} on {topology.name}: {topology.chips} chips of {chip.hbm / GIB:.0f} GiB and "
         f"{chip.peak / 1e12:.0f} TFLOP/s"
     )
-    parts = [title, _shortages(compiled, topology)]
+    parts = [title, _shortages(compiled)]
     if steps:
         parts += [
             "A step, from the compiler's estimate of its cycles (a lower bound) and the exchange between the chips:",
@@ -120,7 +120,7 @@ def _scaling(step: Figures, topology: Topology) -> str:
     return _table(header, rows)
 
 
-def _shortages(compiled: Sequence[Compiled], topology: Topology) -> str:
+def _shortages(compiled: Sequence[Compiled]) -> str:
     return "\n".join(
         f"{step.images} images a chip need at least {step.needed / GIB:.1f} GiB and do not fit."
         for step in compiled
