@@ -1,6 +1,6 @@
-"""Trains, evaluates, uses or exports a CPNet, prepares or checks its data.
+"""Trains, evaluates, uses or exports a CPNet, prepares or checks its data, plans a run on TPUs.
 
-    python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|prepare|check_data]
+    python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|plan|prepare|check_data]
                    [--config.any.field=value ...]
     python main.py --mode=predict --workdir=DIR --images=FILES [--output=FOLDER]
     python main.py --mode=export --workdir=DIR [--output=FILE]
@@ -28,7 +28,7 @@ from cpnet_jax.stopping import Stop
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME unless given.")
-MODES = ["train", "eval", "predict", "export", "prepare", "check_data", "check_submission"]
+MODES = ["train", "eval", "predict", "export", "plan", "prepare", "check_data", "check_submission"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 # Those that find their config with the network; --config is for changing it.
 WITHOUT_CONFIG = {"predict", "export", "check_submission"}
@@ -50,41 +50,15 @@ def main(stop: Stop, argv: list[str]) -> None:
     if MODE.value == "train":
         stop.expect_training()
     # Imported here, so that --help and mistakes in flags answer at once.
-    from cpnet_jax import distributed, runtime, sharding
+    from cpnet_jax import distributed, modes, runtime, sharding
 
-    distributed.start(**network_flags.processes())
-    runtime.configure((config or default.get_config()).compilation_cache)
-    last_words.prepare(*sharding.process())
-    if MODE.value not in TOGETHER:
-        distributed.refuse_several(MODE.value)
-    if MODE.value == "train":
-        from cpnet_jax.training.loop import train
-
-        train(config, workdir, stop)
-    elif MODE.value == "eval":
-        from cpnet_jax.evaluation.mode import evaluate_workdir
-
-        evaluate_workdir(network_flags.apply_to_evaluation(config), workdir)
-    elif MODE.value == "predict":
-        from cpnet_jax.inference.mode import predict
-
-        predict(**network_flags.predict_arguments(config, workdir))
-    elif MODE.value == "export":
-        from cpnet_jax.inference.export.mode import export_workdir
-
-        export_workdir(**network_flags.export_arguments(config, workdir))
-    elif MODE.value == "check_submission":
-        from cpnet_jax.inference.submissions.mode import check_submission
-
-        check_submission(**network_flags.submission_arguments())
-    elif MODE.value == "prepare":
-        from cpnet_jax.data.modes import prepare
-
-        prepare(config)
-    else:
-        from cpnet_jax.data.modes import check_data
-
-        check_data(config, workdir)
+    if MODE.value != "plan":  # which needs no device
+        distributed.start(**network_flags.processes())
+        runtime.configure((config or default.get_config()).compilation_cache)
+        last_words.prepare(*sharding.process())
+        if MODE.value not in TOGETHER:
+            distributed.refuse_several(MODE.value)
+    modes.run(MODE.value, config, workdir, stop)
 
 
 def run() -> None:

@@ -2,19 +2,22 @@
 
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import optax
+from jax.sharding import Mesh
 
-from cpnet_jax import losses
+from cpnet_jax import losses, sharding
 from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.augment import augment
 from cpnet_jax.data.catalog import Dataset, FolderLayout
+from cpnet_jax.data.normalize import normalize
 from cpnet_jax.data.pipeline import Transform, augmented
 from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
-from cpnet_jax.training.step import Loss
+from cpnet_jax.training.step import Loss, train_step
 
 
 def make_dataset(config: ml_collections.ConfigDict) -> Dataset:
@@ -69,6 +72,20 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
         decay_norm_and_bias=fields.decay_norm_and_bias,
         clip_global_norm=fields.clip_global_norm,
     )
+
+
+def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
+    """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""
+    step = partial(
+        train_step,
+        model=make_model(config),
+        loss=make_loss(config),
+        tx=make_optimizer(config),
+        normalize=partial(normalize, mean=config.data.mean, std=config.data.std),
+        accumulate=config.optimizer.accumulate,
+        skip_nonfinite=config.optimizer.skip_nonfinite,
+    )
+    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
 def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Transform:

@@ -11,11 +11,9 @@ from jaxtyping import Bool
 from cpnet_jax import build, configuration, sharding
 from cpnet_jax.data import builders, pipeline, presence
 from cpnet_jax.data.device_batches import DeviceBatches
-from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.training.state import TrainState, create_state
-from cpnet_jax.training.step import train_step
 
 
 class Experiment:
@@ -108,14 +106,4 @@ class Experiment:
 
     def train_step(self) -> Any:
         """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""
-        data = self.config.data
-        step = partial(
-            train_step,
-            model=self.model,
-            loss=build.make_loss(self.config),
-            tx=self.tx,
-            normalize=partial(normalize, mean=data.mean, std=data.std),
-            accumulate=self.config.optimizer.accumulate,
-            skip_nonfinite=self.config.optimizer.skip_nonfinite,
-        )
-        return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(self.mesh))
+        return build.make_train_step(self.config, self.mesh)

@@ -8,6 +8,7 @@ from absl import flags
 
 from cpnet_jax import files
 from cpnet_jax.errors import UserError
+from cpnet_jax.plan import topologies
 
 IMAGES = flags.DEFINE_multi_string(
     "images",
@@ -26,9 +27,9 @@ OUTPUT = flags.DEFINE_string(
 )
 OVERLAYS = flags.DEFINE_boolean("overlays", True, "predict: draw the classes over each image, too.")
 PROBABILITIES = flags.DEFINE_boolean("probabilities", False, "predict: write every class's probability, too (large).")
-MULTI_SCALE = flags.DEFINE_boolean("multi_scale", None, "predict: over the scales and flip of config.eval; slower.")
-
-
+MULTI_SCALE = flags.DEFINE_boolean(
+    "multi_scale", None, "predict, eval: over the scales and flip of config.eval; slower."
+)
 SUBMISSION = flags.DEFINE_enum(
     "submission",
     None,
@@ -36,6 +37,15 @@ SUBMISSION = flags.DEFINE_enum(
     "predict: write what the benchmark's test server takes, too; check_submission: whose server.",
 )
 ARCHIVE = flags.DEFINE_string("archive", None, "check_submission: the zip archive, or folder, to check.")
+TOPOLOGY = flags.DEFINE_multi_string(
+    "topology",
+    [],
+    "plan: slices of TPUs, as v5e:4x4 or v4:2x2x4; several are divided by commas, or the flag is repeated.",
+)
+IMAGES_PER_CHIP = flags.DEFINE_list(
+    "images_per_chip", [], "plan: numbers of images, as 1,2,4,8; unless given, the config's batch over the chips."
+)
+FIND_LARGEST = flags.DEFINE_boolean("find_largest", True, "plan: find the most images a chip that fit, too.")
 
 COORDINATOR = flags.DEFINE_string(
     "coordinator",
@@ -52,19 +62,21 @@ def processes() -> dict[str, Any]:
     return {"coordinator": COORDINATOR.value, "num_processes": NUM_PROCESSES.value, "process_id": PROCESS_ID.value}
 
 
-ALL = (IMAGES, MODEL, CHECKPOINT, OUTPUT, OVERLAYS, PROBABILITIES, MULTI_SCALE, SUBMISSION, ARCHIVE)
+OF_PREDICT = (IMAGES, MODEL, CHECKPOINT, OUTPUT, OVERLAYS, PROBABILITIES, MULTI_SCALE, SUBMISSION)
+OF_SOME_MODES = (*OF_PREDICT, ARCHIVE, TOPOLOGY, IMAGES_PER_CHIP, FIND_LARGEST)
 # Which of them a mode reads.
 READ = {
     "eval": {"checkpoint", "multi_scale"},
-    "predict": {flag.name for flag in ALL} - {"archive"},
+    "predict": {flag.name for flag in OF_PREDICT},
     "export": {"checkpoint", "output"},
     "check_submission": {"images", "submission", "archive"},
+    "plan": {"topology", "images_per_chip", "find_largest"},
 }
 
 
 def check(mode: str) -> None:
     """Raises UserError on a flag that the mode would not read: nobody should believe that it did."""
-    for flag in ALL:
+    for flag in OF_SOME_MODES:
         if flag.present and flag.name not in READ.get(mode, ()):
             readers = " or ".join(f"--mode={name}" for name, read in READ.items() if flag.name in read)
             raise UserError(f"--{flag.name} is given with --mode={mode}, which does not read it: it is for {readers}")
@@ -120,6 +132,25 @@ def export_arguments(config: ml_collections.ConfigDict | None, workdir: Path | N
 def submission_arguments() -> dict[str, Any]:
     """Those of `inference.submissions.mode.check_submission`."""
     return {"benchmark": SUBMISSION.value, "archive": _local(ARCHIVE), "images": IMAGES.value}
+
+
+def plan_arguments() -> dict[str, Any]:
+    """Those of `plan.mode.plan`, but for the config.
+
+    Raises:
+      UserError: where no topology is named or one is unknown, or images are no numbers.
+    """
+    names = [name for value in TOPOLOGY.value for name in value.split(",")]
+    if not names:
+        raise UserError("--topology is missing: name a slice of TPUs, --topology=v5e:4x4 for instance")
+    wrong = [value for value in IMAGES_PER_CHIP.value if not value.isdecimal() or not int(value)]
+    if wrong:
+        raise UserError(f"--images_per_chip has {wrong[0]!r}: give numbers of images, as 1,2,4,8")
+    return {
+        "slices": [topologies.parse(name) for name in dict.fromkeys(names)],
+        "images_per_chip": sorted({int(value) for value in IMAGES_PER_CHIP.value}),
+        "find_largest": FIND_LARGEST.value,
+    }
 
 
 def _workdir(config: ml_collections.ConfigDict | None, workdir: Path | None) -> Path:

@@ -1,0 +1,88 @@
+"""The training step of a config, compiled for a slice of TPUs that is not there.
+
+It is the step that training runs, with shapes in place of parameters and data. Needs libtpu, which has to find the
+environment that `compiler` sets, in a process that has not used it before.
+"""
+
+import re
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.experimental import topologies
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from cpnet_jax import build, sharding
+from cpnet_jax.plan import flops
+from cpnet_jax.plan.topologies import Topology
+from cpnet_jax.training.state import TrainState, create_state
+
+MEMORY = ("argument", "output", "alias", "temp", "generated_code")
+
+
+def compile_step(config: ml_collections.ConfigDict, topology: Topology, images: int) -> dict[str, Any]:
+    """Compiles the step for so many images a chip.
+
+    Returns:
+      What `compiler.Compiled` holds, but for the versions.
+    """
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **topology.options).devices
+    mesh = sharding.make_mesh(devices)
+    state, batch = _abstract_state(config, mesh), _abstract_batch(config, mesh, images)
+    traced = build.make_train_step(config, mesh).trace(state, batch)
+    known = {
+        "flops": flops.count(traced.jaxpr.jaxpr) // mesh.size,
+        "state": {name: _bytes(getattr(state, name)) for name in ("params", "opt_state", "batch_stats")},
+        "batch": _bytes(batch) // mesh.size,
+        "parameters": _shapes(state.params),
+        "statistics": _shapes(state.batch_stats),
+    }
+    start = time.monotonic()
+    try:
+        compiled = traced.lower().compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = needed_bytes(str(error))
+        if needed is None:
+            raise
+        return known | {"memory": None, "needed": needed, "program": None, "seconds": time.monotonic() - start}
+    analysis = compiled.memory_analysis()
+    memory = {name: getattr(analysis, f"{name}_size_in_bytes") for name in MEMORY}
+    seconds = time.monotonic() - start
+    return known | {"memory": memory, "needed": None, "program": compiled.as_text(), "seconds": seconds}
+
+
+def _abstract_state(config: ml_collections.ConfigDict, mesh: Mesh) -> TrainState:
+    crop = tuple(config.data.crop_size)
+    create = partial(create_state, build.make_model(config), build.make_optimizer(config), crop, config.seed)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)), jax.eval_shape(create)
+    )
+
+
+def _abstract_batch(config: ml_collections.ConfigDict, mesh: Mesh, images: int) -> PyTree:
+    shape = (images * mesh.size, *config.data.crop_size)
+    array = partial(jax.ShapeDtypeStruct, dtype=jnp.uint8, sharding=sharding.split(mesh))
+    return {"image": array((*shape, 3)), "label": array(shape)}
+
+
+def _bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _shapes(tree: PyTree) -> list[list[int]]:
+    return [list(shape) for shape in sorted({leaf.shape for leaf in jax.tree.leaves(tree)})]
+
+
+def needed_bytes(message: str) -> int | None:
+    """What a step would need, where the compiler's error says that the chip has not as much; else None.
+
+    The compiler finds out at two places, and says it in two ways.
+    """
+    match = re.search(
+        r"Ran out of memory (?:in memory space|on) hbm.*?(?:Used |\()([\d.]+)([KMG])", message, re.I | re.S
+    )
+    return int(float(match[1]) * 1024 ** (1 + "KMG".index(match[2]))) if match else None

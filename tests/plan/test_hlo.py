@@ -1,0 +1,89 @@
+"""Reading a compiled program's text: small pieces in the form that the compiler for TPUs writes."""
+
+import pytest
+
+from cpnet_jax.plan.hlo import Program
+
+CYCLES = 'backend_config={"flag_configs":[],"window_config":{"estimated_cycles":"%d","iteration_bounds":["1"]}}'
+
+PROGRAM = f"""HloModule jit_train_step, is_scheduled=true, entry_computation_layout={{(f32[32]{{0}})->f32[32]{{0}}}}
+
+%fused_computation.1 (param_0: f32[32]) -> f32[32] {{
+  %param_0 = f32[32]{{0:T(128)S(1)}} parameter(0)
+  ROOT %multiply.1 = f32[32]{{0:T(128)S(1)}} multiply(%param_0, %param_0), {CYCLES % 10**9}
+}}
+
+%add.1 (x: f32[], y: f32[]) -> f32[] {{
+  ROOT %add.2 = f32[]{{:T(128)}} add(%x, %y)
+}}
+
+%region_175.181_spmd (wide.param.18: (s32[], f32[32], /*index=2*/f32[3])) -> pred[] {{
+  %constant.2464 = s32[]{{:T(128)}} constant(5)
+  %wide.param.18 = (s32[]{{:T(128)}}, f32[32]{{0:T(128)}}, /*index=2*/f32[3]{{0:T(128)}}) parameter(0)
+  %get-tuple-element.9294 = s32[]{{:T(128)}} get-tuple-element(%wide.param.18), index=0
+  ROOT %lt.85 = pred[]{{:T(512)}} compare(%get-tuple-element.9294, %constant.2464), direction=LT
+}}
+
+%region_0.180_spmd.sunk (param: (s32[], f32[32])) -> (s32[], f32[32]) {{
+  %fusion.2 = f32[32]{{0:T(128)}} fusion(%param), kind=kLoop, calls=%fused_computation.1, {CYCLES % 100}
+  %all-reduce.2 = f32[32]{{0:T(128)S(1)}} all-reduce(%fusion.2), channel_id=3, \
+replica_groups=mesh['axis_0'=4] {{'axis_0'}}, to_apply=%add.1, \
+metadata={{op_name="jit(train_step)/while/body/jvp(CPNet)/bn/reduce_sum" stack_frame_id=12}}
+  ROOT %tuple.3 = (s32[]{{:T(128)}}, f32[32]{{0:T(128)}}) tuple(%i, %all-reduce.2)
+}}
+
+%gather (p: f32[8,4]) -> f32[32,4] {{
+  ROOT %all-gather.7 = f32[32,4]{{1,0:T(8,128)}} all-gather(%p), channel_id=9, dimensions={{0}}
+}}
+
+ENTRY %main.274_spmd (param.21: f32[32]) -> f32[32] {{
+  %param.21 = f32[32]{{0:T(128)}} parameter(0)
+  %fusion.1 = f32[32]{{0:T(128)}} fusion(%param.21), kind=kLoop, calls=%fused_computation.1, {CYCLES % 3}
+  %copy.655 = bf16[64,2,64,3]{{0,1,3,2:T(2,128)(2,1)S(1)}} copy(%fusion.1), {CYCLES % 4}
+  %while.454 = (s32[]{{:T(128)}}, f32[32]{{0}}) while(%tuple), condition=%region_175.181_spmd, \
+body=%region_0.180_spmd.sunk
+  %all-reduce.238 = (bf16[150]{{0:T(256)(128)(2,1)S(1)}}, bf16[1,1,8,150]{{3,2,1,0:T(8,128)(2,1)S(1)}}, \
+/*index=2*/s32[]{{:T(128)}}) all-reduce(%a, %b, %c), channel_id=4, to_apply=%add.1, \
+metadata={{op_name="jit(train_step)/transpose(jvp(CPNet))/head/dot_general"}}
+  %collective-permute-start.1 = (f32[8,4]{{1,0}}, f32[8,4]{{1,0}}, u32[]{{:S(2)}}, u32[]{{:S(2)}}) \
+collective-permute-start(%x), channel_id=5
+  %collective-permute-done.1 = f32[8,4]{{1,0}} collective-permute-done(%collective-permute-start.1)
+  %async-start.1 = ((f32[8,4]{{1,0}}), f32[32,4]{{1,0}}, u32[]) async-start(%y), calls=%gather
+  ROOT %async-done.1 = f32[32,4]{{1,0}} async-done(%async-start.1)
+}}
+"""
+
+
+def test_cycles_of_a_loops_body_count_once_a_trip_and_those_inside_a_fusion_not_at_all():
+    assert Program(PROGRAM).cycles() == 3 + 4 + 5 * 100
+
+
+def test_every_exchange_is_found_with_its_arrays_and_how_often_it_runs():
+    found = [
+        (exchange.kind, exchange.times, [(array.dtype, array.shape, array.bytes) for array in exchange.arrays])
+        for exchange in Program(PROGRAM).collectives()
+    ]
+    assert found == [
+        ("all-reduce", 5, [("f32", (32,), 128)]),
+        ("all-reduce", 1, [("bf16", (150,), 300), ("bf16", (1, 1, 8, 150), 2400), ("s32", (), 4)]),
+        ("collective-permute", 1, [("f32", (8, 4), 128)]),
+        ("all-gather", 1, [("f32", (32, 4), 512)]),
+    ]
+
+
+def test_the_operation_that_asked_for_an_exchange_is_told():
+    origins = [exchange.origin for exchange in Program(PROGRAM).collectives()]
+    assert origins[0].endswith("bn/reduce_sum") and "transpose(" in origins[1]
+
+
+def test_trips_that_the_compiler_tells_win_over_the_condition():
+    told = 'body=%region_0.180_spmd.sunk, backend_config={"known_trip_count":{"n":"9"}}'
+    told = PROGRAM.replace("body=%region_0.180_spmd.sunk", told)
+    assert Program(told).cycles() == 3 + 4 + 9 * 100
+
+
+def test_a_loop_of_unknown_trips_and_a_text_without_a_program_are_refused():
+    with pytest.raises(ValueError, match="trips"):
+        Program(PROGRAM.replace("constant(5)", "parameter(1)"))
+    with pytest.raises(ValueError, match="ENTRY"):
+        Program("HloModule nothing")

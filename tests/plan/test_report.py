@@ -1,0 +1,49 @@
+"""The plan as people read it."""
+
+from plan.steps import EXCHANGES, compiled, exchange
+
+from cpnet_jax.plan import topologies
+from cpnet_jax.plan.report import report
+
+SLICE = topologies.parse("v5e:4x4")
+
+
+def rows(text, column):
+    """The table whose header has that column, as dicts."""
+    for block in text.split("\n\n"):
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
+        if column in lines[0]:
+            return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+    raise AssertionError(f"no table has a column {column}")
+
+
+def test_a_global_batch_is_spent_on_every_number_of_chips_that_divides_it():
+    steps = [compiled(images, cycles=1_503_000 * (10 + images), exchanges=[]) for images in (1, 2, 3, 8)]
+    text = report("a config", 16, SLICE, steps)
+    spent = [(row["chips"], row["images a chip"], row["step ms"]) for row in rows(text, "chip-hours a million images")]
+    assert spent == [("16", "1", "11.0"), ("8", "2", "12.0"), ("2", "8", "18.0")]
+    assert "costs least on 2 chip(s), 8 images each: 444.4 images/s a chip" in text
+    # 16 x 1000 / 11 against 16 x 1000 / 18 images/s; 90.9 against 444.4 on each chip.
+    assert "soonest on 16 chips, 1 each: 1.6 times as fast for 4.9 times the chip-hours" in text
+
+
+def test_scaling_goes_to_1024_chips_and_loses_only_the_exchange():
+    found = rows(report("a config", 16, SLICE, [compiled(2)]), "efficiency")
+    assert [(row["chips"], row["slices"]) for row in found][-2:] == [("256", "1"), ("1024", "4")]
+    rates = [int(row["images/s"]) / int(row["chips"]) for row in found]
+    assert rates == sorted(rates, reverse=True) and 1900 < rates[-1] < 2000
+
+
+def test_steps_that_do_not_fit_are_told_and_leave_the_others_readable():
+    text = report("a config", 16, SLICE, [compiled(2, gib=9.0), compiled(4, gib=17.5)], largest=3)
+    assert "4 images a chip need at least 17.5 GiB and do not fit" in text
+    assert "At most 3 images a chip fit" in text
+    assert [row["together"] for row in rows(text, "together")] == ["9.00"]
+    nothing = report("a config", 16, SLICE, [compiled(1, gib=17.5)], largest=0)
+    assert "Not even one image a chip fits" in nothing
+
+
+def test_the_verdict_names_what_data_parallelism_does_not_need():
+    assert "nothing but all-reduces of gradients" in report("a config", 16, SLICE, [compiled(2)])
+    gathered = compiled(2, exchanges=[*EXCHANGES, exchange("f32[4,500,500]{2,1,0}", kind="all-gather")])
+    assert "does not need: all-gather of something else (4.000 MB)" in report("a config", 16, SLICE, [gathered])

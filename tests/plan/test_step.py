@@ -1,0 +1,49 @@
+"""What the compiler says when a step does not fit, and what is compiled at all."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from configs import ade20k
+from cpnet_jax import build, sharding
+from cpnet_jax.plan import step
+from cpnet_jax.training.state import create_state
+
+GIB = 2**30
+AT_ALLOCATION = (
+    "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 24.01G of 15.75G "
+    "hbm. Exceeded hbm capacity by 8.26G.\n\nTotal hbm usage >= 24.26G:\n    reserved        258.00M"
+)
+AT_SCHEDULING = (
+    "RESOURCE_EXHAUSTED: E1000: CompileTimeHbmOom: Ran out of memory on HBM, the total memory required for HLO "
+    "temporaries (45.17G) exceeds available HBM (15.75G). HLO module: jit_f."
+)
+
+
+@pytest.mark.parametrize(("message", "needed"), [(AT_ALLOCATION, 24.01), (AT_SCHEDULING, 45.17)])
+def test_a_shortage_of_memory_is_told_from_its_message(message, needed):
+    assert step.needed_bytes(message) == int(needed * GIB)
+
+
+def test_another_error_is_no_shortage_of_this_memory():
+    assert step.needed_bytes("INVALID_ARGUMENT: Topology layout is not divisible") is None
+    assert step.needed_bytes(AT_ALLOCATION.replace("hbm", "vmem")) is None
+
+
+def test_what_is_compiled_is_what_training_runs():
+    """A real state and a batch as the pipeline makes it lead to the same program as their shapes alone."""
+    config = ade20k.get_config()
+    config.data.crop_size = (32, 32)
+    config.model.depth, config.model.channels, config.model.aux_channels = 18, 8, 0
+    mesh = sharding.make_mesh()
+    train_step = build.make_train_step(config, mesh)
+    abstract = step._abstract_state(config, mesh), step._abstract_batch(config, mesh, 2)
+
+    model, tx = build.make_model(config), build.make_optimizer(config)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(lambda: create_state(model, tx, (32, 32), 0))
+    )
+    state = jax.device_put(zeros, sharding.replicated(mesh))
+    batch = {"image": jnp.zeros((16, 32, 32, 3), jnp.uint8), "label": jnp.zeros((16, 32, 32), jnp.uint8)}
+    batch = jax.device_put(batch, sharding.split(mesh))
+    assert train_step.lower(*abstract).as_text() == train_step.lower(state, batch).as_text()

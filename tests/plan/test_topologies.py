@@ -1,0 +1,41 @@
+"""Slices of TPUs, by name."""
+
+import pytest
+
+from cpnet_jax.errors import UserError
+from cpnet_jax.plan import topologies
+
+
+@pytest.mark.parametrize(
+    ("name", "chips"), [("v5e:16x16", 256), ("v4:2x2x4", 16), ("v5p:8x8x16", 1024), ("v6e:2x4", 8)]
+)
+def test_a_name_gives_a_slice_and_back(name, chips):
+    topology = topologies.parse(name)
+    assert (topology.name, topology.chips) == (name, chips)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("v5e", "a chip and a shape"),
+        ("v5e:4x", "a chip and a shape"),
+        ("v7:4x4", "v4, v5e, v5p, v6e"),
+        ("v5e:3x5", "4x4"),
+        ("v5e:32x32", "16x16"),
+        ("v5e:2x2x2", "2x2"),
+        ("v4:4x4", "2x2x4"),
+        ("v4:2x2x8", "multiples of 4"),
+        ("v4:0x4x4", "multiples of 4"),
+        ("v4:16x16x32", "at most 4096 chips"),
+    ],
+)
+def test_a_slice_that_does_not_exist_gets_a_sentence_that_names_the_flag(name, said):
+    with pytest.raises(UserError, match=said) as error:
+        topologies.parse(name)
+    assert f"--topology is {name}".replace("'", "") in str(error.value).replace("'", "")
+
+
+def test_clocks_follow_from_the_peaks():
+    """As Google states them in GHz, or its papers on the chips do."""
+    clocks = {name: round(chip.clock / 1e9, 2) for name, chip in topologies.CHIPS.items()}
+    assert clocks == {"v4": 1.05, "v5e": 1.5, "v5p": 1.75, "v6e": 1.75}
