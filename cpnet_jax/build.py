@@ -1,6 +1,7 @@
 """From a config's fields to the parts of an experiment; nobody else translates between the two."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
