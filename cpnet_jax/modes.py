@@ -1,4 +1,4 @@
-"""From a mode's name to what it does. Each is imported when it is asked for: none has to wait for what it does not use."""
+"""From a mode's name to what it does. Each is imported when asked for: none waits for what it does not use."""
 
 from pathlib import Path
 
