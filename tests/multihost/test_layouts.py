@@ -32,13 +32,6 @@ def folder(tmp_path_factory):
     return root
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @cache
 def trainer(count, folder):
     """Of a single process with so many devices."""
