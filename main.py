@@ -62,7 +62,7 @@ def main(stop: Stop, argv: list[str]) -> None:
 
 
 def run() -> None:
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what libraries log as an error they raise, too
     stop = Stop()
     stop.listen()
     parse = partial(command_line.parse, without_config=WITHOUT_CONFIG)

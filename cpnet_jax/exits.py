@@ -33,11 +33,12 @@ def run(program: Callable[[], None]) -> NoReturn:
     """Runs it and exits, saying on stderr what went wrong."""
     atexit.register(last_words.unneeded)  # before JAX registers its own end: what is registered first comes last
     try:
-        program()
+        try:
+            program()
+            status = 0
+        except SystemExit as exit_:  # absl's, at every end
+            status = exit_.code
         sys.stdout.flush()
-        status = 0
-    except SystemExit as exit_:  # absl's, for --help
-        status = exit_.code
     except Stopped as stopped:
         status = _said(str(stopped), stopped.exit_status)
     except UserError as error:
@@ -58,13 +59,8 @@ def run(program: Callable[[], None]) -> NoReturn:
 
         if not sharding.is_lost_peer(error):
             raise
-        _said(
-            f"error: another process of this run has gone ({_first_line(error)}): run the same command on every host "
-            "again, and training goes on from the newest whole checkpoint",
-            PEER_LOST,
-        )
-        last_words.unneeded()
-        os._exit(PEER_LOST)  # an orderly end would wait for the one that is gone
+        # An orderly end would wait for the one that is gone. `last_words` comes after what the runtime says now.
+        os._exit(PEER_LOST)
     _forget_unwritten_output()
     sys.exit(status)
 
@@ -81,7 +77,3 @@ def _forget_unwritten_output() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]

@@ -17,8 +17,8 @@ def prepare(process: int, count: int) -> None:
     if count == 1:
         return
     line = (
-        f"error: process {process} of {count} was ended from outside, most likely since another one had died or no "
-        "longer answered (the lines above may name it): run the same command on every host again, and training goes on "
+        f"error: process {process} of {count} ended because another one has died or no longer answers, or was "
+        "killed itself (the lines above may say more): run the same command on every host again, and training goes on "
         "from the newest whole checkpoint"
     )
     # A session of its own: it outlives what a Ctrl-C is sent to.

@@ -27,7 +27,6 @@ class Run:
         overrides = [f"--config.{name}={value}" for name, value in (FIELDS | fields).items()]
         _, _, *arguments = command(folder, workdir, *overrides)
         self.workdir = Path(workdir)
-        self.began = time.monotonic()
         self._output = (folder / f"output_{time.monotonic_ns()}").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, *map(str, [*program, *arguments])],
@@ -35,6 +34,8 @@ class Run:
             env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
             stdout=stdout or self._output,
             stderr=self._output,
+            # Where the tests run in the background, Ctrl-C is ignored, and the program would inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def __enter__(self):
@@ -60,6 +61,14 @@ class Run:
         return self.until(
             lambda: self.resumed_at() is not None and logged_steps(self.workdir) >= self.resumed_at() + steps
         )
+
+    def until_some_moment(self, rng):
+        """Waits until somewhere in its start (once in five times), or in or between its first steps."""
+        steps = rng.integers(0, 5)
+        if steps:
+            self.until_trained(steps)
+        time.sleep(rng.uniform(0, 0.4) if steps else rng.uniform(2, 8))
+        return self.process.poll() is None
 
     def send(self, number):
         self.process.send_signal(number)
