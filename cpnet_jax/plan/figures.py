@@ -77,6 +77,11 @@ class Figures:
         return sum(group.bytes for group in self.traffic if group.collective == "all-reduce")
 
     @cached_property
+    def exchanges(self) -> int:
+        """Times that the chips exchange something in a step."""
+        return sum(collective.times for collective in self._program.collectives())
+
+    @cached_property
     def traffic(self) -> list[Traffic]:
         """Every exchange of the program, in groups, the largest first."""
         times: dict[tuple[str, str], int] = {}

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 
-from tqdm import tqdm
-
 from cpnet_jax.plan.compiler import Compiled
 from cpnet_jax.plan.figures import GRADIENTS, SCALARS, STATISTICS, Figures, Traffic, all_reduce_seconds
 from cpnet_jax.plan.topologies import GIB, Topology
@@ -37,12 +35,11 @@ def report(
             _speed(steps, topology),
             "Memory of a chip, GiB:",
             _memory(steps, chip.hbm),
-            f"What the chips exchange in a step of {steps[-1].images} images a chip:",
+            f"What the chips exchange in a step (images a chip: {steps[-1].images}):",
             _exchange(steps[-1].traffic),
             f"The config's global batch of {batch_size} on as many chips as it takes:",
             _spending(steps, batch_size),
-            f"{steps[-1].images} images a chip on more and more chips, on paper (by the bytes alone: an exchange also "
-            "waits for the slowest chip, and for the way to it):",
+            f"More and more chips, on paper (images a chip: {steps[-1].images}):",
             _scaling(steps[-1], topology),
         ]
     parts.append(_words(steps, batch_size, topology, largest))
@@ -52,7 +49,7 @@ def report(
 def _speed(steps: Sequence[Figures], topology: Topology) -> str:
     chips = topology.chips
     header = ["images a chip", "global batch", "TFLOP", "compute ms", "exchange ms", "of peak", "images/s a chip"]
-    header += ["images/s", "compiled in"]
+    header.append("images/s")
     rows = [
         [
             step.images,
@@ -63,7 +60,6 @@ def _speed(steps: Sequence[Figures], topology: Topology) -> str:
             f"{step.of_peak(chips):.0%}",
             f"{step.images_per_second(chips):.1f}",
             f"{step.images_per_second(chips) * chips:.0f}",
-            tqdm.format_interval(step.compiled.seconds),
         ]
         for step in steps
     ]
@@ -129,7 +125,7 @@ def _shortages(compiled: Sequence[Compiled]) -> str:
 
 
 def _words(steps: Sequence[Figures], batch_size: int, topology: Topology, largest: int | None) -> str:
-    sentences = [verdict(steps[-1].traffic)] if steps else []
+    sentences = [verdict(steps[-1])] if steps else []
     if largest is not None:
         sentences.append(
             f"At most {largest} images a chip fit {topology.chip.name}."
@@ -166,13 +162,16 @@ def _advice(steps: Sequence[Figures], batch_size: int) -> str:
     )
 
 
-def verdict(traffic: Sequence[Traffic]) -> str:
+def verdict(step: Figures) -> str:
     """Whether chips exchange anything that data parallelism has no need of."""
-    surprises = [group for group in traffic if not group.expected]
+    surprises = [group for group in step.traffic if not group.expected]
     if surprises:
         listed = ", ".join(f"{group.collective} of {group.content} ({group.bytes / 1e6:.3f} MB)" for group in surprises)
         return f"The step exchanges what data parallelism does not need: {listed}."
-    return f"The chips exchange nothing but all-reduces of {GRADIENTS}, {STATISTICS} and {SCALARS}."
+    return (
+        f"The chips exchange nothing but all-reduces of {GRADIENTS}, {STATISTICS} and {SCALARS}, {step.exchanges} a "
+        "step; what they wait for each other at these is not in the figures above."
+    )
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
