@@ -126,4 +126,4 @@ def _dataset(saved: dict[str, Any]) -> Dataset:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0]
+    return (str(error).splitlines() or [""])[0][:200]  # TensorStore's are thousands of characters long

@@ -27,6 +27,7 @@ from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.load import from_workdir
 from cpnet_jax.inference.protocol import Protocol
 from cpnet_jax.inference.settings import make_protocol
+from cpnet_jax.training import checksums
 from cpnet_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -95,6 +96,7 @@ def change_config(workdir: Path, copy: Path, change) -> Path:
         config = json.loads(path.read_text())
         change(config)
         path.write_text(json.dumps(config))
+        (copy / "checkpoints" / str(step) / checksums.NAME).unlink()
     return copy
 
 
@@ -161,9 +163,10 @@ def test_a_workdir_without_a_usable_checkpoint_is_refused(workdir, tmp_path):
     for path in (damaged / "checkpoints" / "7" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(UserError, match="checkpoints/7 cannot be read") as caught:
+    assert from_workdir(damaged, mesh).origin["step"] == 3, "the newest whole one is taken"
+    shutil.rmtree(damaged / "checkpoints" / "3")
+    with pytest.raises(UserError, match="no whole checkpoint"):
         from_workdir(damaged, mesh)
-    assert "\n" not in str(caught.value)
 
 
 SETTINGS = {"multi_scale": False, "scales": [0.5, 1.0], "flip": True, "overlap": "average"}
