@@ -5,13 +5,16 @@ VENV ?= .venv
 TORCH ?= 1
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-faults lint compare clean
+.PHONY: quickstart test test-layouts test-faults lint compare clean
 
 quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, draw predictions.
 	$(BIN)/python main.py --config=configs/quickstart.py
 
 test: $(VENV)/.ready-test-$(TORCH) lint  ## Run the tests.
 	$(BIN)/python -m pytest
+
+test-layouts: $(VENV)/.ready-test-0  ## The same numbers on any number of devices and processes; two minutes.
+	$(BIN)/python -m pytest -m long tests/multihost
 
 test-faults: $(VENV)/.ready-test-0  ## Break runs in every way they break on pods; a quarter of an hour.
 	$(BIN)/python -m pytest -s -m long tests/faults

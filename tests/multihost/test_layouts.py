@@ -13,6 +13,8 @@ from raw_data import save
 
 from cpnet_jax import sharding
 
+pytestmark = pytest.mark.long
+
 
 def write_camvid(folder):
     """Of the examples only every eighth has labels at all: most devices see none in a step."""
