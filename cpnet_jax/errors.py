@@ -16,6 +16,10 @@ class TrainingDiverged(UserError):
     exit_status = 3
 
 
+class WriteFailed(UserError):
+    """A checkpoint could not be written. The ones before it are intact."""
+
+
 class Stopped(Exception):
     """Asked to stop, and did so with everything saved: the same command goes on. The message says where."""
 
