@@ -22,6 +22,10 @@ class WorkerDied(UserError):
     exit_status = 4
 
 
+class WriteFailed(UserError):
+    """A checkpoint could not be written. The ones before it are intact."""
+
+
 class Stopped(Exception):
     """Asked to stop, and did so with everything saved: the same command goes on. The message says where."""
 

@@ -2,6 +2,7 @@
 
 import atexit
 import errno
+import multiprocessing
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from cpnet_jax import last_words
-from cpnet_jax.errors import Stopped, UserError
+from cpnet_jax.errors import Stopped, UserError, WriteFailed
 
 PEER_LOST = 69  # EX_UNAVAILABLE
 # What a file system may answer that is nobody's mistake here.
@@ -41,6 +42,8 @@ def run(program: Callable[[], None]) -> NoReturn:
         sys.stdout.flush()
     except Stopped as stopped:
         status = _said(str(stopped), stopped.exit_status)
+    except WriteFailed as error:
+        at_once(_said(f"error: {error}", error.exit_status))  # its threads may wait for each other, for minutes
     except UserError as error:
         status = _said(f"error: {error}", error.exit_status)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
@@ -63,6 +66,14 @@ def run(program: Callable[[], None]) -> NoReturn:
         os._exit(PEER_LOST)
     _forget_unwritten_output()
     sys.exit(status)
+
+
+def at_once(status: int) -> NoReturn:
+    """Ends without Python's way out, which waits for threads, and which JAX does not survive in a compilation."""
+    last_words.unneeded()
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(status)
 
 
 def _said(line: str, status: int) -> int:

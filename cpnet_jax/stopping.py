@@ -4,12 +4,11 @@ A thread of its own waits for the signals, so that they are heard while the main
 so that nothing is ever raised in the middle of somebody else's code.
 """
 
-import multiprocessing
 import os
 import signal
 import threading
 
-from cpnet_jax import last_words
+from cpnet_jax import exits
 from cpnet_jax.errors import Stopped
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -57,9 +56,11 @@ class Stop:
     def _hear(self, number: signal.Signals) -> None:
         again = self._asked and number == signal.SIGINT
         if not self._training or again:
-            _end(f"{number.name}: stopped at once", 128 + number)
+            _say(f"{number.name}: stopped at once")
+            exits.at_once(128 + number)
         elif not self._steps_at_risk:
-            _end(f"{number.name}: stopped before the first step, with nothing to save", Stopped.exit_status)
+            _say(f"{number.name}: stopped before the first step, with nothing to save")
+            exits.at_once(Stopped.exit_status)
         elif not self._asked:
             self._asked = True
             _say(f"{number.name}: stopping after this step, or evaluation, and saving; Ctrl-C now: stop at once")
@@ -78,15 +79,6 @@ def _tell_the_other_processes() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     signal.raise_signal(signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-
-
-def _end(line: str, status: int) -> None:
-    """Without a word to Python: its way out waits for threads, and JAX does not survive it in a compilation."""
-    _say(line)
-    last_words.unneeded()
-    for child in multiprocessing.active_children():
-        child.kill()
-    os._exit(status)
 
 
 def _say(line: str) -> None:

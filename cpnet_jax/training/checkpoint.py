@@ -16,7 +16,7 @@ from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from cpnet_jax import sharding
-from cpnet_jax.errors import Stopped, UserError
+from cpnet_jax.errors import Stopped, WriteFailed
 from cpnet_jax.training import checksums
 
 METRIC = "mIoU"
@@ -79,7 +79,7 @@ class Checkpoints:
             self.close()
 
     def close(self) -> None:
-        """Waits for the write in progress; UserError where it failed."""
+        """Waits for the write in progress; WriteFailed where it failed."""
         with self._telling_failures():
             self._manager.close()
             self._complete_checksums()
@@ -98,7 +98,7 @@ class Checkpoints:
         return max(scored, key=scored.get) if scored else self.latest()
 
     def save(self, step: int, state: PyTree, *, position: int, config: dict[str, Any], miou: float | None) -> None:
-        """Begins to write; UserError where that cannot be, or could not at the save before.
+        """Begins to write; WriteFailed where that cannot be, or could not at the save before.
 
         Args:
           position: global batches taken from the training stream.
@@ -120,7 +120,7 @@ class Checkpoints:
             )
 
     def check(self) -> None:
-        """UserError where the save in progress has failed, or the directory has gone. Does not wait."""
+        """WriteFailed where the save in progress has failed, or the directory has gone. Does not wait."""
         with self._telling_failures():
             if self._identify() != self._identity:
                 raise FileNotFoundError("the folder has vanished")
@@ -200,7 +200,7 @@ class Checkpoints:
             kept = [path.name for path in self._committed()]
             remains = f"step {max(map(int, kept))} is the newest that is whole" if kept else "none is there"
             step = "" if self._saving is None else f"/{self._saving}"
-            raise UserError(
+            raise WriteFailed(
                 f"{self._directory}{step} could not be written ({_reason(error)}), and {remains}: see to that disk, "
                 "and run the same command again"
             ) from error

@@ -176,8 +176,9 @@ def test_a_folder_that_nothing_can_be_added_to(folder, undisturbed, table):
             pytest.skip("chattr +i does not work here")
         stack.callback(subprocess.run, ["chattr", "-i", checkpoints], check=True)
         refused(run, f"{checkpoints}")
+    lost = lost_steps(workdir)
     finish(folder, workdir, undisturbed)
-    table("checkpoints/ read-only in mid-run", 1, "", "exit 2; made writable again, bit for bit")
+    table("checkpoints/ read-only in mid-run", 1, lost, "exit 2; made writable again, bit for bit")
 
 
 def test_a_vanishing_workdir(folder, undisturbed, table):
