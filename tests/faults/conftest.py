@@ -1,8 +1,17 @@
 """Prepared data, a compilation cache that is filled, and what an undisturbed run comes to."""
 
+import signal
+
 import pytest
 from faults.tiny_run import Run, final_state
 from test_main import write_camvid
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard():
+    """Where the tests run in the background it is ignored, and the program would inherit that."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

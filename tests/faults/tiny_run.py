@@ -34,8 +34,6 @@ class Run:
             env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
             stdout=stdout or self._output,
             stderr=self._output,
-            # Where the tests run in the background, Ctrl-C is ignored, and the program would inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def __enter__(self):
