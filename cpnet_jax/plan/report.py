@@ -125,7 +125,7 @@ def _shortages(compiled: Sequence[Compiled]) -> str:
 
 
 def _words(steps: Sequence[Figures], batch_size: int, topology: Topology, largest: int | None) -> str:
-    sentences = [verdict(steps[-1])] if steps else []
+    sentences = [verdict(steps)] if steps else []
     if largest is not None:
         sentences.append(
             f"At most {largest} images a chip fit {topology.chip.name}."
@@ -162,15 +162,17 @@ def _advice(steps: Sequence[Figures], batch_size: int) -> str:
     )
 
 
-def verdict(step: Figures) -> str:
-    """Whether chips exchange anything that data parallelism has no need of."""
-    surprises = [group for group in step.traffic if not group.expected]
-    if surprises:
-        listed = ", ".join(f"{group.collective} of {group.content} ({group.bytes / 1e6:.3f} MB)" for group in surprises)
-        return f"The step exchanges what data parallelism does not need: {listed}."
+def verdict(steps: Sequence[Figures]) -> str:
+    """Whether chips exchange anything, in any of the steps, that data parallelism has no need of."""
+    for step in steps:
+        if surprises := [group for group in step.traffic if not group.expected]:
+            listed = ", ".join(
+                f"{group.collective} of {group.content} ({group.bytes / 1e6:.3f} MB)" for group in surprises
+            )
+            return f"With {step.images} a chip, chips exchange what data parallelism does not need: {listed}."
     return (
-        f"The chips exchange nothing but all-reduces of {GRADIENTS}, {STATISTICS} and {SCALARS}, {step.exchanges} a "
-        "step; what they wait for each other at these is not in the figures above."
+        f"The chips exchange nothing but all-reduces of {GRADIENTS}, {STATISTICS} and {SCALARS}, {steps[-1].exchanges} "
+        "a step; what they wait for each other at these is not in the figures above."
     )
 
 
