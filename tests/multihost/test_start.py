@@ -1,7 +1,11 @@
 """How processes come together, and what is said where they do not."""
 
 import json
+import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import pytest
@@ -12,6 +16,7 @@ from cpnet_jax import distributed
 from cpnet_jax.configuration import check_same_everywhere
 from cpnet_jax.errors import UserError
 
+ROOT = Path(__file__).parents[2]
 START = """
 import sys, jax
 from cpnet_jax import distributed
@@ -47,12 +52,14 @@ def test_a_port_that_is_taken_is_named():
 
 
 @pytest.mark.parametrize("launched", [{}, {"SLURM_NTASKS": "1"}, {"OMPI_COMM_WORLD_SIZE": "1"}])
-def test_a_process_alone_starts_no_runtime(monkeypatch, launched):
-    for name, value in launched.items():
-        monkeypatch.setenv(name, value)
-    distributed.start()
-    distributed.start(num_processes=1)
-    assert not jax.distributed.is_initialized()
+def test_a_process_alone_starts_no_runtime(launched):
+    """In a process of its own: JAX refuses to look for others once it has devices."""
+    code = (
+        "import jax; from cpnet_jax import distributed; distributed.start(); distributed.start(num_processes=1); "
+        "assert not jax.distributed.is_initialized()"
+    )
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **launched}
+    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True)
 
 
 def test_launchers_are_recognised_and_processes_that_do_not_come_are_told():
@@ -86,6 +93,7 @@ def test_processes_that_would_not_do_the_same_are_told():
         check_same_everywhere([ours, ours | {"trained_on": {"fingerprint": "b"}}])
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_program(tmp_path):
     """One of them writes and speaks; a mistake on the other ends both, at once and with the same sentence."""
     write_camvid(tmp_path / "camvid")
