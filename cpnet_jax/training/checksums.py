@@ -42,10 +42,12 @@ def damage(folder: epath.Path) -> str | None:
 def _read(folder: epath.Path) -> dict[str, str]:
     """{name: digest}; ValueError where it is no such list."""
     try:
-        matches = [LINE.fullmatch(line) for line in (folder / NAME).read_text().removesuffix("\n").split("\n")]
+        *lines, rest = (folder / NAME).read_text().split("\n")
     except UnicodeDecodeError:
-        matches = [None]
-    if not all(matches):
+        lines, rest = [], ""
+    matches = [LINE.fullmatch(line) for line in lines]
+    # A rest is a line that was cut off: what is left of its name may be that of a folder.
+    if rest or not matches or not all(matches):
         raise ValueError(f"{NAME} is not what was written")
     return {match[2]: match[1] for match in matches}
 
