@@ -9,15 +9,16 @@ from etils import epath
 
 NAME = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+END = "# {} files"  # the last line; a comment to `sha256sum --check`
 
 
 def write(folder: epath.Path, *, unfinished: Collection[str] = ()) -> None:
     """Writes the list; files that an earlier one names are not read again, and those unfinished not at all."""
     known = _read(folder) if (folder / NAME).exists() else {}
     digests = known | _digests(folder, [name for name in _files(folder) if name not in {*known, *unfinished}])
-    lines = (f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    lines = [f"{digest}  {name}" for name, digest in sorted(digests.items())]
     temporary = folder / f".{NAME}.tmp"
-    temporary.write_text("".join(lines))
+    temporary.write_text("\n".join([*lines, END.format(len(lines)), ""]))
     temporary.replace(folder / NAME)
 
 
@@ -40,14 +41,13 @@ def damage(folder: epath.Path) -> str | None:
 
 
 def _read(folder: epath.Path) -> dict[str, str]:
-    """{name: digest}; ValueError where it is no such list."""
+    """{name: digest}; ValueError where it is no such list, or only the beginning of one."""
     try:
-        *lines, rest = (folder / NAME).read_text().split("\n")
-    except UnicodeDecodeError:
-        lines, rest = [], ""
+        *lines, end, rest = (folder / NAME).read_text().split("\n")
+    except ValueError:  # two lines at least, of text
+        lines, end, rest = [], "", ""
     matches = [LINE.fullmatch(line) for line in lines]
-    # A rest is a line that was cut off: what is left of its name may be that of a folder.
-    if rest or not matches or not all(matches):
+    if rest or end != END.format(len(lines)) or not all(matches):
         raise ValueError(f"{NAME} is not what was written")
     return {match[2]: match[1] for match in matches}
 

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
+from cpnet_jax.training import checksums
 from cpnet_jax.training.checkpoint import Checkpoints
 
 NEWEST, OLDER = 4, 2
@@ -64,6 +67,21 @@ def test_damage_to_any_file_is_noticed_and_the_older_checkpoint_taken(whole, tmp
             assert checkpoints.damaged.keys() == {NEWEST}
         assert f"{directory / str(NEWEST)} is damaged and passed over: " in capsys.readouterr().err
         shutil.rmtree(directory)
+
+
+def test_a_list_of_checksums_cut_off_anywhere_is_damaged(tmp_path):
+    for name in ("a", "b/c"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    folder = epath.Path(tmp_path)
+    checksums.write(folder)
+    assert checksums.damage(folder) is None
+    written = (tmp_path / checksums.NAME).read_bytes()
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "--check", "--quiet", "--strict", checksums.NAME], cwd=tmp_path, check=True)
+    for length in range(len(written)):
+        (tmp_path / checksums.NAME).write_bytes(written[:length])
+        assert checksums.damage(folder) == f"{checksums.NAME} is not what was written", length
 
 
 def test_a_checkpoint_without_checksums_is_taken_where_it_can_be_read(directory, capsys):
