@@ -14,20 +14,24 @@ from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 
-# What may change when a run is resumed: none of these touches the sequence of updates.
-FREE_ON_RESUME = {
+# What may differ between the processes of a run.
+FREE_ON_EACH_HOST = {
     "compilation_cache",
-    "eval_every",
-    "checkpoint_every",
-    "eval_every_epochs",
-    "checkpoint_every_epochs",
-    "log_every",
     "data.dir",
     "data.cache",
     "data.source",
     "data.threads",
     "data.workers",
     "data.batches_ahead",
+}
+
+# What may change when a run is resumed: none of these touches the sequence of updates.
+FREE_ON_RESUME = FREE_ON_EACH_HOST | {
+    "eval_every",
+    "checkpoint_every",
+    "eval_every_epochs",
+    "checkpoint_every_epochs",
+    "log_every",
     "data.eval_split",
     # These two decide where a run would stop: so, going on past it is what they are for.
     "data.on_error",
@@ -44,17 +48,6 @@ FREE_ON_RESUME = {
     # Told to whoever predicts; the fingerprint is what recognises labels.
     "trained_on.palette",
     "trained_on.ignore_label",
-}
-
-# What may differ between the processes of a run.
-FREE_ON_EACH_HOST = {
-    "compilation_cache",
-    "data.dir",
-    "data.cache",
-    "data.source",
-    "data.threads",
-    "data.workers",
-    "data.batches_ahead",
 }
 
 # Duration in epochs -> the same in steps.
