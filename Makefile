@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # TORCH=0 leaves PyTorch out, and with it the tests that compare with it.
 TORCH ?= 1
+# Tests run in so many processes.
+JOBS ?= 2
 BIN = $(VENV)/bin
 
 .PHONY: quickstart test test-layouts test-faults lint compare clean
@@ -11,7 +13,7 @@ quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, d
 	$(BIN)/python main.py --config=configs/quickstart.py
 
 test: $(VENV)/.ready-test-$(TORCH) lint  ## Run the tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-layouts: $(VENV)/.ready-test-0  ## The same numbers on any number of devices and processes; two minutes.
 	$(BIN)/python -m pytest -m long tests/multihost
