@@ -92,8 +92,11 @@ def _to_workdir(weights: Weights, config: ml_collections.ConfigDict, workdir: Pa
     with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest() is not None:
             raise UserError(f"--workdir={workdir} holds checkpoints already: name another")
-        state = jax.device_put(jax.jit(create)().replace(**variables), sharding.replicated(sharding.make_mesh()))
-        checkpoints.save(0, state, position=0, config=description, miou=None)
+        # Under one jit, so that nothing is drawn that would not be used.
+        start = jax.jit(
+            lambda loaded: create().replace(**loaded), out_shardings=sharding.replicated(sharding.make_mesh())
+        )
+        checkpoints.save(0, start(variables), position=0, config=description, miou=None)
     files.write_json(workdir / "config.json", description)
     print(f"{workdir}/checkpoints/0: the CPNet of {weights.source}, a checkpoint to evaluate, predict or go on from.")
 
