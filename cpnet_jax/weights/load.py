@@ -18,6 +18,8 @@ from cpnet_jax.weights.pixels import Pixels
 
 # Where training programs put the weights beside what else they save.
 WRAPPERS = ("state_dict", "model", "model_state_dict")
+# In the metadata of what --mode=convert writes out of a workdir.
+ORIGIN = "experiment"
 # Of models wrapped for several devices, or compiled.
 PREFIXES = ("module.", "_orig_mod.")
 
@@ -28,11 +30,13 @@ class Weights:
     source: what was asked for, for messages.
     tensors: by the source's own names; floating ones float32.
     pixels: the images they expect.
+    trained_here: whether the file is a workdir's network, by --mode=convert.
     """
 
     source: str
     tensors: dict[str, Shaped[np.ndarray, "..."]]
     pixels: Pixels
+    trained_here: bool = False
 
 
 def read(source: str) -> dict[str, Shaped[np.ndarray, "..."]]:
@@ -59,7 +63,8 @@ def load(source: str) -> Weights:
         card = path.with_name(hub.CARD)
     contents, metadata = tensor_files.read(path)
     tensors = _without_prefixes(_unwrapped(contents, source))
-    return Weights(source, _as_float32(tensors, source), pixels.described(metadata, _card(card)))
+    expected = pixels.described(metadata, _card(card))
+    return Weights(source, _as_float32(tensors, source), expected, trained_here=ORIGIN in metadata)
 
 
 def _unwrapped(contents: Mapping[str, Any], source: str) -> dict[str, Shaped[np.ndarray, "..."]]:

@@ -1,6 +1,7 @@
 """--mode=convert: PyTorch's weights into a workdir, a workdir's into PyTorch's files, or from file to file."""
 
 import json
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 import jax
 import ml_collections
 
-import cpnet_jax
 from cpnet_jax import build, configuration, files, sharding
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
@@ -19,7 +19,8 @@ from cpnet_jax.training.state import create_state
 from cpnet_jax.training.workdir_lock import locked
 from cpnet_jax.weights import tensor_files
 from cpnet_jax.weights.convert import cpnet_tensors, cpnet_variables
-from cpnet_jax.weights.load import Weights, load
+from cpnet_jax.weights.dilation import check_dilation, warning
+from cpnet_jax.weights.load import ORIGIN, Weights, load
 from cpnet_jax.weights.pixels import Pixels, adapt
 
 
@@ -71,7 +72,7 @@ def _for_images(weights: Weights, given: dict[str, Any], ours: Pixels) -> Weight
         raise UserError(f"--weights_std={','.join(map(str, theirs.std))}: each must be positive")
     tensors = adapt(weights.tensors, theirs, mean=ours.mean, std=ours.std, name=weights.source)
     print(f"{weights.source} is taken to expect {theirs}.", flush=True)
-    return Weights(weights.source, tensors, ours)
+    return replace(weights, tensors=tensors, pixels=ours)
 
 
 def _pixels(config: ml_collections.ConfigDict) -> Pixels:
@@ -79,6 +80,7 @@ def _pixels(config: ml_collections.ConfigDict) -> Pixels:
 
 
 def _to_workdir(weights: Weights, config: ml_collections.ConfigDict, workdir: Path) -> None:
+    check_dilation(weights)
     dataset = build.make_dataset(config)
     configuration.resolve_classes(config, dataset)
     create = partial(
@@ -116,6 +118,8 @@ def _to_file(workdir: Path, output: Path | None, checkpoint: str | int) -> None:
     found = restore(workdir, sharding.make_mesh(), checkpoint)
     path = output or workdir / f"{found.config.name}{tensor_files.SAFETENSORS}"
     tensors = cpnet_tensors(jax.device_get(found.variables), batches_tracked=found.step)
+    if said := warning(tensors, str(path)):
+        print(said, file=sys.stderr, flush=True)
     pixels = _pixels(found.config)
     metadata = _metadata(pixels) | _origin(found)
     tensor_files.write(path, tensors, metadata if path.suffix == tensor_files.SAFETENSORS else metadata | _meta(found))
@@ -124,13 +128,13 @@ def _to_file(workdir: Path, output: Path | None, checkpoint: str | int) -> None:
 
 def _metadata(pixels: Pixels) -> dict[str, str]:
     """Strings, as safetensors has it; "format" is what PyTorch's programs look for there."""
-    return {"format": "pt", "cpnet_jax": cpnet_jax.__version__, **pixels.as_metadata()}
+    return {"format": "pt", **pixels.as_metadata()}
 
 
 def _origin(found: Restored) -> dict[str, str]:
     return {
         "layout": "mmsegmentation",
-        "experiment": found.config.name,
+        ORIGIN: found.config.name,
         "step": str(found.step),
         "crop_size": json.dumps(list(found.config.data.crop_size)),
         "classes": json.dumps(found.dataset.classes),

@@ -13,11 +13,14 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Shaped
 
+import cpnet_jax
 from cpnet_jax.errors import UserError
 
 Triple = tuple[float, float, float]
 # Of every layout; a whole network has its backbone's below "backbone.".
 FIRST_CONVOLUTIONS = ("conv1.weight", "conv1.0.weight", "stem.0.weight")
+# In the metadata of every file that --mode=convert writes.
+MARK = "cpnet_jax"
 # Of 0 .. 255: what people round a mean to.
 TOLERANCE = 0.01
 
@@ -39,6 +42,7 @@ class Pixels:
     def as_metadata(self) -> dict[str, str]:
         """For the metadata of a file, from where `described` has it again."""
         return {
+            MARK: cpnet_jax.__version__,
             "mean": json.dumps(list(self.mean)),
             "std": json.dumps(list(self.std)),
             "channel_order": self.order,
@@ -52,7 +56,7 @@ def described(metadata: Mapping[str, Any], card: Mapping[str, Any]) -> Pixels:
       metadata: of a file that --mode=convert has written.
       card: timm's config.json, whose numbers are of 0 .. 1.
     """
-    if "cpnet_jax" in metadata:
+    if MARK in metadata:
         mean, std = (tuple(json.loads(metadata[name])) for name in ("mean", "std"))
         return Pixels(mean, std, metadata["channel_order"])
     known = card.get("pretrained_cfg", {})

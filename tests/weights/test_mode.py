@@ -56,7 +56,7 @@ def run(source=None, *, config=None, workdir=None, output=None, **pixels):
 def converted(tensors, tmp_path_factory):
     """A file and the workdir that was made of it."""
     folder = tmp_path_factory.mktemp("converted")
-    save_file(tensors, folder / "cpnet.safetensors")
+    save_file(tensors, folder / "cpnet.safetensors", {"experiment": "lake"})
     run(folder / "cpnet.safetensors", config=config(), workdir=folder / "run")
     return folder / "cpnet.safetensors", folder / "run"
 
@@ -146,6 +146,22 @@ def test_another_mean_is_refused_until_the_config_has_it(converted, tmp_path):
     fields.data.mean = (1.0, 2.0, 3.0)
     run(converted[0], config=fields, output=tmp_path / "out.safetensors", mean=(1.0, 2.0, 3.0))
     assert weights.load(str(tmp_path / "out.safetensors")).pixels.mean == (1.0, 2.0, 3.0)
+
+
+def test_basic_blocks_which_mmsegmentation_dilates_otherwise_come_from_here_only(converted, tensors, tmp_path, capsys):
+    foreign = tmp_path / "foreign.safetensors"
+    save_file(tensors, foreign)
+    with pytest.raises(UserError, match="undilated, so that it would answer differently here"):
+        run(foreign, config=config(), workdir=tmp_path / "run")
+    run(foreign, output=tmp_path / "rewritten.safetensors")
+    with pytest.raises(UserError, match="would answer differently here"):
+        run(tmp_path / "rewritten.safetensors", config=config(), workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(workdir=converted[1], output=tmp_path / "out.safetensors")
+    assert "will answer differently on mmsegmentation" in capsys.readouterr().err
+    # A ResNet-50 has no such blocks, and a backbone of ImageNet's no dilation.
+    for name in ("cpnet_resnet50", "torchvision_resnet18"):
+        weights.check_dilation(weights.Weights(name, key_lists.shapes(name), weights.Pixels()))
 
 
 @pytest.mark.parametrize(

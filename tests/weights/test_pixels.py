@@ -65,7 +65,7 @@ def test_a_network_without_such_a_convolution_is_refused():
 def test_a_file_of_ours_says_itself_what_it_expects(tmp_path):
     expected = Pixels((1.5, 2.0, 3.25), (4.0, 5.0, 6.125), "bgr")
     path = tmp_path / "model.safetensors"
-    save_file({"conv1.weight": KERNEL.astype(np.float32)}, path, {"cpnet_jax": "0", **expected.as_metadata()})
+    save_file({"conv1.weight": KERNEL.astype(np.float32)}, path, expected.as_metadata())
     assert weights.load(str(path)).pixels == expected
 
 
