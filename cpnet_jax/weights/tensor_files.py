@@ -12,7 +12,7 @@ import ml_dtypes
 import numpy as np
 import safetensors
 from jaxtyping import Shaped
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from cpnet_jax import files
 from cpnet_jax.errors import UserError
@@ -54,7 +54,8 @@ def write(path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], metadata
     check_suffix(path)
     with files.replacing(path) as temporary:
         if path.suffix == SAFETENSORS:
-            save_file(dict(tensors), temporary, metadata=dict(metadata))
+            # Not its save_file: what that writes nobody else may read.
+            temporary.write_bytes(save(dict(tensors), metadata=dict(metadata)))
         else:
             torch = _torch(path)
             state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}

@@ -86,6 +86,12 @@ def test_the_file_says_which_classes_and_images_it_is_for(converted, tmp_path):
     assert json.loads(metadata["crop_size"]) == list(CROP)
 
 
+def test_others_may_read_what_they_may_read_elsewhere(converted, tmp_path):
+    run(workdir=converted[1], output=tmp_path / "out.safetensors")
+    (tmp_path / "any").touch()
+    assert (tmp_path / "out.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
 def test_a_file_for_torch_is_what_mmsegmentation_opens(converted, tensors, tmp_path):
     torch = pytest.importorskip("torch", reason="torch writes its own files")
     run(workdir=converted[1], output=tmp_path / "out.pth")
