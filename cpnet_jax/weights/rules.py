@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from string import Formatter
 
 import einops
+import numpy as np
 from jaxtyping import Shaped
-from numpy import ndarray as Array
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Rule:
     there: str = "c"
     here: str = "c"
 
-    def to_ours(self, tensor: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    def to_ours(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """Raises einops.EinopsError where the tensor has other axes."""
         return einops.rearrange(tensor, f"{self.there} -> {self.here}")
 
-    def to_theirs(self, variable: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    def to_theirs(self, variable: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         return einops.rearrange(variable, f"{self.here} -> {self.there}")
 
 

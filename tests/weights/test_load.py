@@ -191,6 +191,24 @@ def test_offline_one_sentence_names_the_file_to_fetch(offline_hub):
     assert "/resolve/abc/x.pth" in refusal("hf://timm/small@abc/x.pth")
 
 
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [("RemoteEntryNotFoundError", "has no model.safetensors: name the file"), ("RepositoryNotFoundError", "cannot be")],
+)
+def test_what_the_hub_does_not_have_is_told(monkeypatch, error, said):
+    hub_library = pytest.importorskip("huggingface_hub")
+    errors = pytest.importorskip("huggingface_hub.errors")
+
+    def download(*, local_files_only=False, **_):
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError("not in the cache")
+        kind = getattr(errors, error)
+        raise kind.__new__(kind)  # its constructor wants a server's answer
+
+    monkeypatch.setattr(hub_library, "hf_hub_download", download)
+    assert said in refusal("hf://timm/small")
+
+
 @pytest.mark.parametrize("address", ["hf://", "hf://timm", "hf:///x/y"])
 def test_an_address_that_is_none_is_refused(address):
     assert "write hf://ORG/MODEL" in refusal(address)

@@ -1,27 +1,26 @@
 """--mode=convert, there and back through a workdir and through files."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from weights import key_lists
 
 from configs import camvid
 from cpnet_jax import configuration, sharding, weights
+from cpnet_jax import flags as network_flags
 from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.load import restore
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.weights.mode import convert
 
-ROOT = Path(__file__).parents[2]
 CROP = (16, 24)
 
 
@@ -190,15 +189,28 @@ def test_arguments_that_cannot_be_are_refused(converted, arguments, said, tmp_pa
     ("given", "said"),
     [
         ([], "--weights is missing"),
-        (["--weights_order=bgr", "--workdir=x"], "--weights_order is given without --weights"),
+        (["--weights_order=bgr"], "--weights_order is given without --weights"),
         (["--weights=x.pth", "--weights_mean=1,2"], "--weights_mean=1,2: give three numbers"),
     ],
     ids=str,
 )
 def test_flags_that_cannot_be_are_refused(given, said):
-    command = [sys.executable, "main.py", "--mode=convert", *given]
-    result = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, env={"JAX_PLATFORMS": "cpu", **os.environ}
-    )
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.startswith(f"error: {said}") and result.stderr.count("\n") == 1
+    with flagsaver.flagsaver(), pytest.raises(UserError) as refused:
+        flags.FLAGS(["main.py", *given])
+        network_flags.convert_arguments(None, None)
+    assert str(refused.value).startswith(said)
+
+
+def test_flags_of_converting_are_for_no_other_mode():
+    with flagsaver.flagsaver(), pytest.raises(UserError, match="--weights is given with --mode=train"):
+        flags.FLAGS(["main.py", "--weights=x.pth"])
+        network_flags.check("train")
+
+
+def test_flags_come_to_arguments():
+    with flagsaver.flagsaver():
+        flags.FLAGS(["main.py", "--weights=x.pth", "--output=y.pt", "--weights_std=1,2,3.5", "--weights_order=bgr"])
+        network_flags.check("convert")
+        arguments = network_flags.convert_arguments(None, None)
+    assert arguments["pixels"] == {"order": "bgr", "mean": None, "std": (1.0, 2.0, 3.5)}
+    assert (arguments["source"], arguments["output"], arguments["workdir"]) == ("x.pth", Path("y.pt"), None)
