@@ -1,9 +1,11 @@
-"""Trains, evaluates, uses or exports a CPNet, prepares or checks its data, plans a run on TPUs.
+"""Trains, evaluates, uses, exports or converts a CPNet, prepares or checks its data, plans a run on TPUs.
 
     python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=train|eval|plan|prepare|check_data]
                    [--config.any.field=value ...]
     python main.py --mode=predict --workdir=DIR --images=FILES [--output=FOLDER]
     python main.py --mode=export --workdir=DIR [--output=FILE]
+    python main.py --mode=convert --workdir=DIR [--output=FILE]
+    python main.py --mode=convert --weights=FILE [--config=configs/NAME.py --workdir=DIR | --output=FILE]
     python main.py --mode=check_submission --submission=cityscapes|ade20k --archive=FILE
 
 Running the same command again resumes. SIGTERM, or Ctrl-C once: save and stop; Ctrl-C twice: stop now.
@@ -28,10 +30,10 @@ from cpnet_jax.stopping import Stop
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME unless given.")
-MODES = ["train", "eval", "predict", "export", "plan", "prepare", "check_data", "check_submission"]
+MODES = ["train", "eval", "predict", "export", "convert", "plan", "prepare", "check_data", "check_submission"]
 MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 # Those that find their config with the network; --config is for changing it.
-WITHOUT_CONFIG = {"predict", "export", "check_submission"}
+WITHOUT_CONFIG = {"predict", "export", "convert", "check_submission"}
 # Those that several processes share.
 TOGETHER = {"train", "eval", "prepare"}
 

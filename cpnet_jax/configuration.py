@@ -48,6 +48,7 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     # Told to whoever predicts; the fingerprint is what recognises labels.
     "trained_on.palette",
     "trained_on.ignore_label",
+    "trained_on.weights",
 }
 
 # Duration in epochs -> the same in steps.
@@ -57,6 +58,9 @@ EPOCHS = {
     "checkpoint_every_epochs": "checkpoint_every",
     "optimizer.warmup_epochs": "optimizer.warmup_steps",
 }
+
+# What weights that were converted from elsewhere do not know: data, and how many steps those make.
+UNKNOWN_TO_CONVERTED = {"trained_on.fingerprint", *EPOCHS.values()}
 
 CHOICES = {
     "model.depth": (18, 34, 50, 101),
@@ -204,10 +208,11 @@ def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: Path) -
       workdir: of the saved one.
     """
     ours, theirs = _flat(ours), _flat(saved)
+    free = FREE_ON_RESUME | (UNKNOWN_TO_CONVERTED if "trained_on.weights" in theirs else set())
     differences = [
         f"{field} is {theirs.get(field)!r} there and {ours.get(field)!r} here"
         for field in sorted(ours.keys() | theirs.keys())
-        if field not in FREE_ON_RESUME and ours.get(field) != theirs.get(field)
+        if field not in free and ours.get(field) != theirs.get(field)
     ]
     if differences:
         raise UserError(

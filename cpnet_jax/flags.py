@@ -18,12 +18,15 @@ IMAGES = flags.DEFINE_multi_string(
 )
 MODEL = flags.DEFINE_string("model", None, "predict: an exported network, instead of --workdir.")
 CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "predict, export: latest, best or a step; latest unless given, or config.eval.checkpoint."
+    "checkpoint",
+    None,
+    "predict, export, convert: latest, best or a step; latest unless given, or config.eval.checkpoint.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "predict: folder to write to, WORKDIR/predictions unless given; export: file, WORKDIR/NAME.cpnet unless given.",
+    "predict: folder to write to, WORKDIR/predictions unless given; export: file, WORKDIR/NAME.cpnet unless given; "
+    "convert: file, .safetensors or .pth, WORKDIR/NAME.safetensors unless given.",
 )
 OVERLAYS = flags.DEFINE_boolean("overlays", True, "predict: draw the classes over each image, too.")
 PROBABILITIES = flags.DEFINE_boolean("probabilities", False, "predict: write every class's probability, too (large).")
@@ -37,6 +40,17 @@ SUBMISSION = flags.DEFINE_enum(
     "predict: write what the benchmark's test server takes, too; check_submission: whose server.",
 )
 ARCHIVE = flags.DEFINE_string("archive", None, "check_submission: the zip archive, or folder, to check.")
+WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "convert: PyTorch's weights, .safetensors or .pth or hf://ORG/MODEL; a whole CPNet becomes a workdir, or with "
+    "--output another file.",
+)
+WEIGHTS_ORDER = flags.DEFINE_enum("weights_order", None, ["rgb", "bgr"], "convert: of the channels that they expect.")
+WEIGHTS_MEAN = flags.DEFINE_list(
+    "weights_mean", None, "convert: of the images that they expect, R,G,B of 0 .. 255; ImageNet's unless they say."
+)
+WEIGHTS_STD = flags.DEFINE_list("weights_std", None, "convert: the standard deviation, likewise.")
 TOPOLOGY = flags.DEFINE_multi_string(
     "topology",
     [],
@@ -63,12 +77,14 @@ def processes() -> dict[str, Any]:
 
 
 OF_PREDICT = (IMAGES, MODEL, CHECKPOINT, OUTPUT, OVERLAYS, PROBABILITIES, MULTI_SCALE, SUBMISSION)
-OF_SOME_MODES = (*OF_PREDICT, ARCHIVE, TOPOLOGY, IMAGES_PER_CHIP, FIND_LARGEST)
+OF_WEIGHTS = (WEIGHTS, WEIGHTS_ORDER, WEIGHTS_MEAN, WEIGHTS_STD)
+OF_SOME_MODES = (*OF_PREDICT, *OF_WEIGHTS, ARCHIVE, TOPOLOGY, IMAGES_PER_CHIP, FIND_LARGEST)
 # Which of them a mode reads.
 READ = {
     "eval": {"checkpoint", "multi_scale"},
     "predict": {flag.name for flag in OF_PREDICT},
     "export": {"checkpoint", "output"},
+    "convert": {"checkpoint", "output", *(flag.name for flag in OF_WEIGHTS)},
     "check_submission": {"images", "submission", "archive"},
     "plan": {"topology", "images_per_chip", "find_largest"},
 }
@@ -129,6 +145,27 @@ def export_arguments(config: ml_collections.ConfigDict | None, workdir: Path | N
     return {"workdir": _workdir(config, workdir), "output": _path(OUTPUT), "checkpoint": _checkpoint(config)}
 
 
+def convert_arguments(config: ml_collections.ConfigDict | None, workdir: Path | None) -> dict[str, Any]:
+    """Those of `weights.mode.convert`; see `predict_arguments`."""
+    if not WEIGHTS.value:
+        for flag in OF_WEIGHTS:
+            if flag.present:
+                raise UserError(f"--{flag.name} is given without --weights: name the file that it is about, too")
+        if workdir is None and config is None:
+            raise UserError(
+                "--weights is missing: name PyTorch's weights, or by --workdir the run whose network to write"
+            )
+        workdir = _workdir(config, workdir)
+    return {
+        "source": WEIGHTS.value,
+        "config": config,
+        "workdir": workdir,
+        "output": _path(OUTPUT),
+        "checkpoint": _checkpoint(config),
+        "pixels": {"order": WEIGHTS_ORDER.value, "mean": _triple(WEIGHTS_MEAN), "std": _triple(WEIGHTS_STD)},
+    }
+
+
 def submission_arguments() -> dict[str, Any]:
     """Those of `inference.submissions.mode.check_submission`."""
     return {"benchmark": SUBMISSION.value, "archive": _local(ARCHIVE), "images": IMAGES.value}
@@ -168,6 +205,16 @@ def _checkpoint(config: ml_collections.ConfigDict | None) -> str | int:
     if not value.isdecimal():
         raise UserError(f"--checkpoint is {value!r}: it must be latest, best or the number of a step")
     return int(value)
+
+
+def _triple(flag: flags.FlagHolder) -> tuple[float, ...] | None:
+    if flag.value is None:
+        return None
+    try:
+        red, green, blue = map(float, flag.value)
+    except ValueError as error:
+        raise UserError(f"--{flag.name}={','.join(flag.value)}: give three numbers, R,G,B") from error
+    return red, green, blue
 
 
 def _path(flag: flags.FlagHolder) -> Path | None:

@@ -32,6 +32,10 @@ def run(mode: str, config: ml_collections.ConfigDict | None, workdir: Path | Non
         from cpnet_jax.inference.export.mode import export_workdir
 
         export_workdir(**flags.export_arguments(config, workdir))
+    elif mode == "convert":
+        from cpnet_jax.weights.mode import convert
+
+        convert(**flags.convert_arguments(config, workdir))
     elif mode == "check_submission":
         from cpnet_jax.inference.submissions.mode import check_submission
 

@@ -1,0 +1,201 @@
+"""Tensors of PyTorch to variables of ours and back, by the tables of `layouts`; what does not fit is told at once."""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Shaped
+
+from cpnet_jax import sharding
+from cpnet_jax.errors import UserError
+from cpnet_jax.weights import layouts
+from cpnet_jax.weights.architecture import ResNetKind, in_words, resnet_kind
+from cpnet_jax.weights.rules import Layout, Rule
+
+Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
+# {"params": ..., "batch_stats": ...}, nested as linen does, of arrays or of anything with a shape and a dtype.
+Variables = dict[str, Any]
+
+SHOWN = 4  # of a list of names
+
+
+def backbone_variables(
+    tensors: Tensors, *, like: Variables, skip: Sequence[str] = (), name: str = "the weights"
+) -> Variables:
+    """Variables of a backbone from an ImageNet ResNet of torchvision, open-mmlab (v1c) or timm, known by its names.
+
+    The ImageNet classifier is left out, which is said on stderr.
+
+    Args:
+      tensors: what `read` gives.
+      like: shapes and dtypes of the backbone's variables: {"params": {"stem1": ...}, "batch_stats": ...}.
+      skip: regular expressions. Variables whose whole path ("backbone/stem1/conv/kernel") one of them matches are not
+        looked for, tensors for them are passed over, and they are not in what is returned.
+      name: of the file, for messages.
+
+    Returns:
+      numpy arrays, nested as `like` is.
+
+    Raises:
+      UserError: where it is another network, or tensors are missing, left over or of another shape; it names them all.
+    """
+    inside = {collection: {"backbone": tree} for collection, tree in like.items()}
+    wanted = _flat(inside)
+    deep = "params/backbone/stem2/conv/kernel" in wanted
+    layout = (layouts.TIMM_DEEP if "conv1.0.weight" in tensors else layouts.OPEN_MMLAB) if deep else layouts.TORCHVISION
+    kind = resnet_kind(tensors)
+    if kind is None:
+        raise UserError(f"{name} holds {in_words(tensors)}: name an ImageNet ResNet of torchvision, timm or open-mmlab")
+    _check_kind(kind, _kind_of(wanted, layout), name)
+    found = _to_variables(tensors, layout, wanted, skip, name)
+    return {collection: found.get(collection, {}).get("backbone", {}) for collection in like}
+
+
+def cpnet_variables(
+    tensors: Tensors, *, like: Variables, skip: Sequence[str] = (), name: str = "the weights"
+) -> Variables:
+    """Variables of a whole CPNet from one of the authors' code on mmsegmentation (0.x or 1.x).
+
+    A `like` without context prior is filled from mmsegmentation's FCNHead, which that network is. For the arguments,
+    what is returned and what is raised, see `backbone_variables`.
+    """
+    wanted = _flat(like)
+    layout = _whole(wanted)
+    if not any(key.startswith("decode_head.") for key in tensors):
+        raise UserError(f"{name} holds {in_words(tensors)}: name a whole CPNet in the layout of mmsegmentation")
+    kind = resnet_kind(_without(layouts.BACKBONE, tensors))
+    if kind is None:
+        raise UserError(f"{name} has a backbone that is no ResNet: name a CPNet in the layout of mmsegmentation")
+    _check_kind(kind, _kind_of(wanted, layout, layouts.BACKBONE), name)
+    return _to_variables(tensors, layout, wanted, skip, name)
+
+
+def cpnet_tensors(variables: Variables, *, batches_tracked: int) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The tensors of a CPNet as the authors' code on mmsegmentation names them: `cpnet_variables` backwards.
+
+    Args:
+      variables: of a CPNet.
+      batches_tracked: what the BatchNorms' counters say, the number of training steps. PyTorch reads them only where
+        momentum is None.
+    """
+    flat = _flat(variables)
+    return to_tensors(flat, _whole(flat), batches_tracked=batches_tracked)
+
+
+def to_tensors(
+    flat: Mapping[str, Any], layout: Layout, *, batches_tracked: int
+) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """The tensors that hold variables, which are given by path ("params/backbone/stem1/conv/kernel").
+
+    Raises:
+      ValueError: on a variable that the layout has no place for.
+    """
+    tensors = {}
+    for path, variable in flat.items():
+        place = layout.to_theirs(path)
+        if place is None:
+            raise ValueError(f"{path} has no place in the layout of {layout.name}")
+        key, rule = place
+        tensors[key] = np.ascontiguousarray(rule.to_theirs(np.asarray(variable)))
+        for counter in layout.counters(path):
+            tensors[counter] = np.asarray(batches_tracked, np.int64)
+    return tensors
+
+
+def _to_variables(
+    tensors: Tensors, layout: Layout, wanted: Mapping[str, Any], skip: Sequence[str], name: str
+) -> Variables:
+    skips = [re.compile(pattern) for pattern in skip]
+
+    def skipped(path: str | None) -> bool:
+        return path is not None and any(pattern.fullmatch(path.partition("/")[2]) for pattern in skips)
+
+    places = {path: layout.to_theirs(path) for path in wanted if not skipped(path)}
+    missing = [path if place is None else place[0] for path, place in places.items()]
+    missing = [key for key in missing if key not in tensors]
+    used = {place[0] for place in places.values() if place}
+    rest = [key for key in tensors if key not in used and not layout.is_counter(key)]
+    unused = {key: what for key in rest if (what := layout.unused(key))}
+    left_over = [key for key in rest if key not in unused and not skipped(layout.to_ours(key))]
+    present = {path: place for path, place in places.items() if place and place[0] in tensors}
+    misshapen = {
+        path: f"{key} is {_times(tensors[key].shape)} and should be {_times(shape)}"
+        for path, (key, rule) in present.items()
+        if tensors[key].shape != (shape := _shape_there(rule, wanted[path].shape))
+    }
+    if missing or left_over or misshapen:
+        raise UserError(_mismatch(name, missing, left_over, misshapen))
+    if unused and sharding.is_main_process():
+        what = ", ".join(sorted(set(unused.values())))
+        print(f"{name}: {', '.join(sorted(unused))} not used ({what})", file=sys.stderr, flush=True)
+    found = {
+        path: np.ascontiguousarray(rule.to_ours(tensors[key]).astype(wanted[path].dtype, copy=False))
+        for path, (key, rule) in present.items()
+    }
+    return unflatten_dict(found, sep="/")
+
+
+def _mismatch(name: str, missing: list[str], left_over: list[str], misshapen: dict[str, str]) -> str:
+    """One sentence about all of them."""
+    said = []
+    if misshapen:
+        said.append(_shortened(sorted(misshapen.values())))
+    if missing:
+        said.append(f"{len(missing)} missing: {_shortened(sorted(missing))}")
+    if left_over:
+        said.append(f"{len(left_over)} without a place in it: {_shortened(sorted(left_over))}")
+    modules = sorted({path.partition("/")[2].rpartition("/")[0] for path in misshapen})
+    to_skip = ",".join(f"'{module}/.*'" for module in modules)
+    cure = "name weights of the same network, or change the config to theirs"
+    if 0 < len(modules) <= SHOWN:
+        cure += f"; to train from the rest, config.init.skip=({to_skip},)"
+    return f"{name} does not fit the network ({'; '.join(said)}): {cure}"
+
+
+def _shortened(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _check_kind(theirs: ResNetKind, ours: ResNetKind, name: str) -> None:
+    if theirs == ours:
+        return
+    changes = [f"config.model.depth={theirs.depth}"] * (theirs.depth != ours.depth)
+    changes += [f"config.model.stem={theirs.stem}"] * (theirs.stem != ours.stem)
+    can_change = theirs.depth in (18, 34, 50, 101)
+    raise UserError(
+        f"{name} holds {theirs} and the network has {ours}: name the weights of such a one"
+        + (f", or set {' and '.join(changes)}" if can_change else "")
+    )
+
+
+def _kind_of(wanted: Iterable[str], layout: Layout, prefix: str = "") -> ResNetKind:
+    keys = [place[0] for path in wanted if (place := layout.to_theirs(path))]
+    kind = resnet_kind(_without(prefix, keys))
+    assert kind is not None, "our own network has a ResNet"
+    return kind
+
+
+def _without(prefix: str, keys: Iterable[str]) -> list[str]:
+    return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+
+
+def _whole(flat: Mapping[str, Any]) -> Layout:
+    return layouts.mmsegmentation(
+        deep_stem="params/backbone/stem2/conv/kernel" in flat, context_prior="params/context/prior/kernel" in flat
+    )
+
+
+def _flat(variables: Variables) -> dict[str, Any]:
+    return flatten_dict({name: variables[name] for name in ("params", "batch_stats")}, sep="/")
+
+
+def _shape_there(rule: Rule, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return rule.to_theirs(np.broadcast_to(np.float32(0), shape)).shape
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a single number"

@@ -1,0 +1,71 @@
+"""Files on the Hugging Face hub: hf://ORG/MODEL[@REVISION][/FILE]. They are kept in the hub's own cache."""
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cpnet_jax.errors import UserError
+
+PREFIX = "hf://"
+FILE = "model.safetensors"
+# What timm writes beside the weights: mean and standard deviation of the images, among others.
+CARD = "config.json"
+URI = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
+
+
+def fetch(uri: str) -> tuple[Path, Path | None]:
+    """The file and its model's CARD, which not every model has.
+
+    The hub is asked only for what the cache does not hold.
+
+    Raises:
+      UserError: on an address of another form, a file that does not exist, a hub that cannot be reached, or where
+        huggingface_hub is not installed.
+    """
+    match = URI.fullmatch(uri)
+    if not match:
+        raise UserError(f"{uri} is no address on the hub: write hf://ORG/MODEL or hf://ORG/MODEL/FILE")
+    hub = _huggingface_hub(uri)
+    file = match["file"] or FILE
+    get = partial(_get, hub, repo_id=match["repo"], revision=match["revision"])
+    try:
+        # First, so that nobody can have the file and, the connection lost, not know what images it expects.
+        card, reached = get(filename=str(Path(file).with_name(CARD)))
+        path, _ = get(filename=file, reachable=reached)
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError) as error:
+        reason = (str(error).splitlines() or [""])[-1]
+        raise UserError(f"{uri} cannot be had ({type(error).__name__}: {reason}): look it up on the hub") from error
+    if path is None and reached:
+        raise UserError(f"{uri}: the hub's {match['repo']} has no {file}: name the file, hf://{match['repo']}/FILE")
+    if path is None:
+        url = hub.hf_hub_url(match["repo"], file, revision=match["revision"])
+        raise UserError(
+            f"{uri} is not in the cache and the hub cannot be reached: fetch {url} elsewhere and name the file instead"
+        )
+    return path, card
+
+
+def _get(hub: Any, *, reachable: bool = True, **what: Any) -> tuple[Path | None, bool]:
+    """A file, None where there is none, and whether the hub could be reached, as far as that was tried."""
+    try:
+        return Path(hub.hf_hub_download(local_files_only=True, **what)), True
+    except hub.errors.LocalEntryNotFoundError:
+        if not reachable:
+            return None, False
+    try:
+        return Path(hub.hf_hub_download(**what)), True
+    except hub.errors.LocalEntryNotFoundError:
+        return None, False
+    except hub.errors.EntryNotFoundError:
+        return None, True
+
+
+def _huggingface_hub(uri: str) -> Any:
+    try:
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise UserError(
+            f"{uri} needs huggingface_hub, which is not installed: pip install 'cpnet-jax[hub]', or give a file"
+        ) from error
+    return huggingface_hub

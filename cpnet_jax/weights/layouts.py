@@ -1,0 +1,113 @@
+"""The tables: torchvision's, timm's and open-mmlab's ResNets, and the authors' CPNet on mmsegmentation.
+
+Everything that is known about somebody else's names is here.
+"""
+
+from cpnet_jax.weights.rules import Counter, Layout, Row, Rule, Unused
+
+Rows = tuple[Row, ...]
+
+
+def conv(theirs: str, ours: str) -> Rows:
+    """A convolution's kernel; that of a depthwise one has the same axes, with i = 1."""
+    return (Rule(f"{theirs}.weight", f"params/{ours}/kernel", "o i h w", "h w i o"),)
+
+
+def conv_bias(theirs: str, ours: str) -> Rows:
+    return *conv(theirs, ours), Rule(f"{theirs}.bias", f"params/{ours}/bias")
+
+
+def matrix(theirs: str, ours: str) -> Rows:
+    """A 1x1 convolution that is a matrix here."""
+    return (Rule(f"{theirs}.weight", f"params/{ours}/kernel", "o i 1 1", "i o"),)
+
+
+def norm(theirs: str, ours: str) -> Rows:
+    """A BatchNorm."""
+    return (
+        Rule(f"{theirs}.weight", f"params/{ours}/scale"),
+        Rule(f"{theirs}.bias", f"params/{ours}/bias"),
+        Rule(f"{theirs}.running_mean", f"batch_stats/{ours}/mean"),
+        Rule(f"{theirs}.running_var", f"batch_stats/{ours}/var"),
+        Counter(f"{theirs}.num_batches_tracked", f"batch_stats/{ours}/mean"),
+    )
+
+
+def conv_norm(theirs: str, ours: str) -> Rows:
+    """mmcv's ConvModule, which is our ConvBN."""
+    return conv(f"{theirs}.conv", f"{ours}/conv") + norm(f"{theirs}.bn", f"{ours}/bn")
+
+
+def blocks(prefix: str = "") -> Rows:
+    """The residual stages, which everybody names alike."""
+    theirs, ours = prefix + "layer{stage}.{block}", "backbone/layer{stage}_{block}"
+    return (
+        *conv(theirs + ".conv{n}", ours + "/conv{n}/conv"),
+        *norm(theirs + ".bn{n}", ours + "/conv{n}/bn"),
+        *conv(theirs + ".downsample.0", ours + "/downsample/conv"),
+        *norm(theirs + ".downsample.1", ours + "/downsample/bn"),
+    )
+
+
+def classic_stem(prefix: str = "") -> Rows:
+    """7x7."""
+    return *conv(f"{prefix}conv1", "backbone/stem1/conv"), *norm(f"{prefix}bn1", "backbone/stem1/bn")
+
+
+def v1c_stem(prefix: str = "") -> Rows:
+    """Three 3x3 convolutions, as open-mmlab counts them: places in a sequence with the ReLUs."""
+    return (
+        *conv(f"{prefix}stem.0", "backbone/stem1/conv"),
+        *norm(f"{prefix}stem.1", "backbone/stem1/bn"),
+        *conv(f"{prefix}stem.3", "backbone/stem2/conv"),
+        *norm(f"{prefix}stem.4", "backbone/stem2/bn"),
+        *conv(f"{prefix}stem.6", "backbone/stem3/conv"),
+        *norm(f"{prefix}stem.7", "backbone/stem3/bn"),
+    )
+
+
+# timm's: the last norm stands where that of the classic stem does.
+TIMM_DEEP_STEM = (
+    *conv("conv1.0", "backbone/stem1/conv"),
+    *norm("conv1.1", "backbone/stem1/bn"),
+    *conv("conv1.3", "backbone/stem2/conv"),
+    *norm("conv1.4", "backbone/stem2/bn"),
+    *conv("conv1.6", "backbone/stem3/conv"),
+    *norm("bn1", "backbone/stem3/bn"),
+)
+
+CLASSIFIER = tuple(Unused(f"fc.{name}", "the ImageNet classifier") for name in ("weight", "bias"))
+
+TORCHVISION = Layout("torchvision, or timm with the classic stem", (*classic_stem(), *blocks(), *CLASSIFIER))
+OPEN_MMLAB = Layout("open-mmlab, resnetNN_v1c", (*v1c_stem(), *blocks(), *CLASSIFIER))
+TIMM_DEEP = Layout("timm, resnetNNc", (*TIMM_DEEP_STEM, *blocks(), *CLASSIFIER))
+
+# Of the authors' CPHead: t is k x 1, then 1 x k; p is 1 x k, then k x 1.
+CONTEXT_HEAD = (
+    *conv_norm("decode_head.aggregation.reduce_conv", "context/aggregation/reduce"),
+    *conv_bias("decode_head.aggregation.t1.conv", "context/aggregation/column_row/column"),
+    *conv_bias("decode_head.aggregation.t2.conv", "context/aggregation/column_row/row"),
+    *conv_bias("decode_head.aggregation.p1.conv", "context/aggregation/row_column/row"),
+    *conv_bias("decode_head.aggregation.p2.conv", "context/aggregation/row_column/column"),
+    *norm("decode_head.aggregation.norm", "context/aggregation/bn"),
+    *matrix("decode_head.prior_conv.conv", "context/prior"),
+    *norm("decode_head.prior_conv.bn", "context/prior"),
+    *conv_norm("decode_head.intra_conv", "context/intra"),
+    *conv_norm("decode_head.inter_conv", "context/inter"),
+    *conv_norm("decode_head.bottleneck", "head/conv"),
+)
+# mmsegmentation's FCNHead with num_convs=1 and concat_input=False: what a CPNet without its context prior is.
+FCN_HEAD = conv_norm("decode_head.convs.0", "head/conv")
+CLASSIFIERS = (
+    *conv_bias("decode_head.conv_seg", "head/classifier"),
+    *conv_norm("auxiliary_head.convs.0", "aux_head/conv"),
+    *conv_bias("auxiliary_head.conv_seg", "aux_head/classifier"),
+)
+BACKBONE = "backbone."
+
+
+def mmsegmentation(*, deep_stem: bool, context_prior: bool) -> Layout:
+    """Of a whole network, the same in the versions 0.x and 1.x."""
+    stem = v1c_stem(BACKBONE) if deep_stem else classic_stem(BACKBONE)
+    head = CONTEXT_HEAD if context_prior else FCN_HEAD
+    return Layout("CPNet on mmsegmentation", (*stem, *blocks(BACKBONE), *head, *CLASSIFIERS))

@@ -1,0 +1,219 @@
+"""What files give, and which are refused: never half of one, and never code."""
+
+import json
+import os
+import pickle
+import sys
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from cpnet_jax import weights
+from cpnet_jax.errors import UserError
+from cpnet_jax.weights import hub
+
+TENSORS = {
+    "conv1.weight": np.random.default_rng(0).normal(size=(4, 3, 7, 7)).astype(np.float32),
+    "bn1.num_batches_tracked": np.asarray(7, np.int64),
+}
+
+
+def refusal(source):
+    with pytest.raises(UserError) as refused:
+        weights.read(str(source))
+    message = str(refused.value)
+    assert "\n" not in message
+    return message
+
+
+def assert_read(source, tensors=TENSORS):
+    found = weights.read(str(source))
+    assert found.keys() == tensors.keys()
+    assert all(found[name].dtype == tensor.dtype for name, tensor in tensors.items())
+    assert all(np.array_equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch", reason="torch reads its own files")
+
+
+@pytest.fixture
+def save(torch, tmp_path):
+    """Writes something as torch does."""
+
+    def write(content, name="model.pth", **how):
+        torch.save(content, tmp_path / name, **how)
+        return tmp_path / name
+
+    return write
+
+
+@pytest.fixture
+def state(torch):
+    return {name: torch.from_numpy(np.array(tensor)) for name, tensor in TENSORS.items()}
+
+
+def test_safetensors_need_no_torch(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    assert_read(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("suffix", ["pth", "pt", "bin"])
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_files_of_torch_are_read(save, state, suffix, zipped):
+    assert_read(save(state, f"model.{suffix}", _use_new_zipfile_serialization=zipped))
+
+
+def test_wrapped_tensors_are_unwrapped_and_what_lies_beside_them_is_named(save, state, capsys):
+    parallel = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
+    path = save({"model": parallel, "optimizer": {"lr": 0.1}, "epoch": 90})
+    assert_read(path)
+    assert capsys.readouterr().err == f"{path}: its 'model' is read; beside it are epoch, optimizer\n"
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64], ids=lambda dtype: np.dtype(dtype).name)
+def test_other_precisions_are_cast_and_told(tmp_path, capsys, dtype):
+    path = tmp_path / "model.safetensors"
+    other = TENSORS["conv1.weight"].astype(dtype)
+    save_file({**TENSORS, "conv1.weight": other}, path)
+    assert_read(path, {**TENSORS, "conv1.weight": other.astype(np.float32)})
+    assert capsys.readouterr().err == f"{path}: 1 tensors are {np.dtype(dtype).name} and cast to float32\n"
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_half_precision_of_torch_is_cast_and_told(torch, save, state, capsys, name):
+    half = state["conv1.weight"].to(getattr(torch, name))
+    path = save(state | {"conv1.weight": half})
+    assert_read(path, {**TENSORS, "conv1.weight": half.float().numpy()})
+    assert f"1 tensors are {name} and cast to float32" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kept", [4, 60, -100])
+def test_a_truncated_safetensors_file_is_refused(tmp_path, kept):
+    path = tmp_path / "model.safetensors"
+    save_file(TENSORS, path)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert refusal(path).startswith(f"{path} is cut off, damaged or something else")
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.parametrize("kept", [0, 10, 300, -100])
+def test_a_truncated_file_of_torch_is_refused(save, state, kept, zipped):
+    path = save(state, _use_new_zipfile_serialization=zipped)
+    path.write_bytes(path.read_bytes()[:kept])
+    assert refusal(path).startswith(f"{path} is cut off, damaged or something else")
+
+
+class Code:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+@pytest.mark.parametrize("as_torch", [True, False], ids=["saved by torch", "a plain pickle"])
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(save, state, tmp_path, as_torch):
+    trace = tmp_path / "trace"
+    content = {"state_dict": state, "hook": Code(trace)}
+    path = save(content)
+    if not as_torch:
+        path.write_bytes(pickle.dumps({"hook": Code(trace)}, protocol=2))
+    assert "reading them would run code" in refusal(path)
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Code(trace)))
+    assert trace.exists(), "the code is real"
+
+
+def test_without_torch_its_files_are_refused_by_the_extra_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"anything")
+    assert "pip install 'cpnet-jax[torch]'" in refusal(path)
+
+
+def test_what_is_no_file_of_tensors_is_refused(save, tmp_path):
+    assert "is no file" in refusal(tmp_path / "absent.pth")
+    (tmp_path / "model.onnx").write_bytes(b"")
+    assert "is of no known kind" in refusal(tmp_path / "model.onnx")
+    assert "holds a list, no tensors by name" in refusal(save([1, 2]))
+    assert "has lr, which are no tensors" in refusal(save({"lr": 0.1}))
+    assert "is empty" in refusal(save({}))
+    path = tmp_path / "page.pth"
+    path.write_text("<html>Not found</html>")
+    assert "cut off, damaged or something else" in refusal(path)
+
+
+@pytest.fixture
+def offline_hub(tmp_path, monkeypatch):
+    """A hub that cannot be reached, and a cache."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"
+
+
+def put_into_cache(cache, repo, **content):
+    """As huggingface_hub lays its cache out."""
+    commit = "0" * 40
+    folder = cache / f"models--{repo.replace('/', '--')}"
+    snapshot = folder / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text(commit)
+    for write in content.values():
+        write(snapshot)
+
+
+def test_a_file_of_the_hub_is_read_from_the_cache_with_what_its_card_says(offline_hub):
+    card = {"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.5]}}
+    put_into_cache(
+        offline_hub,
+        "timm/small",
+        file=lambda folder: save_file(TENSORS, folder / "model.safetensors"),
+        card=lambda folder: (folder / "config.json").write_text(json.dumps(card)),
+    )
+    assert_read("hf://timm/small")
+    assert_read("hf://timm/small/model.safetensors")
+    expected = weights.Pixels((127.5, 127.5, 127.5), (63.75, 127.5, 127.5))
+    assert weights.load("hf://timm/small").pixels == expected
+
+
+def test_offline_one_sentence_names_the_file_to_fetch(offline_hub):
+    message = refusal("hf://timm/resnet50c.gluon_in1k")
+    assert "https://huggingface.co/timm/resnet50c.gluon_in1k/resolve/main/model.safetensors" in message
+    assert "/resolve/abc/x.pth" in refusal("hf://timm/small@abc/x.pth")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [("RemoteEntryNotFoundError", "has no model.safetensors: name the file"), ("RepositoryNotFoundError", "cannot be")],
+)
+def test_what_the_hub_does_not_have_is_told(monkeypatch, error, said):
+    hub_library = pytest.importorskip("huggingface_hub")
+    errors = pytest.importorskip("huggingface_hub.errors")
+
+    def download(*, local_files_only=False, **_):
+        if local_files_only:
+            raise errors.LocalEntryNotFoundError("not in the cache")
+        kind = getattr(errors, error)
+        raise kind.__new__(kind)  # its constructor wants a server's answer
+
+    monkeypatch.setattr(hub_library, "hf_hub_download", download)
+    assert said in refusal("hf://timm/small")
+
+
+@pytest.mark.parametrize("address", ["hf://", "hf://timm", "hf:///x/y"])
+def test_an_address_that_is_none_is_refused(address):
+    assert "write hf://ORG/MODEL" in refusal(address)
+
+
+def test_without_huggingface_hub_the_extra_to_install_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "pip install 'cpnet-jax[hub]'" in refusal(f"{hub.PREFIX}timm/small")

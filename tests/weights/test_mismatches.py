@@ -1,0 +1,127 @@
+"""The wrong file is refused in one sentence that says what it is; what is skipped is skipped on purpose."""
+
+import jax
+import numpy as np
+import pytest
+from weights import key_lists
+
+from cpnet_jax import weights
+from cpnet_jax.errors import UserError
+
+SMALL = {"prior_size": (2, 3), "num_classes": 4, "channels": 8, "aux_channels": 4}
+
+
+def refusal(function, tensors, like, **arguments):
+    with pytest.raises(UserError) as refused:
+        function(tensors, like=like, name="file.pth", **arguments)
+    message = str(refused.value)
+    assert message.startswith("file.pth ") and "\n" not in message
+    return message
+
+
+def small_cpnet(**attributes):
+    """The tensors of a network, and the shapes of its variables."""
+    like = key_lists.cpnet(18, **SMALL | attributes)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), like)
+    return weights.cpnet_tensors(variables, batches_tracked=1), like
+
+
+def test_a_resnet_50_for_a_resnet_101():
+    message = refusal(weights.backbone_variables, key_lists.tensors("v1c_resnet50"), key_lists.backbone(101, "deep"))
+    assert "holds a ResNet-50 with the deep stem and the network has a ResNet-101 with the deep stem" in message
+    assert message.endswith("or set config.model.depth=50")
+
+
+def test_the_classic_stem_for_the_deep_one():
+    tensors = key_lists.tensors("torchvision_resnet50")
+    message = refusal(weights.backbone_variables, tensors, key_lists.backbone(50, "deep"))
+    assert "holds a ResNet-50 with the classic stem" in message and message.endswith("config.model.stem=classic")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ["backbone.body.conv1.weight", "backbone.fpn.inner_blocks.0.0.weight", "rpn.head.conv.0.0.weight"],
+        ["backbone.conv1.weight", "neck.lateral_convs.0.conv.weight", "roi_head.bbox_head.fc_cls.weight"],
+    ],
+    ids=["torchvision", "mmdetection"],
+)
+@pytest.mark.parametrize("function", [weights.backbone_variables, weights.cpnet_variables])
+def test_a_detection_model(function, keys):
+    tensors = {key: np.zeros(1, np.float32) for key in keys}
+    like = key_lists.backbone(18, "deep") if function is weights.backbone_variables else key_lists.cpnet(18, **SMALL)
+    assert "holds a detection model" in refusal(function, tensors, like)
+
+
+def test_a_whole_network_is_no_backbone_and_a_backbone_is_no_whole_network():
+    whole, like = small_cpnet()
+    message = refusal(weights.backbone_variables, whole, key_lists.backbone(18, "deep"))
+    assert "holds a whole segmentation network" in message
+    message = refusal(weights.cpnet_variables, key_lists.tensors("v1c_resnet18"), like)
+    assert "holds a ResNet-18 with the deep stem" in message
+
+
+def test_another_kind_of_network_is_named_by_its_tensors():
+    message = refusal(weights.backbone_variables, {"blocks.0.attn.qkv.weight": 0}, key_lists.backbone(18, "deep"))
+    assert "another network (its tensors are blocks.0.attn.qkv.weight" in message
+
+
+def test_a_resnet_d_whose_shortcuts_have_a_layer_more():
+    renamed = {
+        key.replace("downsample.1.", "downsample.2.").replace("downsample.0.", "downsample.1."): tensor
+        for key, tensor in key_lists.tensors("timm_resnet50c").items()
+    }
+    message = refusal(weights.backbone_variables, renamed, key_lists.backbone(50, "deep"))
+    assert "layer1.0.downsample.0.weight" in message and "layer1.0.downsample.2.bias" in message
+
+
+def test_all_that_does_not_fit_is_in_one_sentence():
+    tensors, like = small_cpnet(num_classes=7)
+    like = key_lists.cpnet(18, **SMALL)
+    del tensors["backbone.layer2.0.bn1.bias"]
+    tensors["backbone.extra.weight"] = np.zeros(3, np.float32)
+    message = refusal(weights.cpnet_variables, tensors, like)
+    assert "decode_head.conv_seg.weight is 7x8x1x1 and should be 4x8x1x1" in message
+    assert "1 missing: backbone.layer2.0.bn1.bias" in message
+    assert "1 without a place in it: backbone.extra.weight" in message
+    assert message.endswith("config.init.skip=('aux_head/classifier/.*','head/classifier/.*',)")
+
+
+def test_hundreds_of_them_are_counted_and_not_listed():
+    tensors = {f"{key}.x" if ".bn" in key else key: t for key, t in key_lists.tensors("v1c_resnet18").items()}
+    tensors["layer1.0.bn1.weight"] = np.zeros(64, np.float32)
+    message = refusal(weights.backbone_variables, tensors, key_lists.backbone(18, "deep"))
+    assert "63 missing: layer1.0.bn1.bias, " in message and "and 59 more" in message and len(message) < 700
+
+
+def test_what_is_skipped_is_neither_compared_nor_returned_and_the_rest_is_whole():
+    tensors, _ = small_cpnet(num_classes=7)
+    like = key_lists.cpnet(18, **SMALL)
+    found = weights.cpnet_variables(tensors, like=like, skip=["head/classifier/.*", "aux_head/.*"])
+    assert set(found["params"]) == {"backbone", "context", "head"} and set(found["params"]["head"]) == {"conv"}
+    assert found["batch_stats"].keys() == {"backbone", "context", "head"}
+    assert jax.tree.map(np.shape, found["params"]["context"]) == jax.tree.map(
+        lambda leaf: leaf.shape, like["params"]["context"]
+    )
+
+
+def test_skipping_matches_whole_paths():
+    tensors, like = small_cpnet()
+    everything = weights.cpnet_variables(tensors, like=like, skip=["classifier", "head", "backbone"])
+    assert jax.tree.structure(everything) == jax.tree.structure(like)
+
+
+def test_a_head_that_the_network_does_not_have_must_be_skipped():
+    tensors, _ = small_cpnet()
+    like = key_lists.cpnet(18, **SMALL | {"aux_channels": 0})
+    assert "auxiliary_head.conv_seg.bias" in refusal(weights.cpnet_variables, tensors, like)
+    found = weights.cpnet_variables(tensors, like=like, skip=["aux_head/.*"])
+    assert jax.tree.structure(found) == jax.tree.structure(like)
+
+
+def test_a_backbone_is_skipped_by_the_same_paths():
+    found = weights.backbone_variables(
+        key_lists.tensors("v1c_resnet18"), like=key_lists.backbone(18, "deep"), skip=["backbone/layer4_.*"]
+    )
+    assert "layer3_1" in found["params"] and not {"layer4_0", "layer4_1"} & found["params"].keys()

@@ -1,0 +1,81 @@
+"""What a network expects of its images goes into its first convolution exactly, or is refused."""
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from cpnet_jax import weights
+from cpnet_jax.errors import UserError
+from cpnet_jax.weights import Pixels, pixels
+
+OURS = Pixels()
+RNG = np.random.default_rng(0)
+KERNEL = RNG.normal(size=(5, 3, 3, 3))
+
+
+def first_layer(kernel, images):
+    """torch's convolution (out, in, h, w), stride 2 and zero padding, of images (b, 3, h, w)."""
+    return np.asarray(jax.lax.conv_general_dilated(images, kernel, (2, 2), [(1, 1), (1, 1)]))
+
+
+def normalised(images, expected):
+    found = (images - np.reshape(expected.mean, (3, 1, 1))) / np.reshape(expected.std, (3, 1, 1))
+    return found if expected.order == "rgb" else found[:, ::-1]
+
+
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+@pytest.mark.parametrize("name", ["conv1.weight", "conv1.0.weight", "stem.0.weight"])
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        Pixels(order="bgr"),
+        Pixels(std=(1.0, 1.0, 1.0)),
+        Pixels(std=(10.0, 20.0, 30.0), order="bgr"),
+    ],
+    ids=str,
+)
+def test_the_first_convolution_answers_the_same_to_our_images_border_included(theirs, name, prefix):
+    with jax.enable_x64(True):
+        images = RNG.uniform(0, 255, (2, 3, 6, 9))
+        tensors = weights.adapt({f"{prefix}{name}": KERNEL, "fc.bias": KERNEL}, theirs, mean=OURS.mean, std=OURS.std)
+        assert tensors["fc.bias"] is KERNEL
+        found = first_layer(tensors[f"{prefix}{name}"], normalised(images, OURS))
+        expected = first_layer(KERNEL, normalised(images, theirs))
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_images_like_ours_change_nothing():
+    rounded = Pixels(mean=(123.68, 116.28, 103.53))
+    tensors = weights.adapt({"conv1.weight": KERNEL}, rounded, mean=OURS.mean, std=OURS.std)
+    assert tensors["conv1.weight"] is KERNEL
+
+
+def test_another_mean_is_refused_by_the_one_to_set():
+    with pytest.raises(UserError, match=r"w.pth expects.* set config.data.mean=\(127.5,127.5,127.5\)"):
+        weights.adapt({}, Pixels(mean=(127.5,) * 3), mean=OURS.mean, std=OURS.std, name="w.pth")
+
+
+def test_a_network_without_such_a_convolution_is_refused():
+    for tensors in ({}, {"conv1.weight": KERNEL[:, :1]}):
+        with pytest.raises(UserError, match="no first convolution of 3 channels"):
+            weights.adapt(tensors, Pixels(order="bgr"), mean=OURS.mean, std=OURS.std)
+
+
+def test_a_file_of_ours_says_itself_what_it_expects(tmp_path):
+    expected = Pixels((1.5, 2.0, 3.25), (4.0, 5.0, 6.125), "bgr")
+    path = tmp_path / "model.safetensors"
+    save_file({"conv1.weight": KERNEL.astype(np.float32)}, path, expected.as_metadata())
+    assert weights.load(str(path)).pixels == expected
+
+
+@pytest.mark.parametrize("card", ["", "{", "[]", "{}", '{"pretrained_cfg": 3}', '{"pretrained_cfg": {}}'])
+def test_a_file_that_says_nothing_is_taken_for_imagenets(tmp_path, card):
+    save_file({"conv1.weight": KERNEL.astype(np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(card)
+    assert weights.load(str(tmp_path / "model.safetensors")).pixels == Pixels()
+
+
+def test_timms_numbers_of_imagenet_are_ours():
+    card = {"pretrained_cfg": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
+    assert pixels.described({}, card) == Pixels()
