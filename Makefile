@@ -7,7 +7,7 @@ TORCH ?= 1
 JOBS ?= 2
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-layouts test-faults lint compare clean
+.PHONY: quickstart test test-layouts test-faults test-parity lint compare clean
 
 quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, draw predictions.
 	$(BIN)/python main.py --config=configs/quickstart.py
@@ -17,6 +17,9 @@ test: $(VENV)/.ready-test-$(TORCH) lint  ## Run the tests.
 
 test-layouts: $(VENV)/.ready-test-0  ## The same numbers on any number of devices and processes; two minutes.
 	$(BIN)/python -m pytest -m long tests/multihost
+
+test-parity: $(VENV)/.ready-test-1  ## Networks of every kind against PyTorch's, to the last digits; two minutes.
+	$(BIN)/python -m pytest -s -m long tests/parity
 
 test-faults: $(VENV)/.ready-test-0  ## Break runs in every way they break on pods; a quarter of an hour.
 	$(BIN)/python -m pytest -s -m long tests/faults

@@ -1,7 +1,8 @@
 """Float64 oracles, written from the formulas of the paper and of the design page and sharing no code with `cpnet_jax`.
 
-Everything is plain and slow on purpose: one image at a time, one row of the prior at a time, BatchNorm by hand. The
-functions take and return torch tensors in float64, so that autograd supplies the gradients; labels are numpy integers.
+Everything is plain and slow on purpose: one image at a time, one row of the prior at a time. The functions take and
+return torch tensors in float64, so that autograd supplies the gradients; labels are numpy integers. The network's is
+`parity.torch_cpnet`.
 """
 
 import types
@@ -124,65 +125,12 @@ def upsampled_cross_entropy(logits, labels, ignore_label=255):
     return cross_entropy(upsample(logits, labels.shape[1:]), labels, ignore_label)
 
 
-# The context prior layer. `params` and `stats` are nested dicts of torch tensors named as in the linen modules.
-
-MOMENTUM = 0.9
-EPSILON = 1e-5
-
-
-def _conv(x, kernel, bias=None):
-    """Stride 1, zero padding that keeps the size; a kernel (kh, kw, 1, C) is depthwise."""
-    kh, kw, fan_in, _ = kernel.shape
-    groups = x.shape[-1] // fan_in
-    out = F.conv2d(x.permute(0, 3, 1, 2), kernel.permute(3, 2, 0, 1), bias, padding=(kh // 2, kw // 2), groups=groups)
-    return out.permute(0, 2, 3, 1)
-
-
-def _batch_norm(x, params, stats, train):
-    """Over all axes but the last, with the biased variance: (normalised, statistics after the step)."""
-    mean, var = stats["mean"], stats["var"]
-    if train:
-        axes = tuple(range(x.ndim - 1))
-        mean = x.mean(axes)
-        var = ((x - mean) ** 2).mean(axes)
-        stats = {
-            "mean": (MOMENTUM * stats["mean"] + (1 - MOMENTUM) * mean).detach(),
-            "var": (MOMENTUM * stats["var"] + (1 - MOMENTUM) * var).detach(),
-        }
-    return (x - mean) / torch.sqrt(var + EPSILON) * params["scale"] + params["bias"], stats
-
-
-def conv_bn_relu(x, params, stats, train):
-    x, bn = _batch_norm(_conv(x, params["conv"]["kernel"]), params["bn"], stats["bn"], train)
-    return torch.relu(x), {"bn": bn}
-
-
-def aggregation(x, params, stats, train):
-    """(features (B, H, W, C), new statistics)."""
-    x, reduce = conv_bn_relu(x, params["reduce"], stats["reduce"], train)
-
-    def path(name, order):
-        out = x
-        for step in order:
-            out = _conv(out, **params[name][step])
-        return out
-
-    x = path("column_row", ("column", "row")) + path("row_column", ("row", "column"))
-    x, bn = _batch_norm(x, params["bn"], stats["bn"], train)
-    return torch.relu(x), {"reduce": reduce, "bn": bn}
-
-
-def context_prior(x, params, stats, train):
-    """(intra (B, H, W, C), inter (B, H, W, C), prior logits (B, N, N), features (B, N, C), new statistics)."""
-    features, aggregation_stats = aggregation(x, params["aggregation"], stats["aggregation"], train)
-    batch, height, width, channels = features.shape
-    n = height * width
-    features = features.reshape(batch, n, channels)
-    logits, prior_stats = _batch_norm(features @ params["prior"]["kernel"], params["prior"], stats["prior"], train)
-    p = torch.sigmoid(logits)
-    intra = torch.stack([p[b] @ features[b] / n for b in range(batch)]).reshape(batch, height, width, channels)
-    inter = torch.stack([(1 - p[b]) @ features[b] / n for b in range(batch)]).reshape(batch, height, width, channels)
-    intra, intra_stats = conv_bn_relu(intra, params["intra"], stats["intra"], train)
-    inter, inter_stats = conv_bn_relu(inter, params["inter"], stats["inter"], train)
-    new_stats = {"aggregation": aggregation_stats, "prior": prior_stats, "intra": intra_stats, "inter": inter_stats}
-    return intra, inter, logits, features, new_stats
+def total_loss(output, labels, size, *, aux_weight=0.4, prior_weight=1.0, **options):
+    """(the objective, its unweighted terms by name) of logits, aux_logits (B, h, w, K) and prior (B, N, N)."""
+    affinity = affinity_loss(output.prior, downsample_labels(labels, size), **options)
+    terms = {
+        "segmentation": upsampled_cross_entropy(output.logits, labels),
+        "aux": upsampled_cross_entropy(output.aux_logits, labels),
+    }
+    total = terms["segmentation"] + aux_weight * terms["aux"] + prior_weight * affinity.total
+    return total, terms | {f"affinity_{name}": getattr(affinity, name) for name in TERMS[1:]}

@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from cpnet_jax.models.layers import ConvBN, batch_norm, conv, he_depthwise
+from cpnet_jax.models.layers import BatchNorm, ConvBN, conv, he_depthwise
 
 
 class SeparablePair(nn.Module):
@@ -51,4 +51,4 @@ class Aggregation(nn.Module):
         column_row = SeparablePair(self.kernel_size, column_first=True, dtype=self.dtype, name="column_row")(x)
         row_column = SeparablePair(self.kernel_size, column_first=False, dtype=self.dtype, name="row_column")(x)
         x = column_row + row_column
-        return nn.relu(batch_norm(use_running_average=not train, dtype=self.dtype, name="bn")(x))
+        return nn.relu(BatchNorm(dtype=self.dtype, name="bn")(x, train=train))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cpnet_jax.models.aggregation import Aggregation
-from cpnet_jax.models.layers import BN_EPSILON, BN_MOMENTUM, ConvBN, he_fan_out
+from cpnet_jax.models.layers import BN_EPSILON, ConvBN, he_fan_out, move_running, unbiased
 
 
 @flax.struct.dataclass
@@ -80,8 +80,8 @@ class Prior(nn.Module):
             dtype = jnp.promote_types(x.dtype, jnp.float32)
             mean, var = product_moments(x.astype(dtype), kernel.astype(dtype))
             if not self.is_initializing():
-                running_mean.value = BN_MOMENTUM * running_mean.value + (1 - BN_MOMENTUM) * mean
-                running_var.value = BN_MOMENTUM * running_var.value + (1 - BN_MOMENTUM) * var
+                move_running(running_mean, mean)
+                move_running(running_var, unbiased(var, x.shape[0] * x.shape[1]))
         factor = scale * jax.lax.rsqrt(var + BN_EPSILON)
         return PriorFactors(features=x, kernel=kernel * factor, bias=bias - mean * factor)
 

@@ -1,7 +1,6 @@
-"""The two layers everything else is made of: convolution and convolution + BN (+ ReLU)."""
+"""The layers everything else is made of: convolution, BatchNorm, and convolution + BN (+ ReLU)."""
 
 import math
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -59,8 +58,59 @@ def conv(
     return nn.Conv(features, kernel_size, strides=stride, padding=padding, kernel_dilation=dilation, **kwargs)
 
 
-# Statistics are over the global batch when the step is jitted over a mesh, always in float32.
-batch_norm = partial(nn.BatchNorm, momentum=BN_MOMENTUM, epsilon=BN_EPSILON)
+class BatchNorm(nn.Module):
+    """BatchNorm with torch's running statistics: y = (x - mean) / sqrt(var + 1e-5) * scale + bias over all positions.
+
+    linen's keeps the biased batch variance as its running one. torch normalises with the biased variance, but keeps the
+    unbiased one, n / (n - 1) times as much for n positions: the difference shows where n is small, and would stand in
+    the way of continuing here what was trained there. Over the global batch when the step is jitted over a mesh.
+
+    Attributes:
+      scale_init: initialiser of the scale.
+      dtype: of the result; parameters and statistics are float32 or, from a float64 x, float64.
+    """
+
+    scale_init: Any = nn.initializers.ones
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*positions c"], *, train: bool) -> Float[Array, "*positions c"]:
+        channels = x.shape[-1:]
+        scale = self.param("scale", self.scale_init, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean, var = _moments(x)
+            if not self.is_initializing():
+                move_running(running_mean, mean)
+                move_running(running_var, unbiased(var, x.size // x.shape[-1]))
+        y = (x - mean) * (jax.lax.rsqrt(var + BN_EPSILON) * scale) + bias
+        return y.astype(self.dtype or y.dtype)
+
+
+def _moments(x: Float[Array, "*positions c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+    """Mean and biased variance in one pass over x: the mean first would cost another one, and on a mesh another
+    exchange."""
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(x.ndim - 1))
+    mean, mean_of_squares = x.mean(axes), jnp.square(x).mean(axes)
+    # Rounding can turn the difference negative.
+    return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0)
+
+
+def unbiased(variance: Float[Array, " c"], positions: int) -> Float[Array, " c"]:
+    """The variance that torch keeps as its running one, of the biased one over so many positions.
+
+    A single position, of which torch makes an error, has the variance 0 either way.
+    """
+    return variance * (positions / max(positions - 1, 1))
+
+
+def move_running(running: nn.Variable, value: Float[Array, " c"]) -> None:
+    """Moves a running statistic a tenth of the way to that of the batch."""
+    running.value = BN_MOMENTUM * running.value + (1 - BN_MOMENTUM) * value
 
 
 class ConvBN(nn.Module):
@@ -93,5 +143,5 @@ class ConvBN(nn.Module):
             dtype=self.dtype,
             name="conv",
         )(x)
-        x = batch_norm(use_running_average=not train, scale_init=self.scale_init, dtype=self.dtype, name="bn")(x)
+        x = BatchNorm(self.scale_init, self.dtype, name="bn")(x, train=train)
         return nn.relu(x) if self.relu else x

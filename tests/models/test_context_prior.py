@@ -1,4 +1,4 @@
-"""The context prior layer against a float64 oracle built of plain torch operations."""
+"""The context prior layer against that of a float64 oracle built of plain torch layers."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ torch = pytest.importorskip("torch")
 
 import oracles  # noqa: E402
 from oracles import assert_close  # noqa: E402
+from parity import torch_cpnet, transfer  # noqa: E402
 
 from cpnet_jax import losses, models  # noqa: E402
 from cpnet_jax.models.aggregation import Aggregation  # noqa: E402
@@ -84,15 +85,33 @@ def apply(module, x, params, stats, train):
     return outputs, updates["batch_stats"]
 
 
-def to_torch(tree, requires_grad=False):
-    return jax.tree.map(lambda leaf: oracles.tensor(leaf, requires_grad), tree)
+def make_oracle(params, stats, train, kernel=5):
+    """The layer in torch, in float64, with these values."""
+    layer = torch_cpnet.ContextPrior(FAN_IN, CHANNELS, GRID, kernel).double().train(train)
+    transfer.load(layer, params, stats)
+    return layer
 
 
-def assert_trees_close(actual, expected, tolerance, floor=0.0):
-    actual, expected = (jax.tree_util.tree_flatten_with_path(tree)[0] for tree in (actual, expected))
-    assert [path for path, _ in actual] == [path for path, _ in expected]
-    for (path, leaf), (_, expected_leaf) in zip(actual, expected, strict=True):
-        assert_close(leaf, expected_leaf, tolerance, floor, jax.tree_util.keystr(path))
+def channels_first(x):
+    return (x if isinstance(x, torch.Tensor) else oracles.tensor(x)).movedim(-1, 1)
+
+
+def channels_last(x):
+    return x.movedim(1, -1)
+
+
+def outputs(oracle, x):
+    """(intra (B, H, W, C), inter (B, H, W, C), prior logits (B, N, N), features (B, N, C))."""
+    intra, inter, logits, features = oracle(channels_first(x))
+    return channels_last(intra), channels_last(inter), logits, features.flatten(2).movedim(1, -1)
+
+
+def assert_named_close(actual, expected, tolerance, floor=0.0):
+    """`actual` is a linen tree, `expected` has torch's names."""
+    actual = transfer.as_torch(actual)
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        assert_close(actual[name], expected[name], tolerance, floor, name)
 
 
 def shapes(tree):
@@ -106,12 +125,12 @@ def shapes(tree):
 @pytest.mark.parametrize("train", [True, False])
 def test_aggregation_agrees_with_the_oracle(x64, train, kernel):
     x, params, stats = make_case(kernel)
-    params, stats = params["aggregation"], stats["aggregation"]
+    oracle = make_oracle(params, stats, train, kernel).aggregation
     module = Aggregation(channels=CHANNELS, kernel_size=kernel, dtype=jnp.float64)
-    out, new_stats = jax.jit(lambda *args: apply(module, *args, train))(x, params, stats)
-    expected, expected_stats = oracles.aggregation(oracles.tensor(x), to_torch(params), to_torch(stats), train)
-    assert_close(out, expected, 1e-10)
-    assert_trees_close(new_stats, expected_stats, 1e-10)
+    out, new_stats = jax.jit(lambda *args: apply(module, *args, train))(x, params["aggregation"], stats["aggregation"])
+    assert_close(out, channels_last(oracle(channels_first(x))), 1e-10)
+    expected = {f"aggregation.{name}": value for name, value in transfer.statistics(oracle).items()}
+    assert_named_close({"aggregation": new_stats}, expected, 1e-10)
 
 
 def test_aggregation_defaults_are_those_of_the_paper():
@@ -143,17 +162,17 @@ def test_outputs_and_prior_agree_with_the_oracle(x64, train, kernel):
         (intra, inter, prior), new_stats = apply(make_module(kernel), x, params, stats, train)
         return intra, inter, prior.logits(), prior.features, new_stats
 
-    actual = run(x, params, stats)
-    expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), train)
-    for name, got, wanted in zip(("intra", "inter", "logits", "features"), actual[:4], expected[:4], strict=True):
+    *actual, new_stats = run(x, params, stats)
+    oracle = make_oracle(params, stats, train, kernel)
+    for name, got, wanted in zip(("intra", "inter", "logits", "features"), actual, outputs(oracle, x), strict=True):
         assert_close(got, wanted, 1e-10, name=name)
-    assert_trees_close(actual[-1], expected[-1], 1e-10)
+    assert_named_close(new_stats, transfer.statistics(oracle), 1e-10)
 
 
 def test_float32_agrees_with_the_oracle():
     x, params, stats = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), make_case())
     (intra, inter, prior), _ = apply(make_module(dtype=jnp.float32), x, params, stats, True)
-    expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), True)
+    expected = outputs(make_oracle(params, stats, True), x)
     for name, got, wanted in zip(
         ("intra", "inter", "logits"), (intra, inter, prior.logits()), expected[:3], strict=True
     ):
@@ -184,8 +203,8 @@ def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, ke
 
     value, (grad_x, grad_params) = run(x, params)
 
-    tx, tparams = oracles.tensor(x, True), to_torch(params, True)
-    intra, inter, logits, _, _ = oracles.context_prior(tx, tparams, to_torch(stats), train)
+    tx, oracle = oracles.tensor(x, True), make_oracle(params, stats, train, kernel)
+    intra, inter, logits, _ = outputs(oracle, tx)
     expected = (intra * oracles.tensor(by_intra)).sum() + (inter * oracles.tensor(by_inter)).sum()
     expected = expected + (logits * oracles.tensor(by_logits)).sum()
     expected = expected + oracles.affinity_loss(logits, labels, ignored=ignored).total
@@ -194,17 +213,16 @@ def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, ke
     assert_close(value, expected, 1e-10, name="value")
     assert_close(grad_x, tx.grad, 1e-10, name="input")
     # The floor is for biases in front of a BatchNorm, whose gradient is zero but for rounding.
-    assert_trees_close(grad_params, jax.tree.map(lambda leaf: leaf.grad, tparams), 1e-10, floor=1e-2)
+    assert_named_close(grad_params, transfer.gradients(oracle), 1e-10, floor=1e-2)
 
 
-def test_running_statistics_move_a_tenth_towards_the_biased_batch_statistics(x64):
+def test_running_statistics_move_a_tenth_towards_torchs_batch_statistics(x64):
+    """Torch normalises with the biased variance, but keeps the unbiased one."""
     x, params, stats = make_case()
     (_, _, prior), new_stats = apply(make_module(), x, params, stats, True)
     z = np.asarray(prior.features).reshape(-1, CHANNELS) @ params["prior"]["kernel"]
     assert_close(new_stats["prior"]["mean"], 0.9 * stats["prior"]["mean"] + 0.1 * z.mean(0), 1e-10)
-    assert_close(new_stats["prior"]["var"], 0.9 * stats["prior"]["var"] + 0.1 * z.var(0, ddof=0), 1e-10)
-    expected = oracles.context_prior(oracles.tensor(x), to_torch(params), to_torch(stats), True)[-1]
-    assert_trees_close(new_stats, expected, 1e-10)
+    assert_close(new_stats["prior"]["var"], 0.9 * stats["prior"]["var"] + 0.1 * z.var(0, ddof=1), 1e-10)
 
 
 def test_variance_survives_a_mean_a_thousand_times_the_spread():
@@ -214,7 +232,7 @@ def test_variance_survives_a_mean_a_thousand_times_the_spread():
     params["aggregation"]["bn"]["scale"][:] = 0.1
     (_, _, prior), new_stats = apply(make_module(dtype=jnp.float32), x, params, stats, True)
     features = np.asarray(prior.features, np.float64).reshape(-1, CHANNELS)
-    variance = (features @ params["prior"]["kernel"].astype(np.float64)).var(0)
+    variance = (features @ params["prior"]["kernel"].astype(np.float64)).var(0, ddof=1)
     batch_variance = (np.asarray(new_stats["prior"]["var"], np.float64) - 0.9 * stats["prior"]["var"]) / 0.1
     assert_close(batch_variance, variance, 1e-3)
 
@@ -222,7 +240,7 @@ def test_variance_survives_a_mean_a_thousand_times_the_spread():
 def test_evaluation_leaves_the_statistics_alone(x64):
     x, params, stats = make_case()
     _, updates = make_module().apply({"params": params, "batch_stats": stats}, x, train=False, mutable=["batch_stats"])
-    assert_trees_close(updates.get("batch_stats", stats), stats, 0.0)
+    jax.tree.map(np.testing.assert_array_equal, updates.get("batch_stats", stats), stats)
 
 
 def test_evaluation_of_one_image_does_not_depend_on_the_others(x64):
@@ -238,10 +256,11 @@ def test_prior_of_the_layer_is_what_the_contexts_are_made_of(x64):
     x, params, stats = make_case()
     (intra, inter, prior), _ = apply(make_module(), x, params, stats, False)
     contexts = prior.contexts(prior.features)
+    oracle = make_oracle(params, stats, False)
     for name, out, context in zip(("intra", "inter"), (intra, inter), contexts, strict=True):
-        context = oracles.tensor(context).reshape(BATCH, *GRID, CHANNELS)
-        expected, _ = oracles.conv_bn_relu(context, to_torch(params[name]), to_torch(stats[name]), False)
-        assert_close(out, expected, 1e-10, name=name)
+        context = channels_first(np.asarray(context).reshape(BATCH, *GRID, CHANNELS))
+        expected = getattr(oracle, f"{name}_conv")(context)
+        assert_close(out, channels_last(expected), 1e-10, name=name)
 
 
 def test_row_of_the_prior_depends_on_its_neighbourhood_only(x64):
