@@ -19,4 +19,5 @@ def get_config():
     config = default.get_config()
     config.name = "ade20k"
     config.model.bfloat16 = True
+    config.init.backbone = default.IMAGENET_BACKBONE
     return config
