@@ -32,12 +32,9 @@ def matching(patterns: Sequence[str], paths: Collection[str], field: str) -> set
     found = {pattern: {path for path in paths if re.fullmatch(pattern, path)} for pattern in patterns}
     for pattern, matched in found.items():
         if not matched:
+            known = sorted(paths)
             raise UserError(
-                f"{field} has {pattern!r}, which matches nothing of {_examples(paths)}: mend it or leave it out"
+                f"{field} has {pattern!r}, which matches none of the {len(known)} paths there are ({known[0]} ... "
+                f"{known[-1]}): mend it, or leave it out"
             )
     return set().union(*found.values())
-
-
-def _examples(paths: Collection[str]) -> str:
-    shown = sorted(paths)
-    return f"{shown[0]} ... {shown[-1]} ({len(shown)} in all)" if shown else "nothing"

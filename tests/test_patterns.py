@@ -15,7 +15,7 @@ def test_a_pattern_matches_whole_paths_only():
 
 
 def test_a_pattern_that_matches_nothing_is_refused_by_its_field():
-    with pytest.raises(UserError, match=r"config\.finetune\.freeze has 'classifier', which matches nothing"):
+    with pytest.raises(UserError, match=r"config\.finetune\.freeze has 'classifier', which matches none"):
         patterns.matching(["head/.*", "classifier"], PATHS, "config.finetune.freeze")
 
 

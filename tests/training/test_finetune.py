@@ -186,7 +186,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("field", MISTAKES)
 def test_a_pattern_that_matches_nothing_is_refused_by_its_field(field):
-    with pytest.raises(UserError, match=rf"config\.finetune\.{field} has .* matches nothing"):
+    with pytest.raises(UserError, match=rf"config\.finetune\.{field} has .* matches none"):
         run(1, **MISTAKES[field])
 
 

@@ -139,7 +139,7 @@ def test_what_only_one_of_them_has_is_told_too_and_can_be_skipped(workdir):
 
 
 def test_a_skip_that_matches_nothing_is_refused(workdir):
-    with pytest.raises(UserError, match=r"config\.init\.skip has 'hed/.*', which matches nothing"):
+    with pytest.raises(UserError, match=r"config\.init\.skip has 'hed/.*', which matches none"):
         start(checkpoint=str(workdir), skip=("hed/.*",))
 
 
