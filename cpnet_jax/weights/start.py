@@ -98,7 +98,10 @@ def _of_our_prior_size(loaded: Loaded, ours: Size | None) -> tuple[Variables, bo
 def _read_backbone(source: Source, part: Variables) -> Loaded:
     def read() -> Variables:
         like = {name: _shapes(tree["backbone"]) for name, tree in part.items()}
-        tensors = _read_tensors(source, source.backbone)
+        try:
+            tensors = _read_tensors(source, source.backbone)
+        except UserError as error:
+            raise UserError(f"config.init.backbone: {error}, or leave it empty to train from scratch") from error
         found = weights.backbone_variables(tensors, like=like, skip=source.skip, name=source.backbone)
         return {name: {"backbone": tree} for name, tree in found.items()}
 
@@ -144,7 +147,11 @@ def _check_normalisation(source: Source, workdir: str, config: ml_collections.Co
 
 
 def _read_file(source: Source, initial: Variables) -> Variables:
-    tensors, like = _read_tensors(source, source.checkpoint), _shapes(initial)
+    try:
+        tensors = _read_tensors(source, source.checkpoint)
+    except UserError as error:
+        raise UserError(f"config.init.checkpoint: {error}, or a workdir") from error
+    like = _shapes(initial)
     if source.prior_size and PRIOR_KEY in tensors:
         saved = _saved_prior_size(source, len(tensors[PRIOR_KEY]))
         like = jax.eval_shape(partial(resize_prior, old=source.prior_size, new=saved), like)

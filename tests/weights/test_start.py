@@ -192,6 +192,17 @@ def test_a_backbone_is_all_that_changes_and_its_patterns_are_whole_paths(file):
     assert_equal(variables["params"]["backbone"]["stem1"], initial["params"]["backbone"]["stem1"])
 
 
+@pytest.mark.parametrize(("field", "way_out"), [("backbone", "train from scratch"), ("checkpoint", "a workdir")])
+def test_a_file_that_cannot_be_had_is_told_by_its_field_with_the_other_ways(file, monkeypatch, field, way_out):
+    def refuse(name):
+        raise UserError(f"{name} is no file: name another")
+
+    file({})
+    monkeypatch.setattr(weights, "load", refuse)
+    with pytest.raises(UserError, match=rf"^config\.init\.{field}: /nowhere is no file: name another, or .*{way_out}$"):
+        start(**{field: "/nowhere"})
+
+
 def test_a_file_of_a_whole_network_is_read_in_its_own_prior_size_and_resized(file):
     saved = make_variables(make_config(crop=(40, 40)), seed=5)
     asked = file(saved, {PRIOR_KEY: np.empty((25, 8, 1, 1))})
