@@ -26,6 +26,7 @@ def get_config():
     config.data.crop_size = (768, 768)
     config.model.depth = 101
     config.model.bfloat16 = True
+    config.init.backbone = default.IMAGENET_BACKBONE
     config.optimizer.base_lr = 0.01
     config.eval.scales = (0.5, 0.75, 1.0, 1.5)
     return config

@@ -6,6 +6,9 @@ A field is also a flag: --config.optimizer.base_lr=0.01
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+# Trained on ImageNet by torchvision's rules (RGB, the mean and std below), with the deep stem; there are 50 and 101.
+IMAGENET_BACKBONE = "hf://timm/resnet{depth}c.gluon_in1k"
+
 
 def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
@@ -64,6 +67,19 @@ def get_config() -> ml_collections.ConfigDict:
     model.aggregation_kernel = 11
     model.dropout = 0.1
     model.bfloat16 = False  # activations in bfloat16; parameters, statistics and losses stay float32
+
+    # What a run starts from, read at its step 0 only. See docs/finetuning.md.
+    config.init = init = ml_collections.ConfigDict()
+    init.backbone = ""  # pretrained: a file, or hf://ORG/REPO; {depth} in it is model.depth; empty: from scratch
+    init.checkpoint = ""  # instead: another workdir, DIR/checkpoints/STEP, or a file of a CPNet in the authors' layout
+    init.skip = ()  # patterns of what keeps its initial value: ("head/classifier/.*",) for other classes
+    init.prior_size = ()  # height, width of the context prior in a file that is not of a square crop
+
+    # Patterns are regular expressions on the whole path of a parameter, "backbone/layer1_0/conv1/conv/kernel".
+    config.finetune = finetune = ml_collections.ConfigDict()
+    finetune.freeze = ()  # of parameters that are not trained: ("backbone/.*",)
+    finetune.lr_multipliers = ()  # pairs of a pattern and a factor on the learning rate: (("backbone/.*", 0.1),)
+    finetune.norms_in_eval_mode = ()  # of BatchNorms that use their running statistics and keep them: ("backbone/.*",)
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.aux_weight = 0.4

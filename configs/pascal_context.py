@@ -26,5 +26,6 @@ def get_config():
     config.data.crop_size = (512, 512)
     config.model.depth = 101
     config.model.bfloat16 = True
+    config.init.backbone = default.IMAGENET_BACKBONE
     config.optimizer.base_lr = 0.01
     return config

@@ -20,5 +20,6 @@ def get_config():
     config.data.num_classes = 21
     config.data.crop_size = (512, 512)
     config.model.bfloat16 = True
+    config.init.backbone = default.IMAGENET_BACKBONE
     config.optimizer.base_lr = 0.01
     return config

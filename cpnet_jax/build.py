@@ -1,5 +1,6 @@
 """From a config's fields to the parts of an experiment; nobody else translates between the two."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from cpnet_jax.data.pipeline import Transform, augmented
 from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
+from cpnet_jax.training.state import TrainState, create_state
 from cpnet_jax.training.step import Loss, train_step
 
 
@@ -70,8 +72,21 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
         momentum=fields.momentum,
         weight_decay=fields.weight_decay,
         head_lr_multiplier=fields.head_lr_multiplier,
+        lr_multipliers=config.finetune.lr_multipliers,
         decay_norm_and_bias=fields.decay_norm_and_bias,
         clip_global_norm=fields.clip_global_norm,
+    )
+
+
+def make_create_state(config: ml_collections.ConfigDict) -> Callable[[], TrainState]:
+    """What gives the state at step 0, with random parameters; for use under jit."""
+    return partial(
+        create_state,
+        make_model(config),
+        make_optimizer(config),
+        tuple(config.data.crop_size),
+        config.seed,
+        freeze=config.finetune.freeze,
     )
 
 
@@ -85,6 +100,8 @@ def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
         normalize=partial(normalize, mean=config.data.mean, std=config.data.std),
         accumulate=config.optimizer.accumulate,
         skip_nonfinite=config.optimizer.skip_nonfinite,
+        freeze=config.finetune.freeze,
+        norms_in_eval_mode=config.finetune.norms_in_eval_mode,
     )
     return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import ml_collections
 
-from cpnet_jax import files
+from cpnet_jax import files, patterns
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
@@ -159,8 +159,39 @@ def check(config: ml_collections.ConfigDict) -> None:
         if not scales or not all(_is_finite(scale) and 0.01 <= scale <= 16 for scale in scales):
             raise UserError(f"config.{field} is {tuple(scales)}: give at least one number, each from 0.01 to 16")
     profiled_steps(config)
+    _check_start(config)
+    _check_finetuning(config)
     if config.model.aggregation_kernel % 2 == 0:
         raise UserError(f"config.model.aggregation_kernel is {config.model.aggregation_kernel}: it must be odd")
+
+
+def _check_start(config: ml_collections.ConfigDict) -> None:
+    init = config.init
+    patterns.check(init.skip, "config.init.skip")
+    if init.skip and not (init.backbone or init.checkpoint):
+        raise UserError(
+            f"config.init.skip is {tuple(init.skip)}, and there is nothing to skip: name config.init.checkpoint or "
+            "config.init.backbone, too"
+        )
+    size = tuple(init.prior_size)
+    if size and (len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size)):
+        raise UserError(
+            f"config.init.prior_size is {size}: give height and width of the crop that the file was trained with, "
+            f"divided by {OUTPUT_STRIDE}, or leave it empty"
+        )
+
+
+def _check_finetuning(config: ml_collections.ConfigDict) -> None:
+    finetune = config.finetune
+    patterns.check(finetune.freeze, "config.finetune.freeze")
+    patterns.check(finetune.norms_in_eval_mode, "config.finetune.norms_in_eval_mode")
+    for pair in finetune.lr_multipliers:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not _is_finite(pair[1]) or pair[1] <= 0:
+            raise UserError(
+                f"config.finetune.lr_multipliers has {pair!r}: give pairs of a pattern and a positive factor, as in "
+                "(('backbone/.*', 0.1),); what is not to be trained is for config.finetune.freeze"
+            )
+    patterns.check([pattern for pattern, _ in finetune.lr_multipliers], "config.finetune.lr_multipliers")
 
 
 def profiled_steps(config: ml_collections.ConfigDict) -> range:

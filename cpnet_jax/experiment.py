@@ -13,7 +13,9 @@ from cpnet_jax.data import builders, pipeline, presence
 from cpnet_jax.data.device_batches import DeviceBatches
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.evaluator import Evaluator
-from cpnet_jax.training.state import TrainState, create_state
+from cpnet_jax.training import finetune
+from cpnet_jax.training.state import TrainState
+from cpnet_jax.weights.start import Source, start_from
 
 
 class Experiment:
@@ -41,7 +43,9 @@ class Experiment:
         self.config = config
         self.model = build.make_model(config)
         self.schedule = build.make_schedule(config)
-        self.tx = build.make_optimizer(config)
+        if any(config.finetune.values()):
+            # Tracing the state finds the patterns that match nothing, before anything is written.
+            finetune.norms(self.abstract_state().batch_stats, config.finetune.norms_in_eval_mode)
         self.evaluator = Evaluator(config, self.dataset, self.model, eval_split, eval_records)
         if jax.process_count() > 1:
             configuration.check_same_everywhere(sharding.gather(self.description()))
@@ -67,8 +71,25 @@ class Experiment:
         return pipeline.fingerprint(self.train_records)
 
     def initial_state(self) -> TrainState:
-        """The state at step 0, on every device."""
-        return self._create_state()
+        """The state at step 0, on every device: random, but for what config.init names."""
+        state = self._create_state()
+        initial = {"params": state.params, "batch_stats": state.batch_stats}
+        variables, lines = start_from(self._source(), initial, self.mesh)
+        if sharding.is_main_process():
+            print(*lines, sep="\n", end="\n" if lines else "")
+        return state.replace(**variables)
+
+    def _source(self) -> Source:
+        init, data, model = self.config.init, self.config.data, self.config.model
+        return Source(
+            backbone=init.backbone.replace("{depth}", str(model.depth)),
+            checkpoint=init.checkpoint,
+            skip=init.skip,
+            saved_prior_size=init.prior_size,
+            prior_size=build.prior_size(self.config) if model.context_prior else None,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+        )
 
     def abstract_state(self) -> TrainState:
         """Its shapes, dtypes and shardings."""
@@ -79,8 +100,7 @@ class Experiment:
 
     @cached_property
     def _create_state(self) -> Any:
-        create = partial(create_state, self.model, self.tx, tuple(self.config.data.crop_size), self.config.seed)
-        return jax.jit(create, out_shardings=sharding.replicated(self.mesh))
+        return jax.jit(build.make_create_state(self.config), out_shardings=sharding.replicated(self.mesh))
 
     def train_stream(self, position: int) -> DeviceBatches:
         """The global training batches from that one on, on the devices."""

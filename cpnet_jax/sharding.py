@@ -67,6 +67,11 @@ def on_mesh(mesh: Mesh, arrays: Any) -> Any:
     return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), arrays), replicated(mesh))
 
 
+def on_every_device(mesh: Mesh, arrays: Any) -> Any:
+    """A pytree of arrays that every process has alike -> the same, held by every device of the mesh."""
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x)), arrays)
+
+
 def is_on_cpus(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
@@ -121,6 +126,26 @@ def on_all(function: Callable[[], T]) -> T:
     if errors:
         raise error or errors[0]
     return result
+
+
+def from_main(function: Callable[[], T]) -> T:
+    """What the function returns on the main process (anything that can be pickled); the others do not run it.
+
+    Raises:
+      UserError: as `on_all`.
+    """
+    return gather(on_all(lambda: function() if is_main_process() else None))[0]
+
+
+def arrays_from_main(function: Callable[[], Any]) -> Any:
+    """The same for a pytree of numpy arrays, however large: they go the way that gradients do."""
+    arrays = on_all(lambda: function() if is_main_process() else None)
+    if jax.process_count() == 1:
+        return arrays
+    like = from_main(lambda: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arrays))
+    if not is_main_process():
+        arrays = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), like)
+    return multihost_utils.broadcast_one_to_all(arrays)
 
 
 def main_first(function: Callable[[], T]) -> T:

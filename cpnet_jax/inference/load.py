@@ -20,7 +20,7 @@ from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import compiled_logits
 from cpnet_jax.models import CPNet
 from cpnet_jax.training.checkpoint import Checkpoints
-from cpnet_jax.training.state import TrainState, create_state
+from cpnet_jax.training.state import initial_variables
 
 
 @dataclass(frozen=True)
@@ -34,30 +34,30 @@ class Restored:
     variables: PyTree
 
 
-def restore(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") -> Restored:
+def restore(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest", *, named_by: str = "--workdir") -> Restored:
     """A checkpoint, its variables on every device of the mesh.
 
     Args:
       checkpoint: "latest", "best" (by validation mIoU) or a step.
+      named_by: the flag or field that the workdir is from.
 
     Raises:
       UserError: where there is no such checkpoint, or it cannot be read.
     """
     if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoints: train first, or name another --workdir")
+        raise UserError(f"{workdir} holds no checkpoints: train first, or name another {named_by}")
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        step = _choose(checkpoints, checkpoint, workdir)
+        step = _choose(checkpoints, checkpoint, workdir, named_by)
         try:
             saved = checkpoints.config(step)
             config = ml_collections.ConfigDict(saved)
             model = build.make_model(config)
-            state, _ = checkpoints.restore(step, _abstract_state(config, model, mesh))
+            variables = checkpoints.restore_variables(step, _abstract_variables(config, model, mesh))
         except Exception as error:  # Orbax and TensorStore have no error in common
             raise UserError(
                 f"{workdir}/checkpoints/{step} cannot be read ({type(error).__name__}: {_first_line(error)}): take "
                 f"another checkpoint of {checkpoints.steps()}, or train again"
             ) from error
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
     return Restored(config, step, _dataset(saved), model, variables)
 
 
@@ -84,10 +84,10 @@ def from_workdir(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") ->
     )
 
 
-def _choose(checkpoints: Checkpoints, checkpoint: str | int, workdir: Path) -> int:
+def _choose(checkpoints: Checkpoints, checkpoint: str | int, workdir: Path, named_by: str) -> int:
     steps = checkpoints.steps()
     if not steps:
-        raise UserError(f"{workdir}/checkpoints holds no whole checkpoint: train first, or name another --workdir")
+        raise UserError(f"{workdir}/checkpoints holds no whole checkpoint: train first, or name another {named_by}")
     if checkpoint in ("latest", "best"):
         return checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
     if damage := checkpoints.damaged.get(checkpoint):
@@ -99,10 +99,10 @@ def _choose(checkpoints: Checkpoints, checkpoint: str | int, workdir: Path) -> i
     return checkpoint
 
 
-def _abstract_state(config: ml_collections.ConfigDict, model: nn.Module, mesh: Mesh) -> TrainState:
-    create = partial(create_state, model, build.make_optimizer(config), tuple(config.data.crop_size), config.seed)
+def _abstract_variables(config: ml_collections.ConfigDict, model: nn.Module, mesh: Mesh) -> PyTree:
+    initial = partial(initial_variables, model, tuple(config.data.crop_size), jax.random.key(0))
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)), jax.eval_shape(create)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)), jax.eval_shape(initial)
     )
 
 

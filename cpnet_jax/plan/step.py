@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from cpnet_jax import build, sharding
 from cpnet_jax.plan import flops
 from cpnet_jax.plan.topologies import Topology
-from cpnet_jax.training.state import TrainState, create_state
+from cpnet_jax.training.state import TrainState
 
 MEMORY = ("argument", "output", "alias", "temp", "generated_code")
 
@@ -56,10 +56,9 @@ def compile_step(config: ml_collections.ConfigDict, topology: Topology, images: 
 
 
 def _abstract_state(config: ml_collections.ConfigDict, mesh: Mesh) -> TrainState:
-    crop = tuple(config.data.crop_size)
-    create = partial(create_state, build.make_model(config), build.make_optimizer(config), crop, config.seed)
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)), jax.eval_shape(create)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(mesh)),
+        jax.eval_shape(build.make_create_state(config)),
     )
 
 

@@ -145,6 +145,24 @@ class Checkpoints:
         )
         return restored["state"], restored["data"]["position"]
 
+    def restore_variables(self, step: int, like: PyTree) -> PyTree:
+        """The parameters and BatchNorm statistics alone, whatever optimiser they were trained with.
+
+        Args:
+          like: {"params": ..., "batch_stats": ...} with the shapes, dtypes and shardings wanted.
+
+        Raises:
+          ValueError: where the checkpoint has other parameters.
+        """
+        wanted = ocp.args.PyTreeRestore(
+            item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
+        )
+        found = self._manager.restore(step, args=ocp.args.Composite(state=wanted))["state"]
+        missing = [path for path, leaf in jax.tree.leaves_with_path(found) if not isinstance(leaf, jax.Array)]
+        if missing:
+            raise ValueError(f"it has no {jax.tree_util.keystr(missing[0], simple=True, separator='/')}")
+        return found
+
     def _inspect(self) -> dict[int, str]:
         """{step: what is wrong with it}, the same on every process: process 0 reads for all."""
         found = {}

@@ -67,6 +67,8 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, workdir: Path) -> t
     configuration.check_same_run(experiment.description(), checkpoints.config(step), workdir)
     state, position = checkpoints.restore(step, experiment.abstract_state())
     assert position == step, "one global batch is taken a step"
+    if (experiment.config.init.backbone or experiment.config.init.checkpoint) and sharding.is_main_process():
+        print(f"config.init is not read again: {workdir} goes on from its own checkpoint of step {step}.")
     return state, step
 
 

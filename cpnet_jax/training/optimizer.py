@@ -1,8 +1,14 @@
 """Poly SGD (the paper's training protocol): momentum, coupled weight decay, lr = lr0 (1 - t/T)^0.9."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import jax
 import optax
+from flax.traverse_util import flatten_dict, path_aware_map
 from jaxtyping import PyTree
+
+from cpnet_jax import patterns
 
 
 def poly_schedule(
@@ -30,6 +36,7 @@ def poly_sgd(
     momentum: float = 0.9,
     weight_decay: float = 1e-4,
     head_lr_multiplier: float = 1.0,
+    lr_multipliers: Sequence[tuple[str, float]] = (),
     decay_norm_and_bias: bool = True,
     clip_global_norm: float | None = None,
 ) -> optax.GradientTransformation:
@@ -43,8 +50,13 @@ def poly_sgd(
       weight_decay: 1e-4 in the paper.
       head_lr_multiplier: learning rate of everything outside `backbone`, relative to it. The paper: 1; the authors'
         code on ADE20K: 10.
+      lr_multipliers: pairs of a pattern on the parameters' paths (see `patterns`) and a factor on the learning rate of
+        those that it matches. Factors multiply, with one another and with head_lr_multiplier.
       decay_norm_and_bias: whether BatchNorm parameters and biases decay too (torch's default, and the paper's).
       clip_global_norm: largest norm of the whole gradient, before weight decay; None (the paper) does not clip.
+
+    Raises:
+      UserError: by the transformation's `init`, where a pattern of lr_multipliers matches no parameter.
     """
     clip = optax.clip_by_global_norm(clip_global_norm) if clip_global_norm else optax.identity()
     return optax.chain(
@@ -52,6 +64,7 @@ def poly_sgd(
         optax.add_decayed_weights(weight_decay, None if decay_norm_and_bias else _kernels),
         optax.trace(momentum),
         optax.masked(optax.scale(head_lr_multiplier), _heads),
+        *(optax.masked(optax.scale(factor), partial(_matching, pattern)) for pattern, factor in lr_multipliers),
         optax.scale_by_learning_rate(schedule),
     )
 
@@ -64,3 +77,9 @@ def _kernels(params: PyTree) -> PyTree:
 def _heads(params: PyTree) -> PyTree:
     """True for everything outside the backbone."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[0].key != "backbone", params)
+
+
+def _matching(pattern: str, params: PyTree) -> PyTree:
+    """True for the parameters whose path the pattern matches."""
+    paths = patterns.matching([pattern], flatten_dict(params, sep="/"), "config.finetune.lr_multipliers")
+    return path_aware_map(lambda path, _: "/".join(path) in paths, params)

@@ -1,11 +1,15 @@
 """The training state: one pytree, all that a checkpoint needs of the model and the optimiser."""
 
+from collections.abc import Sequence
+
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Int, PyTree
+
+from cpnet_jax.training import finetune
 
 
 @flax.struct.dataclass
@@ -25,20 +29,34 @@ class TrainState:
 STOPPED = -1
 
 
-def create_state(
-    model: nn.Module, tx: optax.GradientTransformation, image_size: tuple[int, int], seed: int
-) -> TrainState:
-    """The state at step 0, a pure function of its arguments; for use under jit.
+def initial_variables(model: nn.Module, image_size: tuple[int, int], key: jax.Array) -> PyTree:
+    """{"params": ..., "batch_stats": ...} of a model; for use under jit.
 
     Only the initialisers survive compilation: nothing reads the forward pass of `init`, so XLA drops it.
     """
+    return model.init(key, jnp.zeros((1, *image_size, 3)), train=False)
+
+
+def create_state(
+    model: nn.Module,
+    tx: optax.GradientTransformation,
+    image_size: tuple[int, int],
+    seed: int,
+    freeze: Sequence[str] = (),
+) -> TrainState:
+    """The state at step 0, a pure function of its arguments; for use under jit.
+
+    Args:
+      freeze: patterns of the parameters that the optimiser does not get to see, see `finetune.split`.
+    """
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
-    variables = model.init(init_key, jnp.zeros((1, *image_size, 3)), train=False)
+    variables = initial_variables(model, image_size, init_key)
+    trained, _ = finetune.split(variables["params"], freeze)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables["params"],
         batch_stats=variables["batch_stats"],
-        opt_state=tx.init(variables["params"]),
+        opt_state=tx.init(trained),
         rng=jax.random.key_data(dropout_key),
         skipped=jnp.zeros((), jnp.int32),
     )

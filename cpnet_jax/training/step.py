@@ -4,7 +4,7 @@ Under jit over a mesh with the batch split and the state replicated, BatchNorm s
 labelled pixels are global by construction, on one device as on a thousand.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
+from cpnet_jax.training import finetune
 from cpnet_jax.training.state import TrainState, choose
 
 Batch = dict[str, UInt8[Array, "b h w 3"] | UInt8[Array, "b h w"]]
@@ -31,6 +32,8 @@ def train_step(
     normalize: Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h w 3"]],
     accumulate: int = 1,
     skip_nonfinite: int = 0,
+    freeze: Sequence[str] = (),
+    norms_in_eval_mode: Sequence[str] = (),
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     """(state, batch) -> (state after one update, metrics).
 
@@ -41,28 +44,34 @@ def train_step(
       accumulate: the batch is worked through in that many parts whose gradients are averaged: memory for time. Each
         part has its own BatchNorm statistics and its own count of labelled pixels.
       skip_nonfinite: how many steps in a row may be skipped for figures that are not finite, see `state.choose`.
+      freeze: patterns of the parameters that are not trained, the same that the state was created with.
+      norms_in_eval_mode: patterns of the BatchNorms that use their running statistics and do not update them.
 
     Returns:
       The new state, and scalars: loss, its terms, the global norm of the gradient, and the new state's `skipped`.
 
     Raises:
       ValueError: where `accumulate` does not divide the batch.
+      UserError: on a pattern that matches nothing.
     """
     dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
+    trained, frozen = finetune.split(state.params, freeze)
+    resting_norms = finetune.norms(state.batch_stats, norms_in_eval_mode)
 
-    def loss_of(params: PyTree, batch_stats: PyTree, key: jax.Array, part: Batch) -> tuple[Array, Any]:
-        output, updates = model.apply(
-            {"params": params, "batch_stats": batch_stats},
-            normalize(part["image"]),
-            train=True,
-            mutable=["batch_stats"],
-            rngs={"dropout": key},
-        )
+    def loss_of(trained: PyTree, batch_stats: PyTree, key: jax.Array, part: Batch) -> tuple[Array, Any]:
+        with finetune.in_eval_mode(resting_norms):
+            output, updates = model.apply(
+                {"params": finetune.join(trained, frozen), "batch_stats": batch_stats},
+                normalize(part["image"]),
+                train=True,
+                mutable=["batch_stats"],
+                rngs={"dropout": key},
+            )
         value, terms = loss(output, part["label"].astype(jnp.int32))
         return value, (updates["batch_stats"], {"loss": value} | terms)
 
     def gradients(batch_stats: PyTree, key_and_part: tuple[jax.Array, Batch]) -> tuple[PyTree, Any]:
-        grad, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(state.params, batch_stats, *key_and_part)
+        grad, (batch_stats, metrics) = jax.grad(loss_of, has_aux=True)(trained, batch_stats, *key_and_part)
         return batch_stats, (grad, metrics)
 
     if accumulate == 1:
@@ -72,10 +81,10 @@ def train_step(
         batch_stats, stacked = jax.lax.scan(gradients, state.batch_stats, parts)
         grad, metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
 
-    updates, opt_state = tx.update(grad, state.opt_state, state.params)
+    updates, opt_state = tx.update(grad, state.opt_state, trained)
     new_state = state.replace(
         step=state.step + 1,
-        params=optax.apply_updates(state.params, updates),
+        params=finetune.join(optax.apply_updates(trained, updates), frozen),
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
