@@ -99,7 +99,7 @@ def _read_backbone(source: Source, part: Variables) -> Loaded:
     def read() -> Variables:
         like = {name: _shapes(tree["backbone"]) for name, tree in part.items()}
         try:
-            tensors = _read_tensors(source, source.backbone)
+            tensors = _for_our_images(source, weights.load(source.backbone))
         except UserError as error:
             raise UserError(f"config.init.backbone: {error}, or leave it empty to train from scratch") from error
         found = weights.backbone_variables(tensors, like=like, skip=source.skip, name=source.backbone)
@@ -148,7 +148,9 @@ def _check_normalisation(source: Source, workdir: str, config: ml_collections.Co
 
 def _read_file(source: Source, initial: Variables) -> Variables:
     try:
-        tensors = _read_tensors(source, source.checkpoint)
+        found = weights.load(source.checkpoint)
+        weights.check_dilation(found)
+        tensors = _for_our_images(source, found)
     except UserError as error:
         raise UserError(f"config.init.checkpoint: {error}, or a workdir") from error
     like = _shapes(initial)
@@ -158,10 +160,8 @@ def _read_file(source: Source, initial: Variables) -> Variables:
     return weights.cpnet_variables(tensors, like=like, skip=source.skip, name=source.checkpoint)
 
 
-def _read_tensors(source: Source, name: str) -> dict[str, np.ndarray]:
-    """Those of a file, for images that are normalised as ours are."""
-    found = weights.load(name)
-    return weights.adapt(found.tensors, found.pixels, mean=source.mean, std=source.std, name=name)
+def _for_our_images(source: Source, found: weights.Weights) -> dict[str, np.ndarray]:
+    return weights.adapt(found.tensors, found.pixels, mean=source.mean, std=source.std, name=found.source)
 
 
 def _saved_prior_size(source: Source, positions: int) -> Size:

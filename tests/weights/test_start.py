@@ -1,7 +1,6 @@
-"""What a training starts from: workdirs, files and backbones; files are read by a stand-in."""
+"""What a training starts from: workdirs, files of whole networks, and backbones."""
 
 from functools import partial
-from types import SimpleNamespace
 
 import jax
 import ml_collections
@@ -16,8 +15,11 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.training import loop
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.state import initial_variables
+from cpnet_jax.weights import layouts, tensor_files
+from cpnet_jax.weights.convert import to_tensors
+from cpnet_jax.weights.merge import paths
 from cpnet_jax.weights.resize_prior import resize_prior
-from cpnet_jax.weights.start import PRIOR_KEY, Source, start_from
+from cpnet_jax.weights.start import Source, start_from
 
 CLASSIFIERS = ("head/classifier/.*", "aux_head/classifier/.*")
 
@@ -68,25 +70,20 @@ def workdir(tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def file(monkeypatch):
-    """Makes `weights` find these variables under any name, and says what it was asked for."""
+def write_backbone(path, variables):
+    """As open-mmlab would have it."""
+    backbone = {name: {"backbone": tree["backbone"]} for name, tree in variables.items()}
+    tensor_files.write(path, to_tensors(flatten_dict(backbone, sep="/"), layouts.OPEN_MMLAB, batches_tracked=1), {})
+    return str(path)
 
-    def hold(variables, tensors=()):
-        asked = []
-        found = SimpleNamespace(tensors=dict(tensors), pixels="theirs")
 
-        def variables_like(tensors, *, like, skip, name):
-            asked.append((like, skip, name))
-            return variables
+def write_cpnet(path, variables, metadata=None):
+    """As --mode=convert would write it; without metadata, as the authors."""
+    tensor_files.write(path, weights.cpnet_tensors(variables, batches_tracked=1), metadata or {})
+    return str(path)
 
-        monkeypatch.setattr(weights, "load", lambda name: found, raising=False)
-        monkeypatch.setattr(weights, "adapt", lambda tensors, theirs, **ours: tensors, raising=False)
-        monkeypatch.setattr(weights, "cpnet_variables", variables_like, raising=False)
-        monkeypatch.setattr(weights, "backbone_variables", variables_like, raising=False)
-        return asked
 
-    return hold
+OURS = {"experiment": "here"} | weights.Pixels().as_metadata()
 
 
 def test_without_a_source_nothing_changes_and_nothing_is_said():
@@ -172,72 +169,66 @@ def test_a_folder_without_such_a_checkpoint_is_refused_by_the_fields_name(workdi
         start(checkpoint=str(workdir / missing) if missing else str(tmp_path))
 
 
-def test_a_backbone_is_all_that_changes_and_its_patterns_are_whole_paths(file):
+def test_a_backbone_is_all_that_changes_and_its_patterns_are_whole_paths(tmp_path):
     config = make_config()
     pretrained = make_variables(config, seed=5)
-    backbone = {name: tree["backbone"] for name, tree in pretrained.items()}
-    asked = file(backbone)
-    initial, variables, lines = start(config, backbone="resnet18.pth")
+    path = write_backbone(tmp_path / "resnet18.safetensors", pretrained)
+    initial, variables, lines = start(config, backbone=path)
     for name, tree in variables.items():
-        assert_equal(tree, initial[name] | {"backbone": backbone[name]})
-    [(like, skip, name)] = asked
-    assert jax.tree.map(np.shape, like) == jax.tree.map(np.shape, backbone) and (skip, name) == ((), "resnet18.pth")
-    taken = len(jax.tree.leaves(backbone))
+        assert_equal(tree, initial[name] | {"backbone": pretrained[name]["backbone"]})
+    taken = len(paths({name: tree["backbone"] for name, tree in pretrained.items()}))
     rest = len(jax.tree.leaves(initial)) - taken
-    assert lines == [f"{taken} tensors are from resnet18.pth; {rest} keep their initial values."]
+    assert lines == [f"{taken} tensors are from {path}; {rest} keep their initial values."]
 
-    kept = ("backbone/stem1/.*",)
-    del backbone["params"]["stem1"], backbone["batch_stats"]["stem1"]  # as the reader leaves out what is skipped
-    _, variables, _ = start(config, backbone="resnet18.pth", skip=kept)
-    assert_equal(variables["params"]["backbone"]["stem1"], initial["params"]["backbone"]["stem1"])
+    _, variables, _ = start(config, backbone=path, skip=("backbone/stem1/.*",))
+    for stem, kept in (("stem1", initial), ("stem2", pretrained)):
+        assert_equal(variables["params"]["backbone"][stem], kept["params"]["backbone"][stem])
 
 
 @pytest.mark.parametrize(("field", "way_out"), [("backbone", "train from scratch"), ("checkpoint", "a workdir")])
-def test_a_file_that_cannot_be_had_is_told_by_its_field_with_the_other_ways(file, monkeypatch, field, way_out):
-    def refuse(name):
-        raise UserError(f"{name} is no file: name another")
-
-    file({})
-    monkeypatch.setattr(weights, "load", refuse)
-    with pytest.raises(UserError, match=rf"^config\.init\.{field}: /nowhere is no file: name another, or .*{way_out}$"):
-        start(**{field: "/nowhere"})
+def test_a_file_that_cannot_be_had_is_told_by_its_field_with_the_other_ways(field, way_out):
+    with pytest.raises(UserError, match=rf"^config\.init\.{field}: /nowhere/a\.pth .*, or .*{way_out}$"):
+        start(**{field: "/nowhere/a.pth"})
 
 
-def test_a_file_of_a_whole_network_is_read_in_its_own_prior_size_and_resized(file):
+def test_a_file_of_a_whole_network_is_read_in_its_own_prior_size_and_resized(tmp_path):
     saved = make_variables(make_config(crop=(40, 40)), seed=5)
-    asked = file(saved, {PRIOR_KEY: np.empty((25, 8, 1, 1))})
-    _, variables, lines = start(checkpoint="cpnet.pth")
-    [(like, _, _)] = asked
-    assert jax.tree.map(np.shape, like) == jax.tree.map(np.shape, saved)
+    _, variables, lines = start(checkpoint=write_cpnet(tmp_path / "cpnet.safetensors", saved, OURS))
     assert_equal(variables, resize_prior(saved, (5, 5), (4, 6)))
     assert lines[1:] == ["The context prior is resized from 5x5 to 4x6."]
+
+
+def test_a_network_that_would_answer_differently_here_is_refused(tmp_path):
+    path = write_cpnet(tmp_path / "cpnet.safetensors", make_variables(make_config()))
+    with pytest.raises(UserError, match=r"config\.init\.checkpoint: .* undilated"):
+        start(checkpoint=path)
 
 
 @pytest.mark.parametrize(
     ("ours", "saved", "given"),
     [((32, 48), (32, 48), ()), ((40, 40), (40, 40), ()), ((32, 48), (48, 32), (6, 4)), ((32, 32), (16, 64), (2, 8))],
 )
-def test_the_grid_of_a_files_prior_is_ours_where_it_fits_the_square_or_what_is_given(file, ours, saved, given):
+def test_the_grid_of_a_files_prior_is_ours_where_it_fits_the_square_or_what_is_given(tmp_path, ours, saved, given):
     found = make_variables(make_config(crop=saved), seed=5)
-    file(found, {PRIOR_KEY: np.empty((saved[0] * saved[1] // 64, 8, 1, 1))})
-    _, variables, lines = start(make_config(crop=ours), checkpoint="cpnet.pth", saved_prior_size=given)
+    path = write_cpnet(tmp_path / "cpnet.safetensors", found, OURS)
+    _, variables, lines = start(make_config(crop=ours), checkpoint=path, saved_prior_size=given)
     sizes = ((side[0] // 8, side[1] // 8) for side in (saved, ours))
     assert_equal(variables, resize_prior(found, *sizes))
     assert len(lines) == (1 if ours == saved else 2)
 
 
 @pytest.mark.parametrize(
-    ("crop", "positions", "given", "said"),
+    ("crop", "saved", "given", "said"),
     [
-        ((32, 48), 35, (), "35 positions, which is no square"),
-        ((32, 72), 36, (), "36 positions, which is 6x6 as well as 4x9"),
-        ((32, 48), 36, (4, 4), r"config\.init\.prior_size is \(4, 4\), but .* has 36 positions"),
+        ((32, 48), (40, 56), (), "35 positions, which is no square"),
+        ((32, 72), (48, 48), (), "36 positions, which is 6x6 as well as 4x9"),
+        ((32, 48), (48, 48), (4, 4), r"config\.init\.prior_size is \(4, 4\), but .* has 36 positions"),
     ],
 )
-def test_a_grid_that_cannot_be_known_has_to_be_given(file, crop, positions, given, said):
-    file({}, {PRIOR_KEY: np.empty((positions, 8, 1, 1))})
+def test_a_grid_that_cannot_be_known_has_to_be_given(tmp_path, crop, saved, given, said):
+    path = write_cpnet(tmp_path / "cpnet.safetensors", make_variables(make_config(crop=saved)), OURS)
     with pytest.raises(UserError, match=said) as error:
-        start(make_config(crop=crop), checkpoint="cpnet.pth", saved_prior_size=given)
+        start(make_config(crop=crop), checkpoint=path, saved_prior_size=given)
     assert "config.init.prior_size" in str(error.value)
 
 

@@ -1,0 +1,300 @@
+"""How long does a training step take, and how much memory, against the same network in PyTorch?
+
+    python benchmarks/train_step.py [--config=configs/quickstart.py] [--depth=18] [--crop=128] [--batch_size=8]
+        [--bfloat16] [--rounds=5] [--steps=4] [--peak_tflops=989]
+
+One step is all that an optimiser step does with a batch of uint8 images: normalisation, network, all losses,
+gradients, SGD. Both sides begin with the same parameters (without dropout, so that their first losses can be compared)
+and run in processes of their own, in turns: a few steps here, a few there; the medians of the rounds are shown.
+
+The peer is the plain PyTorch network that the tests hold this one against, with channels_last and, with --bfloat16,
+autocast; eager, and through torch.compile where there is a compiler for it. On accelerators the default is the
+ADE20K config at crop 512 in bfloat16, on CPUs the quickstart.
+
+Memory: on an accelerator the largest that arrays took on it, on CPUs the largest of the whole process.
+Of peak: the FLOPs of the network's convolutions and matrix products, forward and backward, counted once in the JAX
+program with the dense context prior and divided by everyone's time, of --peak_tflops (known for some devices).
+
+Prints one table and one JSON line.
+"""
+
+import argparse
+import importlib.util
+import json
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS, EAGER, COMPILED = "cpnet_jax", "PyTorch", "PyTorch, compiled"
+# Dense bfloat16, by the name that the device goes by.
+PEAK_TFLOPS = {"NVIDIA H200": 989, "NVIDIA H100 80GB HBM3": 989, "NVIDIA A100-SXM4-80GB": 312}
+# The arguments that say what a step is.
+WHAT = ("config", "depth", "crop", "batch_size")
+# Of the first loss, relative.
+TOLERANCE = {False: 1e-4, True: 2e-2}
+
+
+def get_config(arguments: argparse.Namespace) -> ml_collections.ConfigDict:
+    spec = importlib.util.spec_from_file_location("config", arguments.config)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.model.depth = arguments.depth or config.model.depth
+    config.batch_size = arguments.batch_size or config.batch_size
+    config.data.crop_size = (arguments.crop,) * 2 if arguments.crop else config.data.crop_size
+    config.model.bfloat16 = arguments.bfloat16
+    config.model.dropout = 0.0
+    return config
+
+
+def make_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
+    """Noise in the images, and labels in patches of 32 pixels with a few that are ignored."""
+    rng = np.random.default_rng(0)
+    height, width = config.data.crop_size
+    patches = rng.integers(0, config.data.num_classes + 1, (config.batch_size, height // 32 + 1, width // 32 + 1))
+    labels = patches.repeat(32, axis=1).repeat(32, axis=2)[:, :height, :width]
+    labels = np.where(labels == config.data.num_classes, 255, labels)
+    images = rng.integers(0, 256, (config.batch_size, height, width, 3))
+    return {"image": images.astype(np.uint8), "label": labels.astype(np.uint8)}
+
+
+# --- the two sides ----------------------------------------------------------------------------------------------------
+
+
+def run_jax(config: ml_collections.ConfigDict, parameters: Path) -> Callable[[], float]:
+    """Leaves the parameters it begins with, named as in torch. Returns what does a step and gives its loss."""
+    import jax
+    from parity import transfer
+
+    from cpnet_jax import build, sharding
+    from cpnet_jax.plan import flops
+    from cpnet_jax.training.state import create_state
+
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    create = partial(create_state, build.make_model(config), build.make_optimizer(config))
+    state = jax.jit(partial(create, tuple(config.data.crop_size), 0), out_shardings=sharding.replicated(mesh))()
+    np.savez(parameters, **transfer.as_torch(state.params, config.model.stem))
+    batch = jax.device_put(make_batch(config), sharding.split(mesh))
+    step = build.make_train_step(config, mesh)
+    counted = flops.count(step.trace(state, batch).jaxpr.jaxpr)
+    print(json.dumps({"flops": counted, "device": jax.devices()[0].device_kind}), flush=True)
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = step(state, batch)
+        return float(metrics["loss"])
+
+    return run
+
+
+def run_torch(config: ml_collections.ConfigDict, parameters: Path, *, compiled: bool) -> Callable[[], float]:
+    import torch
+    from parity.torch_cpnet import CPNet
+    from torch_losses import objective
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    height, width = config.data.crop_size
+    network = CPNet(
+        config.data.num_classes,
+        config.model.depth,
+        (height // 8, width // 8),
+        config.model.stem,
+        config.model.channels,
+        config.model.aux_channels,
+        config.model.aggregation_kernel,
+        config.model.dropout,
+    )
+    loaded = {name: torch.tensor(value) for name, value in np.load(parameters).items()}
+    assert not network.load_state_dict(loaded, strict=False).unexpected_keys
+    network = network.to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=config.optimizer.base_lr,
+        momentum=config.optimizer.momentum,
+        weight_decay=config.optimizer.weight_decay,
+    )
+    batch = {name: torch.tensor(value, device=device) for name, value in make_batch(config).items()}
+    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (config.data.mean, config.data.std))
+
+    def loss_of(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        images = (images.permute(0, 3, 1, 2) - mean) / std
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.model.bfloat16):
+            output = network(images.contiguous(memory_format=torch.channels_last))
+        return objective(output, labels.long(), aux_weight=config.loss.aux_weight)
+
+    forward = torch.compile(loss_of) if compiled else loss_of
+
+    def run() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = forward(batch["image"], batch["label"])
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return run
+
+
+RUNS = {
+    OURS: run_jax,
+    EAGER: partial(run_torch, compiled=False),
+    COMPILED: partial(run_torch, compiled=True),
+}
+
+
+def peak_memory(name: str) -> int:
+    """Bytes."""
+    if name == OURS:
+        import jax
+
+        on_device = jax.devices()[0].memory_stats()
+        if on_device:
+            return on_device["peak_bytes_in_use"]
+    else:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def work(arguments: argparse.Namespace) -> None:
+    """One side: does as many steps as each line of standard input says, and answers with a line."""
+    sys.path.append(str(ROOT / "tests"))
+    run = RUNS[arguments.side](get_config(arguments), Path(arguments.parameters))
+    for line in sys.stdin:
+        wall, cpu = time.perf_counter(), time.process_time()
+        losses = [run() for _ in range(int(line))]
+        figures = {
+            "seconds": (time.perf_counter() - wall) / len(losses),
+            "cpu_seconds": (time.process_time() - cpu) / len(losses),
+            "loss": losses[0],
+            "bytes": peak_memory(arguments.side),
+        }
+        print(json.dumps(figures), flush=True)
+
+
+# --- in turns ---------------------------------------------------------------------------------------------------------
+
+
+class Side:
+    """A process that does steps when asked to."""
+
+    def __init__(self, name: str, arguments: argparse.Namespace, parameters: Path) -> None:
+        given = [f"--{key}={value}" for key, value in vars(arguments).items() if key in WHAT and value]
+        given += ["--bfloat16"] * arguments.bfloat16
+        command = [sys.executable, __file__, f"--side={name}", f"--parameters={parameters}", *given]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def steps(self, count: int) -> dict[str, Any]:
+        self._process.stdin.write(f"{count}\n")
+        self._process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("a side of the benchmark ended without an answer; what it said is above")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """What every side said in every round; and the FLOPs of a step, and the device."""
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = Path(folder, "parameters.npz")
+        sides = {OURS: Side(OURS, arguments, parameters)}
+        known = sides[OURS].answer()
+        names = [EAGER, COMPILED] if shutil.which("c++") or shutil.which("g++") else [EAGER]
+        sides |= {name: Side(name, arguments, parameters) for name in names}
+        first = {name: side.steps(1)["loss"] for name, side in sides.items()}
+        for name, loss in first.items():
+            if abs(loss / first[OURS] - 1) > TOLERANCE[arguments.bfloat16]:
+                raise SystemExit(f"{name} begins with the loss {loss}, cpnet_jax with {first[OURS]}: not the same work")
+        for side in sides.values():
+            side.steps(2)  # whatever is still to be compiled or tuned
+        rounds = {name: [] for name in sides}
+        for _ in range(arguments.rounds):
+            for name, side in sides.items():
+                rounds[name].append(side.steps(arguments.steps))
+        for side in sides.values():
+            side.close()
+    return rounds, known
+
+
+def report(rounds: dict[str, list[dict[str, Any]]], known: dict[str, Any], arguments: argparse.Namespace) -> None:
+    batch = get_config(arguments).batch_size
+    peak = arguments.peak_tflops or PEAK_TFLOPS.get(known["device"])
+    results = {}
+    for name, figures in rounds.items():
+        median = {key: statistics.median(figure[key] for figure in figures) for key in figures[0]}
+        results[name] = {
+            "seconds": median["seconds"],
+            "spread": [fold(figure["seconds"] for figure in figures) for fold in (min, max)],
+            "cpu_seconds": median["cpu_seconds"],
+            "images_per_second": batch / median["seconds"],
+            "bytes": figures[-1]["bytes"],
+            "of_peak": known["flops"] / median["seconds"] / peak / 1e12 if peak else None,
+        }
+    ours = results[OURS]
+    print(
+        "| | ms a step | (least, most) | CPU s a step | images/s | GB | of peak | time, ours = 1 | memory, ours = 1 |"
+    )
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    for name, result in results.items():
+        least, most = (1e3 * seconds for seconds in result["spread"])
+        print(
+            f"| {name} | {1e3 * result['seconds']:.1f} | {least:.1f}, {most:.1f} | {result['cpu_seconds']:.2f} "
+            f"| {result['images_per_second']:.1f} | {result['bytes'] / 1e9:.2f} "
+            f"| {format(result['of_peak'], '.0%') if peak else ''} "
+            f"| {result['seconds'] / ours['seconds']:.2f} | {result['bytes'] / ours['bytes']:.2f} |"
+        )
+    what = {key: value for key, value in vars(arguments).items() if key not in ("side", "parameters")}
+    print(json.dumps({"benchmark": "train_step", **what, **known, "results": results}))
+
+
+def default_backend() -> str:
+    """Asked for in a process of its own: one that has seen an accelerator keeps its memory."""
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", help="file in configs/")
+    parser.add_argument("--depth", type=int, help="of the ResNet, instead of the config's")
+    parser.add_argument("--crop", type=int, help="side in pixels, instead of the config's")
+    parser.add_argument("--batch_size", type=int, help="instead of the config's")
+    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=4, help="of each side in each round")
+    parser.add_argument("--peak_tflops", type=float, help="of the device")
+    parser.add_argument("--side", choices=RUNS, help=argparse.SUPPRESS)
+    parser.add_argument("--parameters", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        work(arguments)
+        return
+    if not arguments.config and default_backend() == "cpu":
+        arguments.config = str(ROOT / "configs/quickstart.py")
+    elif not arguments.config:
+        arguments.config, arguments.crop, arguments.bfloat16 = str(ROOT / "configs/ade20k.py"), 512, True
+    report(*measure(arguments), arguments)
+
+
+if __name__ == "__main__":
+    main()
