@@ -63,6 +63,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.aux_channels = 256  # of the auxiliary head; 0: none
     model.aggregation_kernel = 11
     model.dropout = 0.1
+    model.prior_impl = "blocks"  # of rows of the context prior; "dense": N x N arrays, slower and far larger
+    model.prior_block_rows = 512  # memory for a few arrays of (images on a device) x this x N
     model.bfloat16 = False  # activations in bfloat16; parameters, statistics and losses stay float32
 
     config.loss = loss = ml_collections.ConfigDict()

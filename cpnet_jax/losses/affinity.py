@@ -6,6 +6,7 @@ needs of the n x n pairs are sums over rows, which `AffinityTargets` takes of as
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -61,9 +62,7 @@ class RowSums(NamedTuple):
     cross_entropy: Float[Array, "b r"]  # sum_j BCE(p, a)
     true_positive: Float[Array, "b r"]  # sum_j a p
     predicted: Float[Array, "b r"]  # sum_j p
-    positive: Float[Array, "b r"]  # sum_j a
     true_negative: Float[Array, "b r"]  # sum_j (1 - a)(1 - p)
-    negative: Float[Array, "b r"]  # sum_j (1 - a)
 
 
 @jax.tree_util.register_dataclass
@@ -96,7 +95,6 @@ class AffinityTargets:
 
     def row_sums(self, logits: Float[Array, "b r n"], rows: Int[Array, " r"]) -> RowSums:
         """The sums over the columns of these rows of the logits Z, in their dtype."""
-        dtype = logits.dtype
         column = self.valid[:, None, :]
         same = jnp.take(self.labels, rows, axis=1, mode="clip")[:, :, None] == self.labels[:, None, :]
         target = same & column
@@ -109,11 +107,18 @@ class AffinityTargets:
             cross_entropy=jnp.where(column, cross_entropy, 0).sum(axis=2),
             true_positive=jnp.where(target, p, 0).sum(axis=2),
             predicted=jnp.where(column, p, 0).sum(axis=2),
-            positive=target.sum(axis=2).astype(dtype),
             # sigmoid(-z) rather than 1 - p, which is exactly 0 in float32 from z = 17 on.
             true_negative=jnp.where(other, jax.nn.sigmoid(-logits), 0).sum(axis=2),
-            negative=other.sum(axis=2).astype(dtype),
         )
+
+    def counts(self) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
+        """(sum_j a, sum_j (1 - a)) of each row that counts; of the others some number."""
+        in_order = jnp.sort(self.labels, axis=1)
+        first, after = (
+            jax.vmap(partial(jnp.searchsorted, side=side))(in_order, self.labels) for side in ("left", "right")
+        )
+        alike = after - first
+        return alike - self.exclude_diagonal, self.valid.sum(axis=1, keepdims=True) - alike
 
 
 def affinity_loss(
@@ -154,12 +159,13 @@ def affinity_loss(
         prior = _Logits(prior)
     _check(prior.shape, labels.shape)
     sums, valid = prior.row_sums(targets), targets.valid
+    positive, negative = (count.astype(sums.predicted.dtype) for count in targets.counts())
 
-    pairs = (valid.sum(axis=1).astype(sums.cross_entropy.dtype) ** 2).sum()
+    pairs = (valid.sum(axis=1).astype(sums.predicted.dtype) ** 2).sum()
     unary = jnp.where(valid, sums.cross_entropy, 0).sum() / _one_if_zero(pairs)
     precision = _mean_negative_log(sums.true_positive, sums.predicted, valid)
-    recall = _mean_negative_log(sums.true_positive, sums.positive, valid)
-    specificity = _mean_negative_log(sums.true_negative, sums.negative, valid)
+    recall = _mean_negative_log(sums.true_positive, positive, valid)
+    specificity = _mean_negative_log(sums.true_negative, negative, valid)
     total = unary_weight * unary + global_weight * (precision + recall + specificity)
     return AffinityLoss(total, unary, precision, recall, specificity)
 

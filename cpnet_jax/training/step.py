@@ -19,6 +19,8 @@ from cpnet_jax.training.state import TrainState, choose
 Batch = dict[str, UInt8[Array, "b h w 3"] | UInt8[Array, "b h w"]]
 # (model output, labels) -> (loss, its terms by name)
 Loss = Callable[[Any, Int[Array, "b h w"]], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
+# labels -> what the model is given as `targets`, see `models.CPNet`
+Targets = Callable[[Int[Array, "b h w"]], Any]
 
 
 def train_step(
@@ -29,6 +31,7 @@ def train_step(
     loss: Loss,
     tx: optax.GradientTransformation,
     normalize: Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h w 3"]],
+    targets: Targets | None = None,
     accumulate: int = 1,
     skip_nonfinite: int = 0,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
@@ -38,6 +41,7 @@ def train_step(
       batch: "image" and "label", see `data.pipeline`.
       model, loss, tx: what is trained, on what, how.
       normalize: uint8 images -> what the model takes.
+      targets: for a model that takes some of the loss's sums itself; those that the loss would take, only faster.
       accumulate: the batch is worked through in that many parts whose gradients are averaged: memory for time. Each
         part has its own BatchNorm statistics and its own count of labelled pixels.
       skip_nonfinite: how many steps in a row may be skipped for figures that are not finite, see `state.choose`.
@@ -51,14 +55,16 @@ def train_step(
     dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
 
     def loss_of(params: PyTree, batch_stats: PyTree, key: jax.Array, part: Batch) -> tuple[Array, Any]:
+        labels = part["label"].astype(jnp.int32)
         output, updates = model.apply(
             {"params": params, "batch_stats": batch_stats},
             normalize(part["image"]),
             train=True,
             mutable=["batch_stats"],
             rngs={"dropout": key},
+            **({"targets": targets(labels)} if targets else {}),
         )
-        value, terms = loss(output, part["label"].astype(jnp.int32))
+        value, terms = loss(output, labels)
         return value, (updates["batch_stats"], {"loss": value} | terms)
 
     def gradients(batch_stats: PyTree, key_and_part: tuple[jax.Array, Batch]) -> tuple[PyTree, Any]:
