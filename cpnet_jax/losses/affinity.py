@@ -115,7 +115,8 @@ class AffinityTargets:
         """(sum_j a, sum_j (1 - a)) of each row that counts; of the others some number."""
         in_order = jnp.sort(self.labels, axis=1)
         first, after = (
-            jax.vmap(partial(jnp.searchsorted, side=side))(in_order, self.labels) for side in ("left", "right")
+            jax.vmap(partial(jnp.searchsorted, side=side, method="sort"))(in_order, self.labels)
+            for side in ("left", "right")
         )
         alike = after - first
         return alike - self.exclude_diagonal, self.valid.sum(axis=1, keepdims=True) - alike
