@@ -102,7 +102,7 @@ class AffinityTargets:
             target &= rows[:, None] != jnp.arange(self.labels.shape[1])
         other = ~same & column
         p = jax.nn.sigmoid(logits)
-        cross_entropy = jax.nn.softplus(logits) - jnp.where(same, logits, 0)
+        cross_entropy = _softplus(logits) - jnp.where(same, logits, 0)
         return RowSums(
             cross_entropy=jnp.where(column, cross_entropy, 0).sum(axis=2),
             true_positive=jnp.where(target, p, 0).sum(axis=2),
@@ -193,6 +193,15 @@ def _mean_negative_log(
     log = jnp.where(positive, jnp.log(jnp.where(positive, ratio, 1)), MIN_LOG)
     rows = valid.sum().astype(ratio.dtype)
     return jnp.where(valid, -jnp.maximum(log, MIN_LOG), 0).sum() / _one_if_zero(rows)
+
+
+@jax.custom_jvp
+def _softplus(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log(1 + exp(z)). With the derivative of jax.nn.softplus, a backward pass would compute the logarithm again."""
+    return jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
+
+
+_softplus.defjvps(lambda tangent, _, z: tangent * jax.nn.sigmoid(z))
 
 
 def _one_if_zero(x: Array) -> Array:
