@@ -70,12 +70,14 @@ def map_rows(
 def _map_rows(
     function: RowFunction, block_rows: int, x: Array, kernel: Array, bias: Array, values: PyTree, constants: PyTree
 ) -> PyTree:
-    def block(rows_and_x: tuple[Array, Array]) -> PyTree:
-        rows, x_block = rows_and_x
-        return function(_affine(x_block, kernel, bias), rows, values, constants)
+    blocks = _Blocks(x.shape[1], block_rows)
+    x = blocks.pad(x)
 
-    split = _Blocks(x.shape[1], block_rows)
-    return split.join(jax.lax.map(block, (split.rows(), split(x))))
+    def block(start: Array) -> PyTree:
+        logits = _affine(blocks.cut(x, start), kernel, bias)
+        return function(logits, blocks.rows(start), values, constants)
+
+    return blocks.join(jax.lax.map(block, blocks.starts()))
 
 
 def _forward(
@@ -87,21 +89,21 @@ def _forward(
 
 def _backward(function: RowFunction, block_rows: int, saved: Any, y_bar: PyTree) -> tuple[PyTree, ...]:
     x, kernel, bias, values, constants = saved
+    blocks = _Blocks(x.shape[1], block_rows)
+    x, y_bar = blocks.pad((x, y_bar))
 
-    def block(sums: PyTree, block: tuple[Array, Array, PyTree]) -> tuple[PyTree, Array]:
-        rows, x_block, y_bar_block = block
+    def block(sums: PyTree, start: Array) -> tuple[PyTree, Array]:
+        rows, x_block = blocks.rows(start), blocks.cut(x, start)
         logits = _affine(x_block, kernel, bias)
         _, transposed = jax.vjp(lambda z, v: function(z, rows, v, constants), logits, values)
-        z_bar, values_bar = transposed(y_bar_block)
+        z_bar, values_bar = transposed(blocks.cut(y_bar, start))
         kernel_bar = jnp.einsum("brc,brm->cm", x_block, z_bar)
         sums = jax.tree.map(jnp.add, sums, (kernel_bar, z_bar.sum(axis=(0, 1)), values_bar))
         return sums, jnp.einsum("brm,cm->brc", z_bar, kernel)
 
-    split = _Blocks(x.shape[1], block_rows)
     zeros = jax.tree.map(jnp.zeros_like, (kernel, bias, values))
-    blocks = split.rows(), split(x), jax.tree.map(split, y_bar)
-    (kernel_bar, bias_bar, values_bar), x_bar = jax.lax.scan(block, zeros, blocks)
-    return split.join(x_bar), kernel_bar, bias_bar, values_bar, None
+    (kernel_bar, bias_bar, values_bar), x_bar = jax.lax.scan(block, zeros, blocks.starts())
+    return blocks.join(x_bar), kernel_bar, bias_bar, values_bar, None
 
 
 _map_rows.defvjp(_forward, _backward)
@@ -112,7 +114,7 @@ def _affine(x: Float[Array, "b r c"], kernel: Float[Array, "c m"], bias: Float[A
 
 
 class _Blocks:
-    """n rows in as few blocks as hold at most `block_rows` each, of one size; the last is padded with zeros.
+    """n rows in as few blocks as hold at most `block_rows` each, of one size; the last is filled up with zeros.
 
     The batch axis stays inside the blocks: a scan over images would gather every image on every device.
     """
@@ -123,12 +125,19 @@ class _Blocks:
         self.size = -(-n // self.count)
         self.padding = self.count * self.size - n
 
-    def rows(self) -> Int[Array, "blocks r"]:
-        return jnp.arange(self.count * self.size).reshape(self.count, self.size)
+    def starts(self) -> Int[Array, " blocks"]:
+        return self.size * jnp.arange(self.count)
 
-    def __call__(self, x: Float[Array, "b n ..."]) -> Float[Array, "blocks b r ..."]:
-        x = jnp.pad(x, [(0, 0), (0, self.padding)] + [(0, 0)] * (x.ndim - 2))
-        return x.reshape(x.shape[0], self.count, self.size, *x.shape[2:]).swapaxes(0, 1)
+    def rows(self, start: Int[Array, ""]) -> Int[Array, " r"]:
+        return start + jnp.arange(self.size)
+
+    def pad(self, arrays: PyTree) -> PyTree:
+        """(b, n, ...) -> (b, blocks * r, ...) of every array."""
+        return jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, self.padding)] + [(0, 0)] * (x.ndim - 2)), arrays)
+
+    def cut(self, arrays: PyTree, start: Int[Array, ""]) -> PyTree:
+        """(b, blocks * r, ...) -> (b, r, ...) of every array: one block."""
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.size, axis=1), arrays)
 
     def join(self, blocks: PyTree) -> PyTree:
         """(blocks, b, r, ...) -> (b, n, ...) of every array."""
