@@ -12,8 +12,8 @@ from cpnet_jax.models.aggregation import Aggregation
 from cpnet_jax.models.layers import BN_EPSILON, BN_MOMENTUM, ConvBN, he_fan_out
 from cpnet_jax.models.row_blocks import RowFunction, map_rows
 
-# Few enough that the blocks' arrays are small, enough that a matrix product is bound by its arithmetic.
-DEFAULT_BLOCK_ROWS = 512
+# The fewest of which CPUs multiply matrices at full speed; accelerators want more, 1024 or so.
+DEFAULT_BLOCK_ROWS = 256
 
 
 class RowTargets(Protocol):
