@@ -66,6 +66,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.aux_channels = 256  # of the auxiliary head; 0: none
     model.aggregation_kernel = 11
     model.dropout = 0.1
+    model.prior_impl = "blocks"  # of rows of the context prior; "dense": N x N arrays, slower and far larger
+    model.prior_block_rows = 256  # a few arrays of (images on a device) x this x N; accelerators may want 1024
     model.bfloat16 = False  # activations in bfloat16; parameters, statistics and losses stay float32
 
     # What a run starts from, read at its step 0 only. See docs/finetuning.md.

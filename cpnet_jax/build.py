@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 from jax.sharding import Mesh
+from jaxtyping import Array, Int
 
 from cpnet_jax import losses, sharding
 from cpnet_jax.data import builders, catalog
@@ -20,7 +21,7 @@ from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
 from cpnet_jax.training.state import TrainState, create_state
-from cpnet_jax.training.step import Loss, train_step
+from cpnet_jax.training.step import Loss, Targets, train_step
 
 
 def make_dataset(config: ml_collections.ConfigDict) -> Dataset:
@@ -46,12 +47,26 @@ def make_model(config: ml_collections.ConfigDict) -> CPNet:
         aggregation_kernel=config.model.aggregation_kernel,
         context_prior=config.model.context_prior,
         dropout=config.model.dropout,
+        prior_impl=config.model.prior_impl,
+        prior_block_rows=config.model.prior_block_rows,
         dtype=jnp.bfloat16 if config.model.bfloat16 else None,
     )
 
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
     return partial(losses.total_loss, prior_size=prior_size(config), **config.loss.to_dict())
+
+
+def make_targets(config: ml_collections.ConfigDict) -> Targets | None:
+    """What the affinity loss compares with, from full-resolution labels; None for a network without context prior."""
+    if not config.model.context_prior:
+        return None
+
+    def targets(labels: Int[Array, "b H W"]) -> losses.AffinityTargets:
+        positions = losses.downsample_labels(labels, prior_size(config))
+        return losses.AffinityTargets(positions, config.loss.exclude_diagonal, config.loss.ignored)
+
+    return targets
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -96,6 +111,7 @@ def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
         train_step,
         model=make_model(config),
         loss=make_loss(config),
+        targets=make_targets(config),
         tx=make_optimizer(config),
         normalize=partial(normalize, mean=config.data.mean, std=config.data.std),
         accumulate=config.optimizer.accumulate,
@@ -103,7 +119,7 @@ def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
         freeze=config.finetune.freeze,
         norms_in_eval_mode=config.finetune.norms_in_eval_mode,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    return jax.jit(sharding.in_context(step, mesh), donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
 
 def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Transform:

@@ -36,6 +36,9 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     # These two decide where a run would stop: so, going on past it is what they are for.
     "data.on_error",
     "optimizer.skip_nonfinite",
+    # The same updates but for rounding, as on another number of devices.
+    "model.prior_impl",
+    "model.prior_block_rows",
     "profile.steps",
     "eval.batch_size",
     "eval.canvas_mib",
@@ -65,6 +68,7 @@ UNKNOWN_TO_CONVERTED = {"trained_on.fingerprint", *EPOCHS.values()}
 CHOICES = {
     "model.depth": (18, 34, 50, 101),
     "model.stem": ("deep", "classic"),
+    "model.prior_impl": ("blocks", "dense"),
     "loss.ignored": ("class", "mask"),
     "eval.checkpoint": ("latest", "best"),
     "eval.overlap": ("sum", "average"),
@@ -92,6 +96,7 @@ RANGES = (
     ("model.aux_channels", 0, math.inf),
     ("model.aggregation_kernel", 1, math.inf),
     ("model.dropout", 0, 0.999),
+    ("model.prior_block_rows", 1, math.inf),
     ("loss.aux_weight", 0, math.inf),
     ("loss.prior_weight", 0, math.inf),
     ("loss.unary_weight", 0, math.inf),

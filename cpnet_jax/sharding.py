@@ -1,5 +1,6 @@
 """Data parallelism: the mesh, what is replicated, what is split. Nothing else in the code names a device."""
 
+import functools
 import pickle
 import re
 from collections.abc import Callable, Sequence
@@ -58,6 +59,18 @@ def per_device(function: Callable[..., Any], mesh: Mesh, *, replicated: int = 0)
     def run(*arguments: Any) -> Any:
         specs = (whole,) * replicated + (part,) * (len(arguments) - replicated)
         return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=part, check_vma=False)(*arguments)
+
+    return run
+
+
+def in_context(function: Callable[..., T], mesh: Mesh) -> Callable[..., T]:
+    """The function, to be jitted, for global arrays, with the mesh in context as it is traced: what the compiler is not
+    trusted to divide over the devices by itself asks there how it is divided (see `models.row_blocks`)."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any) -> T:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
 
     return run
 

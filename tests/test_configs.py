@@ -92,6 +92,8 @@ def test_defaults_are_the_papers():
         ("total_steps", -5, "at least 1"),
         ("model.depth", 20, "one of"),
         ("model.stem", "soft", "one of"),
+        ("model.prior_impl", "sparse", "one of"),
+        ("model.prior_block_rows", 0, "at least 1"),
         ("loss.ignored", "drop", "one of"),
         ("model.aggregation_kernel", 10, "odd"),
         ("optimizer.accumulate", 3, "multiple of"),

@@ -67,7 +67,7 @@ class Inspector:
                 return {"loss": value} | terms
 
             rows = None if output.prior is None else prior_rows(output.prior, batch.positions)
-            # One after the other: losses of a whole batch would hold an N x N array for each example.
+            # One after the other: the loss of a batch is one number, wanted is that of each example.
             return Inspection(lax.map(losses, jnp.arange(labels.shape[0])), rows)
 
         self._inspect = jax.jit(sharding.per_device(inspect, mesh, replicated=1))

@@ -24,4 +24,4 @@ def compiled_logits(model: nn.Module, mesh: Mesh, *, mean: Sequence[float], std:
     def logits(variables: PyTree, windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
         return model.apply(variables, normalize(windows, mean, std), train=False).logits
 
-    return jax.jit(logits, out_shardings=sharding.split(mesh))
+    return jax.jit(sharding.in_context(logits, mesh), out_shardings=sharding.split(mesh))

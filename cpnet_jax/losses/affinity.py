@@ -1,9 +1,12 @@
 """The Affinity Loss (the paper's section of that name).
 
 A context prior P, one row a position, is taught to be the ideal affinity map A (a_ij = 1 where positions i and j share
-a class): pair by pair with a binary cross entropy, and row by row through precision, recall and specificity.
+a class): pair by pair with a binary cross entropy, and row by row through precision, recall and specificity. All it
+needs of the n x n pairs are sums over rows, which `AffinityTargets` takes of as many rows at a time as it is given.
 """
 
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -50,7 +53,73 @@ def ideal_affinity_map(labels: Int[Array, "b n"], ignore_label: int = 255) -> Fl
     Ignored positions form one more class, as in the release: `ignore_label` is one more value to compare.
     """
     del ignore_label  # Part of the signature for symmetry; equality needs no special case.
-    return _same_class(labels).astype(jnp.float32)
+    return (labels[:, :, None] == labels[:, None, :]).astype(jnp.float32)
+
+
+class RowSums(NamedTuple):
+    """Sums over the columns of each row; all that the loss needs of the n x n pairs."""
+
+    cross_entropy: Float[Array, "b r"]  # sum_j BCE(p, a)
+    true_positive: Float[Array, "b r"]  # sum_j a p
+    predicted: Float[Array, "b r"]  # sum_j p
+    true_negative: Float[Array, "b r"]  # sum_j (1 - a)(1 - p)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class AffinityTargets:
+    """What the ideal affinity map says of each pair of positions, without the map.
+
+    A network that is given them (`models.CPNet`) takes the loss's sums in the same pass over the prior as its contexts.
+
+    Attributes:
+      labels, exclude_diagonal, ignored, ignore_label: see `affinity_loss`.
+
+    Raises:
+      ValueError: on another `ignored`.
+    """
+
+    labels: Int[Array, "b n"]
+    exclude_diagonal: bool = field(default=True, metadata={"static": True})
+    ignored: Literal["class", "mask"] = field(default="class", metadata={"static": True})
+    ignore_label: int = field(default=255, metadata={"static": True})
+
+    def __post_init__(self) -> None:
+        if self.ignored not in ("class", "mask"):
+            raise ValueError(f"ignored is {self.ignored!r}; it must be 'class' or 'mask'")
+
+    @property
+    def valid(self) -> Bool[Array, "b n"]:
+        """The positions that count."""
+        return self.labels != self.ignore_label if self.ignored == "mask" else jnp.ones_like(self.labels, bool)
+
+    def row_sums(self, logits: Float[Array, "b r n"], rows: Int[Array, " r"]) -> RowSums:
+        """The sums over the columns of these rows of the logits Z, in their dtype."""
+        column = self.valid[:, None, :]
+        same = jnp.take(self.labels, rows, axis=1, mode="clip")[:, :, None] == self.labels[:, None, :]
+        target = same & column
+        if self.exclude_diagonal:
+            target &= rows[:, None] != jnp.arange(self.labels.shape[1])
+        other = ~same & column
+        p = jax.nn.sigmoid(logits)
+        cross_entropy = _softplus(logits) - jnp.where(same, logits, 0)
+        return RowSums(
+            cross_entropy=jnp.where(column, cross_entropy, 0).sum(axis=2),
+            true_positive=jnp.where(target, p, 0).sum(axis=2),
+            predicted=jnp.where(column, p, 0).sum(axis=2),
+            # sigmoid(-z) rather than 1 - p, which is exactly 0 in float32 from z = 17 on.
+            true_negative=jnp.where(other, jax.nn.sigmoid(-logits), 0).sum(axis=2),
+        )
+
+    def counts(self) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
+        """(sum_j a, sum_j (1 - a)) of each row that counts; of the others some number."""
+        in_order = jnp.sort(self.labels, axis=1)
+        first, after = (
+            jax.vmap(partial(jnp.searchsorted, side=side, method="sort"))(in_order, self.labels)
+            for side in ("left", "right")
+        )
+        alike = after - first
+        return alike - self.exclude_diagonal, self.valid.sum(axis=1, keepdims=True) - alike
 
 
 def affinity_loss(
@@ -68,8 +137,9 @@ def affinity_loss(
     Everything is computed from logits: a saturated prior keeps its gradient and no logarithm of zero is taken.
 
     Args:
-      prior: logits Z of the prior, P = sigmoid(Z), row i = position i; or anything with a method `logits()` that
-        gives them, such as `models.PriorFactors`.
+      prior: logits Z of the prior, P = sigmoid(Z), row i = position i; or anything that has the `shape` of these and a
+        method `row_sums(targets)`, such as `models.PriorFactors`, with which no n x n array is stored. Where a network
+        was given `AffinityTargets` with these options, the sums that it took are used: they are of *its* labels.
       labels: class of each position (see `downsample_labels`).
       unary_weight, global_weight: lambda_u and lambda_g (the paper: 1 and 1).
       exclude_diagonal: leave i = j out of recall (numerator and denominator) and of precision's numerator, but not
@@ -85,53 +155,32 @@ def affinity_loss(
     Raises:
       ValueError: on shapes that do not fit, or another `ignored`.
     """
-    logits = prior.logits() if hasattr(prior, "logits") else jnp.asarray(prior)
-    _check(logits, labels, ignored)
-    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    valid = labels != ignore_label if ignored == "mask" else jnp.ones_like(labels, bool)
-    sums = _row_sums(logits, labels, valid, exclude_diagonal)
+    targets = AffinityTargets(labels, exclude_diagonal, ignored, ignore_label)
+    if not hasattr(prior, "row_sums"):
+        prior = _Logits(prior)
+    _check(prior.shape, labels.shape)
+    sums, valid = prior.row_sums(targets), targets.valid
+    positive, negative = (count.astype(sums.predicted.dtype) for count in targets.counts())
 
-    pairs = (valid.sum(axis=1).astype(logits.dtype) ** 2).sum()
+    pairs = (valid.sum(axis=1).astype(sums.predicted.dtype) ** 2).sum()
     unary = jnp.where(valid, sums.cross_entropy, 0).sum() / _one_if_zero(pairs)
     precision = _mean_negative_log(sums.true_positive, sums.predicted, valid)
-    recall = _mean_negative_log(sums.true_positive, sums.positive, valid)
-    specificity = _mean_negative_log(sums.true_negative, sums.negative, valid)
+    recall = _mean_negative_log(sums.true_positive, positive, valid)
+    specificity = _mean_negative_log(sums.true_negative, negative, valid)
     total = unary_weight * unary + global_weight * (precision + recall + specificity)
     return AffinityLoss(total, unary, precision, recall, specificity)
 
 
-class _RowSums(NamedTuple):
-    """Sums over the columns of each row; all that the loss needs of the N x N arrays."""
+class _Logits:
+    """A prior that is there as its logits: all rows at once."""
 
-    cross_entropy: Float[Array, "b n"]  # sum_j BCE(p, a)
-    true_positive: Float[Array, "b n"]  # sum_j a p
-    predicted: Float[Array, "b n"]  # sum_j p
-    positive: Float[Array, "b n"]  # sum_j a
-    true_negative: Float[Array, "b n"]  # sum_j (1 - a)(1 - p)
-    negative: Float[Array, "b n"]  # sum_j (1 - a)
+    def __init__(self, logits: Float[Array, "b n n"]) -> None:
+        logits = jnp.asarray(logits)
+        self._logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+        self.shape = logits.shape
 
-
-def _row_sums(
-    logits: Float[Array, "b n n"], labels: Int[Array, "b n"], valid: Bool[Array, "b n"], exclude_diagonal: bool
-) -> _RowSums:
-    dtype = logits.dtype
-    column = valid[:, None, :]
-    same = _same_class(labels)
-    target = same & column
-    if exclude_diagonal:
-        target &= ~jnp.eye(labels.shape[1], dtype=bool)
-    other = ~same & column
-    p = jax.nn.sigmoid(logits)
-    cross_entropy = jax.nn.softplus(logits) - jnp.where(same, logits, 0)
-    return _RowSums(
-        cross_entropy=jnp.where(column, cross_entropy, 0).sum(axis=2),
-        true_positive=jnp.where(target, p, 0).sum(axis=2),
-        predicted=jnp.where(column, p, 0).sum(axis=2),
-        positive=target.sum(axis=2).astype(dtype),
-        # sigmoid(-z) rather than 1 - p, which is exactly 0 in float32 from z = 17 on.
-        true_negative=jnp.where(other, jax.nn.sigmoid(-logits), 0).sum(axis=2),
-        negative=other.sum(axis=2).astype(dtype),
-    )
+    def row_sums(self, targets: AffinityTargets) -> RowSums:
+        return targets.row_sums(self._logits, jnp.arange(self.shape[1]))
 
 
 def _mean_negative_log(
@@ -146,19 +195,19 @@ def _mean_negative_log(
     return jnp.where(valid, -jnp.maximum(log, MIN_LOG), 0).sum() / _one_if_zero(rows)
 
 
-def _same_class(labels: Int[Array, "b n"]) -> Bool[Array, "b n n"]:
-    return labels[:, :, None] == labels[:, None, :]
+@jax.custom_jvp
+def _softplus(z: Float[Array, "..."]) -> Float[Array, "..."]:
+    """log(1 + exp(z)). With the derivative of jax.nn.softplus, a backward pass would compute the logarithm again."""
+    return jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
+
+
+_softplus.defjvps(lambda tangent, _, z: tangent * jax.nn.sigmoid(z))
 
 
 def _one_if_zero(x: Array) -> Array:
     return jnp.where(x == 0, 1, x)
 
 
-def _check(logits: Array, labels: Array, ignored: str) -> None:
-    if labels.ndim != 2 or logits.shape != (*labels.shape, labels.shape[-1]):
-        raise ValueError(
-            f"prior logits have shape {logits.shape} and labels {labels.shape}; "
-            "they must be (batch, n, n) and (batch, n)"
-        )
-    if ignored not in ("class", "mask"):
-        raise ValueError(f"ignored is {ignored!r}; it must be 'class' or 'mask'")
+def _check(prior: tuple[int, ...], labels: tuple[int, ...]) -> None:
+    if len(labels) != 2 or prior != (*labels, labels[-1]):
+        raise ValueError(f"the prior has shape {prior} and labels {labels}; they must be (batch, n, n) and (batch, n)")

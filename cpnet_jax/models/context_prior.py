@@ -1,15 +1,26 @@
 """The Context Prior Layer of the paper: a learned affinity between positions splits context in two."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, PyTree
 
 from cpnet_jax.models.aggregation import Aggregation
 from cpnet_jax.models.layers import BN_EPSILON, ConvBN, he_fan_out, move_running, unbiased
+from cpnet_jax.models.row_blocks import RowFunction, map_rows
+
+# The fewest of which CPUs multiply matrices at full speed; accelerators want more, 1024 or so.
+DEFAULT_BLOCK_ROWS = 256
+
+
+class RowTargets(Protocol):
+    """What rows of the prior are compared with, a pytree of arrays (b, ...); see `losses.AffinityTargets`."""
+
+    def row_sums(self, logits: Float[Array, "b r n"], rows: Int[Array, " r"]) -> PyTree:
+        """Sums over the columns of each of these rows of Z: arrays (b, r)."""
 
 
 @flax.struct.dataclass
@@ -18,31 +29,83 @@ class PriorFactors:
 
     N is the number of positions of the feature map, row-major. Row i of P belongs to position i; column j says how
     much position j shares its class. The layer's BatchNorm is folded into `kernel` and `bias`, so the factors are all
-    that the contexts and the affinity loss need: whoever reads them chooses whether an N x N array is ever stored.
+    that the contexts and the affinity loss need. Both work through the rows of P a block at a time (see `row_blocks`)
+    in float32, or in float64 where the features are: no N x N array is ever stored.
+
+    Attributes:
+      block_rows: rows of P in a block; None: all at once, with N x N arrays, as the formulas have it.
+      known: (targets, sums) of `row_sums` that are at hand from another pass over the rows.
     """
 
     features: Float[Array, "b n c"]
     kernel: Float[Array, "c n"]
     bias: Float[Array, " n"]
+    known: tuple[RowTargets, PyTree] | None = None
+    block_rows: int | None = flax.struct.field(pytree_node=False, default=DEFAULT_BLOCK_ROWS)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of P and of `logits()`."""
+        return (*self.features.shape[:2], self.kernel.shape[1])
 
     def logits(self) -> Float[Array, "b n n"]:
         """Z with P = sigmoid(Z), at least float32 whatever the features are."""
-        dtype = jnp.promote_types(self.features.dtype, jnp.float32)
-        z = jnp.einsum("bnc,cm->bnm", self.features.astype(dtype), self.kernel.astype(dtype))
-        return z + self.bias.astype(dtype)
+        x, kernel, bias = self._arrays()
+        return jnp.einsum("bnc,cm->bnm", x, kernel) + bias
 
     def contexts(self, values: Float[Array, "b n c"]) -> tuple[Float[Array, "b n c"], Float[Array, "b n c"]]:
         """Intra-class context P V / N and inter-class context (1 - P) V / N (Y and Y-bar of the paper).
 
         The division by N is the authors' release's; the paper leaves it out. Returned in the dtype of `values`.
         """
-        prior = jax.nn.sigmoid(self.logits())
-        v = values.astype(prior.dtype)
-        gathered = prior @ v
-        intra = gathered / v.shape[1]
-        # (1 - P) V without a second N x N product.
-        inter = (v.sum(axis=1, keepdims=True) - gathered) / v.shape[1]
-        return intra.astype(values.dtype), inter.astype(values.dtype)
+        return _contexts(self._of_rows(_gathered, self._cast(values)), values)
+
+    def row_sums(self, targets: RowTargets) -> PyTree:
+        """What the targets sum up over each row: arrays (b, n). From the `known` where that has such targets."""
+        if self.known and jax.tree.structure(self.known[0]) == jax.tree.structure(targets):
+            return self.known[1]
+        return self._of_rows(_row_sums, None, targets)
+
+    def contexts_and_row_sums(
+        self, values: Float[Array, "b n c"], targets: RowTargets
+    ) -> tuple[tuple[Float[Array, "b n c"], Float[Array, "b n c"]], PyTree]:
+        """`contexts` and `row_sums` in one pass over the rows, of seven matrix products instead of eleven."""
+        gathered, sums = self._of_rows(_gathered_and_row_sums, self._cast(values), targets)
+        return _contexts(gathered, values), sums
+
+    def _of_rows(self, function: RowFunction, values: Array | None, targets: RowTargets | None = None) -> PyTree:
+        if self.block_rows is None:
+            return function(self.logits(), jnp.arange(self.shape[1]), values, targets)
+        return map_rows(function, *self._arrays(), values, targets, block_rows=self.block_rows)
+
+    def _arrays(self) -> tuple[Array, Array, Array]:
+        return self._cast(self.features), self._cast(self.kernel), self._cast(self.bias)
+
+    def _cast(self, x: Array) -> Array:
+        return x.astype(jnp.promote_types(self.features.dtype, jnp.float32))
+
+
+def _gathered(logits: Float[Array, "b r n"], rows: Any, values: Float[Array, "b n c"], targets: Any) -> Array:
+    """P V"""
+    return jax.nn.sigmoid(logits) @ values
+
+
+def _row_sums(logits: Float[Array, "b r n"], rows: Int[Array, " r"], values: Any, targets: RowTargets) -> PyTree:
+    return targets.row_sums(logits, rows)
+
+
+def _gathered_and_row_sums(
+    logits: Float[Array, "b r n"], rows: Int[Array, " r"], values: Float[Array, "b n c"], targets: RowTargets
+) -> tuple[Array, PyTree]:
+    return _gathered(logits, rows, values, targets), _row_sums(logits, rows, values, targets)
+
+
+def _contexts(gathered: Float[Array, "b n c"], values: Float[Array, "b n c"]) -> tuple[Array, Array]:
+    """(P V / N, (1 - P) V / N) of P V, in the dtype of the values."""
+    n = values.shape[1]
+    # (1 - P) V without a second N x N product.
+    rest = values.astype(gathered.dtype).sum(axis=1, keepdims=True) - gathered
+    return (gathered / n).astype(values.dtype), (rest / n).astype(values.dtype)
 
 
 def product_moments(
@@ -66,6 +129,7 @@ class Prior(nn.Module):
     """The 1x1 convolution C -> N and its BatchNorm, returned as `PriorFactors` with the norm folded in."""
 
     positions: int
+    block_rows: int | None = DEFAULT_BLOCK_ROWS
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> PriorFactors:
@@ -83,7 +147,7 @@ class Prior(nn.Module):
                 move_running(running_mean, mean)
                 move_running(running_var, unbiased(var, x.shape[0] * x.shape[1]))
         factor = scale * jax.lax.rsqrt(var + BN_EPSILON)
-        return PriorFactors(features=x, kernel=kernel * factor, bias=bias - mean * factor)
+        return PriorFactors(x, kernel * factor, bias - mean * factor, block_rows=self.block_rows)
 
 
 class ContextPrior(nn.Module):
@@ -94,6 +158,7 @@ class ContextPrior(nn.Module):
       channels: of the aggregated features and of each context (the paper: 512).
       aggregation_kernel: k of the Aggregation Module (the paper: 11).
       dtype: of the activations; the prior itself is computed in float32.
+      block_rows: rows of the prior that are computed at a time, see `PriorFactors`.
 
     Raises:
       ValueError: where the feature map is not of `prior_size`.
@@ -103,12 +168,16 @@ class ContextPrior(nn.Module):
     channels: int = 512
     aggregation_kernel: int = 11
     dtype: Any = None
+    block_rows: int | None = DEFAULT_BLOCK_ROWS
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "b h w cin"], *, train: bool
+        self, x: Float[Array, "b h w cin"], *, train: bool, targets: RowTargets | None = None
     ) -> tuple[Float[Array, "b h w channels"], Float[Array, "b h w channels"], PriorFactors]:
-        """Returns (intra-class context, inter-class context, prior)."""
+        """Returns (intra-class context, inter-class context, prior).
+
+        Given the `targets` of the affinity loss, the prior brings their sums along, from one pass over its rows.
+        """
         b, h, w, _ = x.shape
         if (h, w) != tuple(self.prior_size):
             raise ValueError(
@@ -118,8 +187,13 @@ class ContextPrior(nn.Module):
             )
         aggregated = Aggregation(self.channels, self.aggregation_kernel, self.dtype, name="aggregation")(x, train=train)
         positions = aggregated.reshape(b, h * w, self.channels)
-        prior = Prior(h * w, name="prior")(positions, train=train)
-        intra, inter = (context.reshape(b, h, w, self.channels) for context in prior.contexts(positions))
+        prior = Prior(h * w, self.block_rows, name="prior")(positions, train=train)
+        if targets is None:
+            contexts = prior.contexts(positions)
+        else:
+            contexts, sums = prior.contexts_and_row_sums(positions, targets)
+            prior = prior.replace(known=(targets, sums))
+        intra, inter = (context.reshape(b, h, w, self.channels) for context in contexts)
         intra = ConvBN(self.channels, (1, 1), dtype=self.dtype, name="intra")(intra, train=train)
         inter = ConvBN(self.channels, (1, 1), dtype=self.dtype, name="inter")(inter, train=train)
         return intra, inter, prior

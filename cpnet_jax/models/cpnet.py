@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cpnet_jax.models.context_prior import ContextPrior, PriorFactors
+from cpnet_jax.models.context_prior import DEFAULT_BLOCK_ROWS, ContextPrior, PriorFactors, RowTargets
 from cpnet_jax.models.layers import ConvBN, small_normal
 from cpnet_jax.models.resnet import ResNet
 
@@ -54,6 +54,9 @@ class CPNet(nn.Module):
       aggregation_kernel: k of the Aggregation Module (11).
       context_prior: False gives the dilated FCN of the paper's ablation: same backbone, same head on its features.
       dropout: rate before both classifiers (0.1).
+      prior_impl: "blocks" works through the context prior a block of rows at a time, "dense" with N x N arrays: the
+        same numbers but for rounding, and the same parameters.
+      prior_block_rows: rows of an image in a block.
       dtype: of the activations, float32 when None; jnp.bfloat16 for accelerators. Parameters, BatchNorm statistics,
         the prior and the returned logits are float32 either way.
 
@@ -69,14 +72,26 @@ class CPNet(nn.Module):
     aggregation_kernel: int = 11
     context_prior: bool = True
     dropout: float = 0.1
+    prior_impl: Literal["dense", "blocks"] = "blocks"
+    prior_block_rows: int = DEFAULT_BLOCK_ROWS
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, images: Float[Array, "b h w 3"], *, train: bool) -> CPNetOutput:
-        """images: normalised (mean 0, standard deviation about 1), sides divisible by 8.
+    def __call__(
+        self, images: Float[Array, "b h w 3"], *, train: bool, targets: RowTargets | None = None
+    ) -> CPNetOutput:
+        """The forward pass.
+
+        Args:
+          images: normalised (mean 0, standard deviation about 1), sides divisible by 8.
+          train: whether BatchNorm takes its statistics from the batch, and dropout is at work.
+          targets: what the affinity loss is going to compare the prior with (`losses.AffinityTargets` of the same
+            images). The loss's sums are then taken in the same pass over the prior as the contexts, and the prior
+            brings them along: a third fewer matrix products, the same numbers.
 
         Raises:
-          ValueError: on sides that 8 does not divide, or another size than 8 * prior_size with the context prior.
+          ValueError: on sides that 8 does not divide, or another size than 8 * prior_size with the context prior;
+            on another `prior_impl`, or a block without rows.
         """
         if images.shape[1] % OUTPUT_STRIDE or images.shape[2] % OUTPUT_STRIDE:
             raise ValueError(f"images are {images.shape[1]}x{images.shape[2]}: both sides must be multiples of 8")
@@ -84,8 +99,8 @@ class CPNet(nn.Module):
         features, prior = res5, None
         if self.context_prior:
             intra, inter, prior = ContextPrior(
-                self.prior_size, self.channels, self.aggregation_kernel, self.dtype, name="context"
-            )(res5, train=train)
+                self.prior_size, self.channels, self.aggregation_kernel, self.dtype, self._block_rows(), name="context"
+            )(res5, train=train, targets=targets)
             features = jnp.concatenate([res5, intra, inter], axis=-1)
         logits = Head(self.channels, self.num_classes, self.dropout, self.dtype, name="head")(features, train=train)
         aux_logits = None
@@ -94,6 +109,13 @@ class CPNet(nn.Module):
                 res4, train=train
             )
         return CPNetOutput(logits, aux_logits, prior)
+
+    def _block_rows(self) -> int | None:
+        if self.prior_impl not in ("dense", "blocks"):
+            raise ValueError(f"prior_impl is {self.prior_impl!r}; it must be 'dense' or 'blocks'")
+        if self.prior_block_rows < 1:
+            raise ValueError(f"prior_block_rows is {self.prior_block_rows}; it must be 1 or more")
+        return self.prior_block_rows if self.prior_impl == "blocks" else None
 
 
 def upsample(logits: Float[Array, "b h w k"], size: tuple[int, int]) -> Float[Array, "b H W k"]:

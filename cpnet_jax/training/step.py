@@ -20,6 +20,8 @@ from cpnet_jax.training.state import TrainState, choose
 Batch = dict[str, UInt8[Array, "b h w 3"] | UInt8[Array, "b h w"]]
 # (model output, labels) -> (loss, its terms by name)
 Loss = Callable[[Any, Int[Array, "b h w"]], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
+# labels -> what the model is given as `targets`, see `models.CPNet`
+Targets = Callable[[Int[Array, "b h w"]], Any]
 
 
 def train_step(
@@ -30,6 +32,7 @@ def train_step(
     loss: Loss,
     tx: optax.GradientTransformation,
     normalize: Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h w 3"]],
+    targets: Targets | None = None,
     accumulate: int = 1,
     skip_nonfinite: int = 0,
     freeze: Sequence[str] = (),
@@ -41,6 +44,7 @@ def train_step(
       batch: "image" and "label", see `data.pipeline`.
       model, loss, tx: what is trained, on what, how.
       normalize: uint8 images -> what the model takes.
+      targets: for a model that takes some of the loss's sums itself; those that the loss would take, only faster.
       accumulate: the batch is worked through in that many parts whose gradients are averaged: memory for time. Each
         part has its own BatchNorm statistics and its own count of labelled pixels.
       skip_nonfinite: how many steps in a row may be skipped for figures that are not finite, see `state.choose`.
@@ -59,6 +63,7 @@ def train_step(
     resting_norms = finetune.norms(state.batch_stats, norms_in_eval_mode)
 
     def loss_of(trained: PyTree, batch_stats: PyTree, key: jax.Array, part: Batch) -> tuple[Array, Any]:
+        labels = part["label"].astype(jnp.int32)
         with finetune.in_eval_mode(resting_norms):
             output, updates = model.apply(
                 {"params": finetune.join(trained, frozen), "batch_stats": batch_stats},
@@ -66,8 +71,9 @@ def train_step(
                 train=True,
                 mutable=["batch_stats"],
                 rngs={"dropout": key},
+                **({"targets": targets(labels)} if targets else {}),
             )
-        value, terms = loss(output, part["label"].astype(jnp.int32))
+        value, terms = loss(output, labels)
         return value, (updates["batch_stats"], {"loss": value} | terms)
 
     def gradients(batch_stats: PyTree, key_and_part: tuple[jax.Array, Batch]) -> tuple[PyTree, Any]:

@@ -1,10 +1,13 @@
 """The whole network."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cpnet_jax import losses
 from cpnet_jax.models import CPNet, upsample
 
 
@@ -59,6 +62,24 @@ def test_without_the_context_prior_only_the_head_and_the_backbone_remain():
     assert plain.keys() == {"backbone", "head", "aux_head"}
     assert full.keys() == plain.keys() | {"context"}
     assert count(plain["backbone"]) == count(full["backbone"])
+
+
+@pytest.mark.parametrize("option", [{"prior_impl": "sparse"}, {"prior_block_rows": 0}])
+def test_an_unknown_way_to_compute_the_prior_is_refused(option):
+    with pytest.raises(ValueError, match=f"{next(iter(option))} is"):
+        abstract_init(tiny(**option), (32, 48))
+
+
+def test_the_prior_is_computed_as_the_model_was_told():
+    """And with what the loss compares with, it brings the loss's sums along."""
+    images, targets = jnp.zeros((1, 32, 48, 3)), losses.AffinityTargets(jnp.zeros((1, 24), jnp.int32))
+    for options, rows in (({"prior_impl": "dense"}, None), ({}, 256), ({"prior_block_rows": 7}, 7)):
+        model = tiny(**options)
+        apply = partial(model.apply, train=False, targets=targets)
+        output = jax.eval_shape(apply, abstract_init(model, (32, 48)), images)
+        assert output.prior.block_rows == rows
+        known_targets, sums = output.prior.known
+        assert known_targets.labels.shape == sums.predicted.shape == (1, 24)
 
 
 def test_optional_parts_are_none_when_left_out():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from cpnet_jax import losses, sharding
+from configs import ade20k
+from cpnet_jax import build, losses, sharding
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.models import CPNet
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
@@ -31,6 +32,10 @@ def make_batch(seed, size=8):
     return {"image": rng.integers(0, 256, (size, *SIZE, 3)).astype(np.uint8), "label": label}
 
 
+def targets(labels):
+    return losses.AffinityTargets(losses.downsample_labels(labels, (4, 5)))
+
+
 def prepare(devices, *, lr=0.01, **options):
     mesh = make_mesh(devices)
     model = CPNet(
@@ -39,6 +44,7 @@ def prepare(devices, *, lr=0.01, **options):
         prior_size=(4, 5),
         channels=16,
         aux_channels=8,
+        prior_block_rows=8,
         dropout=options.pop("dropout", 0.1),
     )
     tx = poly_sgd(poly_schedule(lr, 100))
@@ -48,11 +54,12 @@ def prepare(devices, *, lr=0.01, **options):
         train_step,
         model=model,
         loss=partial(losses.total_loss, prior_size=(4, 5)),
+        targets=targets,
         tx=tx,
         normalize=partial(normalize, mean=(120.0,) * 3, std=(60.0,) * 3),
         **options,
     )
-    return mesh, state, jax.jit(step, donate_argnums=0)
+    return mesh, state, jax.jit(sharding.in_context(step, mesh), donate_argnums=0)
 
 
 def run(devices, steps, **options):
@@ -76,8 +83,11 @@ def test_one_device_equals_eight_in_losses_statistics_and_parameters(one_device)
     # float32 sums in another order differ by 1e-7 or so; each step through BatchNorm and ReLU multiplies that.
     for ours, theirs in zip(history8, history, strict=True):
         for name in theirs:
-            np.testing.assert_allclose(ours[name], theirs[name], rtol=2e-4, err_msg=name)
-    np.testing.assert_allclose(history8[0]["loss"], history[0]["loss"], rtol=1e-6)
+            # The gradient jumps where rounding decides whether an activation is zero.
+            rtol = 1e-2 if name == "gradient_norm" else 2e-4
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, err_msg=name)
+    for name in ("loss", "gradient_norm"):
+        np.testing.assert_allclose(history8[0][name], history[0][name], rtol=1e-6, err_msg=name)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max() + 1e-7),
         state8.batch_stats,
@@ -87,6 +97,17 @@ def test_one_device_equals_eight_in_losses_statistics_and_parameters(one_device)
 
 def test_the_step_compiles_once(one_device):
     assert one_device[2]._cache_size() == 1
+
+
+def test_training_passes_over_the_prior_once_forward_and_once_backward_on_each_device():
+    config = ade20k.get_config()
+    config.data.crop_size, config.batch_size = (32, 32), 8
+    config.model.depth, config.model.channels, config.model.prior_block_rows = 18, 8, 4
+    mesh = sharding.make_mesh()
+    create = partial(create_state, build.make_model(config), build.make_optimizer(config), (32, 32), 0)
+    batch = {"image": np.zeros((8, 32, 32, 3), np.uint8), "label": np.zeros((8, 32, 32), np.uint8)}
+    program = str(build.make_train_step(config, mesh).trace(jax.eval_shape(create), batch).jaxpr)
+    assert program.count("shard_map[") == program.count("scan[") == 2
 
 
 def test_the_loss_falls_on_a_batch_seen_again_and_again():

@@ -1,0 +1,222 @@
+"""What do the context prior and its affinity loss cost, forward and backward, and how much memory do they take?
+
+    python benchmarks/context_prior.py [--cases=3600x2,4096x2,9216x2,16384x1,32768x1] [--rounds=3] [--channels=512]
+        [--ways=torch,compiled,dense,blocks,two-passes] [--block-rows=256]
+
+From the aggregated features of so many positions x images: 1x1 convolution, BatchNorm, sigmoid, both contexts and the
+affinity loss, and the gradients for the features and the parameters; float32, on CPUs (Linux).
+
+- torch, compiled: the release's maths, its ten arrays of positions x positions an image included, in PyTorch as it is
+  and by torch.compile, which needs a C++ compiler.
+- dense, blocks: cpnet_jax with config.model.prior_impl "dense" and "blocks".
+- two-passes: blocks, but contexts and loss one after the other, as without `targets` (see `models.CPNet`).
+
+Each measurement has a process of its own, which first does it once unmeasured; the ways take turns, and what counts is
+the median over the rounds. CPU seconds are over all threads. Memory is the largest that the process holds beyond its
+libraries and the inputs. What is likely not to fit into the machine's free memory is left out. All must come to the
+same loss. Prints one table and one JSON line.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CLASSES = 9
+# Arrays of positions x positions x images, roughly, that a way holds at its peak.
+ARRAYS = {"torch": 10, "compiled": 10, "dense": 10, "blocks": 0, "two-passes": 0}
+REFERENCE = "blocks"
+GIGABYTE, MEGABYTE = 1e9, 1e6
+# Relative difference allowed between the losses.
+TOLERANCE = 1e-4
+
+# Does it once and returns the loss.
+Run = Callable[[], float]
+
+
+def make_inputs(positions: int, images: int, channels: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "features": rng.standard_normal((images, positions, channels), np.float32),
+        "kernel": rng.standard_normal((channels, positions), np.float32) / np.float32(channels**0.5),
+        "labels": rng.integers(0, CLASSES, (images, positions), np.int32),
+    }
+
+
+# --- cpnet_jax --------------------------------------------------------------------------------------------------------
+
+
+def ours(inputs: dict[str, np.ndarray], way: str, block_rows: int) -> Run:
+    import jax
+    import jax.numpy as jnp
+
+    from cpnet_jax import losses
+    from cpnet_jax.models.context_prior import Prior
+
+    positions = inputs["features"].shape[1]
+    layer = Prior(positions, None if way == "dense" else block_rows)
+    statistics = {"mean": jnp.zeros(positions), "var": jnp.ones(positions)}
+
+    def loss(params: dict[str, Any], features: Any, labels: Any) -> Any:
+        variables = {"params": params, "batch_stats": statistics}
+        prior, _ = layer.apply(variables, features, train=True, mutable=["batch_stats"])
+        if way == "two-passes":
+            contexts = prior.contexts(features)
+        else:
+            targets = losses.AffinityTargets(labels)
+            contexts, sums = prior.contexts_and_row_sums(features, targets)
+            prior = prior.replace(known=(targets, sums))
+        return losses.affinity_loss(prior, labels).total + sum((context**2).mean() for context in contexts)
+
+    params = {"kernel": inputs["kernel"], "scale": np.ones(positions, "f"), "bias": np.zeros(positions, "f")}
+    arrays = jax.device_put((params, inputs["features"], inputs["labels"]))
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arrays).compile()
+    return lambda: float(jax.block_until_ready(compiled(*arrays))[0])
+
+
+# --- the release's maths in PyTorch -----------------------------------------------------------------------------------
+
+
+def theirs(inputs: dict[str, np.ndarray], way: str) -> Run:
+    import torch
+    import torch.nn.functional as F
+
+    images, positions, channels = inputs["features"].shape
+    features = torch.tensor(inputs["features"]).transpose(1, 2).reshape(images, channels, positions, 1)
+    features = features.contiguous().requires_grad_()
+    conv = torch.nn.Conv2d(channels, positions, 1, bias=False)
+    conv.weight = torch.nn.Parameter(torch.tensor(inputs["kernel"].T.copy())[:, :, None, None])
+    norm = torch.nn.BatchNorm2d(positions)
+    labels = torch.tensor(inputs["labels"]).long()
+
+    def unit_entropy(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+        ratio = numerator / denominator.masked_fill(denominator <= 0, 1)
+        return F.binary_cross_entropy(ratio, torch.ones_like(ratio))
+
+    def loss() -> torch.Tensor:
+        prior = torch.sigmoid(norm(conv(features))).reshape(images, positions, positions).transpose(1, 2)
+        values = features.reshape(images, channels, positions).transpose(1, 2)
+        intra = torch.bmm(prior, values) / positions
+        inter = torch.bmm(1 - prior, values) / positions
+
+        one_hot = F.one_hot(labels, CLASSES).float()
+        ideal = torch.bmm(one_hot, one_hot.transpose(1, 2))
+        other = 1 - ideal
+        off_diagonal = ideal * (1 - torch.eye(positions))
+        hits = (off_diagonal * prior).sum(dim=2)
+        affinity = F.binary_cross_entropy(prior, ideal)
+        affinity = affinity + unit_entropy(hits, prior.sum(dim=2)) + unit_entropy(hits, off_diagonal.sum(dim=2))
+        affinity = affinity + unit_entropy((other * (1 - prior)).sum(dim=2), other.sum(dim=2))
+        return affinity + intra.square().mean() + inter.square().mean()
+
+    forward = torch.compile(loss) if way == "compiled" else loss
+
+    def run() -> float:
+        value = forward()
+        value.backward()
+        return float(value.detach())
+
+    return run
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def measure(way: str, positions: int, images: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """In this process: CPU and wall seconds, bytes, and the loss."""
+    inputs = make_inputs(positions, images, arguments.channels)
+    run = theirs(inputs, way) if way in ("torch", "compiled") else ours(inputs, way, arguments.block_rows)
+    before = memory("VmRSS")
+    run()
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    cpu, wall = time.process_time(), time.perf_counter()
+    loss = run()
+    seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+    return seconds | {"bytes": memory("VmHWM") - before, "loss": loss}
+
+
+def memory(field: str, file: str = "/proc/self/status") -> int:
+    return 1024 * int(re.search(rf"^{field}:\s+(\d+) kB", Path(file).read_text(), re.M)[1])
+
+
+def in_own_process(way: str, positions: int, images: int, arguments: argparse.Namespace) -> dict[str, float] | str:
+    """The measurement, or why there is none."""
+    needed, free = ARRAYS[way] * 4 * positions**2 * images, memory("MemAvailable", "/proc/meminfo")
+    if needed > free:
+        return f"left out: about {needed / GIGABYTE:.0f} GB, {free / GIGABYTE:.0f} are free"
+    options = [f"--channels={arguments.channels}", f"--block-rows={arguments.block_rows}"]
+    command = [sys.executable, __file__, f"--one={way}:{positions}x{images}", *options]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    if done.returncode:
+        return f"failed with status {done.returncode}: {done.stderr.strip()[-80:]!r}"
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(positions: int, images: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Of each way its medians, or why there are none."""
+    ways = arguments.ways.split(",")
+    rounds = {way: [] for way in ways}
+    for _ in range(arguments.rounds):
+        for way in ways:
+            if not any(isinstance(found, str) for found in rounds[way]):
+                rounds[way].append(in_own_process(way, positions, images, arguments))
+    found = {}
+    for way, measured in rounds.items():
+        reasons = [one for one in measured if isinstance(one, str)]
+        if reasons:
+            found[way] = reasons[0]
+        else:
+            found[way] = {name: statistics.median(one[name] for one in measured) for name in measured[0]}
+    return found
+
+
+def report(case: str, found: dict[str, Any]) -> None:
+    reference = found.get(REFERENCE)
+    for way, figures in found.items():
+        if isinstance(figures, str):
+            print(f"| {case} | {way} | {figures} | | | | |", flush=True)
+            continue
+        ratios = " | "
+        if way != REFERENCE and isinstance(reference, dict):
+            ratios = " | ".join(f"{figures[name] / reference[name]:.1f}x" for name in ("cpu", "bytes"))
+        cells = f"{figures['cpu']:.2f} | {figures['wall']:.2f} | {figures['bytes'] / MEGABYTE:.0f} | {ratios}"
+        print(f"| {case} | {way} | {cells} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--cases", default="3600x2,4096x2,9216x2,16384x1,32768x1", help="positions x images")
+    parser.add_argument("--ways", default=",".join(ARRAYS))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--channels", type=int, default=512)
+    parser.add_argument("--block-rows", type=int, default=256)
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # WAY:CASE, in this process
+    arguments = parser.parse_args()
+    if arguments.one:
+        way, case = arguments.one.split(":")
+        print(json.dumps(measure(way, *map(int, case.split("x")), arguments)))
+        return
+    titles = "positions x images", "way", "CPU s", "wall s", "MB", f"CPU of {REFERENCE}", f"MB of {REFERENCE}"
+    print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+    found = {}
+    for case in arguments.cases.split(","):
+        found[case] = compare(*map(int, case.split("x")), arguments)
+        report(case, found[case])
+    print(json.dumps(found))
+    for case, ways in found.items():
+        values = [figures["loss"] for figures in ways.values() if isinstance(figures, dict)]
+        if values and max(values) - min(values) > TOLERANCE * max(values):
+            sys.exit(f"error: the losses of {case} are {values}: they should be equal")
+
+
+if __name__ == "__main__":
+    main()
