@@ -63,7 +63,13 @@ def get_config() -> ml_collections.ConfigDict:
     model.aux_channels = 256  # of the auxiliary head; 0: none
     model.aggregation_kernel = 11
     model.dropout = 0.1
-    model.bfloat16 = False  # activations in bfloat16; parameters, statistics and losses stay float32
+    model.bfloat16 = False  # activations in bfloat16; parameters, statistics and the losses' sums stay float32
+    model.dilation_impl = "plain"  # "space_to_batch": dilated convolutions as ordinary ones of sub-images
+    model.remat = "none"  # compute again rather than keep: "blocks" of the backbone, or "full": heads and context too
+
+    config.compiler = compiler = ml_collections.ConfigDict()
+    # Whether XLA may divide the convolutions of small batches along the width: twice the step, by its own estimate.
+    compiler.tpu_space_to_batch = False
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.aux_weight = 0.4

@@ -44,12 +44,19 @@ def make_model(config: ml_collections.ConfigDict) -> CPNet:
         aggregation_kernel=config.model.aggregation_kernel,
         context_prior=config.model.context_prior,
         dropout=config.model.dropout,
+        dilation_impl=config.model.dilation_impl,
+        remat=config.model.remat,
         dtype=jnp.bfloat16 if config.model.bfloat16 else None,
     )
 
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
-    return partial(losses.total_loss, prior_size=prior_size(config), **config.loss.to_dict())
+    return partial(
+        losses.total_loss,
+        prior_size=prior_size(config),
+        upsampled_dtype=jnp.bfloat16 if config.model.bfloat16 else None,
+        **config.loss.to_dict(),
+    )
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
@@ -86,7 +93,20 @@ def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
         accumulate=config.optimizer.accumulate,
         skip_nonfinite=config.optimizer.skip_nonfinite,
     )
-    return jax.jit(step, donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    return jax.jit(
+        step,
+        donate_argnums=0,
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=_tpu_options(config) if sharding.is_on_tpus(mesh) else None,
+    )
+
+
+def _tpu_options(config: ml_collections.ConfigDict) -> dict[str, bool]:
+    """What the compiler for TPUs is told, beyond its defaults."""
+    if config.compiler.tpu_space_to_batch:
+        return {}
+    # Each of the two passes does it without the other.
+    return {"xla_tpu_run_space_to_batch": False, "xla_tpu_run_space_to_batch_on_new_platforms": False}
 
 
 def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Transform:

@@ -36,6 +36,10 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     # These two decide where a run would stop: so, going on past it is what they are for.
     "data.on_error",
     "optimizer.skip_nonfinite",
+    # The same updates but for rounding, as on another number of devices.
+    "compiler.tpu_space_to_batch",
+    "model.dilation_impl",
+    "model.remat",
     "profile.steps",
     "eval.batch_size",
     "eval.canvas_mib",
@@ -61,6 +65,8 @@ EPOCHS = {
 CHOICES = {
     "model.depth": (18, 34, 50, 101),
     "model.stem": ("deep", "classic"),
+    "model.dilation_impl": ("plain", "space_to_batch"),
+    "model.remat": ("none", "blocks", "full"),
     "loss.ignored": ("class", "mask"),
     "eval.checkpoint": ("latest", "best"),
     "eval.overlap": ("sum", "average"),
