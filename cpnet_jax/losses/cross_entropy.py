@@ -1,6 +1,5 @@
 """Pixel-wise cross entropy of the segmentation and auxiliary heads."""
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int

@@ -101,9 +101,7 @@ class CPNet(nn.Module):
         full = self.remat == "full"
         features, prior = res5, None
         if self.context_prior:
-            context = ContextPrior(
-                self.prior_size, self.channels, self.aggregation_kernel, self.dtype, name="context"
-            )
+            context = ContextPrior(self.prior_size, self.channels, self.aggregation_kernel, self.dtype, name="context")
             intra, inter, prior = call(context, res5, train=train, remat=full)
             features = jnp.concatenate([res5, intra, inter], axis=-1)
         head = Head(self.channels, self.num_classes, self.dropout, self.dtype, name="head")
