@@ -64,7 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.aggregation_kernel = 11
     model.dropout = 0.1
     model.bfloat16 = False  # activations in bfloat16; parameters, statistics and the losses' sums stay float32
-    model.dilation_impl = "plain"  # "space_to_batch": dilated convolutions as ordinary ones of sub-images
+    model.dilation_impl = "plain"  # "space_to_batch": as ordinary convolutions of sub-images; docs/performance.md
     model.remat = "none"  # compute again rather than keep: "blocks" of the backbone, or "full": heads and context too
 
     config.compiler = compiler = ml_collections.ConfigDict()

@@ -23,8 +23,8 @@ def rearrange(
     Returns:
       (x, number of parts): fewer than wanted where the sides do not divide into as many.
     """
-    if wanted < parts:
-        x, parts = _merge(x, parts), 1
+    while parts > wanted:
+        x, parts = _merge(x), parts // 2
     while parts < wanted and x.shape[1] % 2 == x.shape[2] % 2 == 0:
         x, parts = _split(x), parts * 2
     return x, parts
@@ -35,13 +35,6 @@ def _split(x: Float[Array, "b h w c"]) -> Float[Array, "4*b h/2 w/2 c"]:
     return x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 2, 4, 1, 3, 5).reshape(4 * b, h // 2, w // 2, c)
 
 
-def _merge(x: Float[Array, "b*parts*parts h w c"], parts: int) -> Float[Array, "b parts*h parts*w c"]:
-    """The images whose halves were halved, in one pass over them."""
-    halvings = parts.bit_length() - 1
+def _merge(x: Float[Array, "4*b h/2 w/2 c"]) -> Float[Array, "b h w c"]:
     b, h, w, c = x.shape
-    b //= parts**2
-    x = x.reshape(b, *(2, 2) * halvings, h, w, c)
-    rows, columns = range(1, 2 * halvings, 2), range(2, 2 * halvings + 1, 2)
-    last = 2 * halvings + 1
-    x = x.transpose(0, last, *reversed(rows), last + 1, *reversed(columns), last + 2)
-    return x.reshape(b, parts * h, parts * w, c)
+    return x.reshape(b // 4, 2, 2, h, w, c).transpose(0, 3, 1, 4, 2, 5).reshape(b // 4, 2 * h, 2 * w, c)
