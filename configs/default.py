@@ -68,7 +68,13 @@ def get_config() -> ml_collections.ConfigDict:
     model.dropout = 0.1
     model.prior_impl = "blocks"  # of rows of the context prior; "dense": N x N arrays, slower and far larger
     model.prior_block_rows = 256  # a few arrays of (images on a device) x this x N; accelerators may want 1024
-    model.bfloat16 = False  # activations in bfloat16; parameters, statistics and losses stay float32
+    model.bfloat16 = False  # activations in bfloat16; parameters, statistics and the losses' sums stay float32
+    model.dilation_impl = "plain"  # "space_to_batch": as ordinary convolutions of sub-images; docs/performance.md
+    model.remat = "none"  # compute again rather than keep: "blocks" of the backbone, or "full": heads and context too
+
+    config.compiler = compiler = ml_collections.ConfigDict()
+    # Whether XLA may divide the convolutions of small batches along the width: twice the step, by its own estimate.
+    compiler.tpu_space_to_batch = False
 
     # What a run starts from, read at its step 0 only. See docs/finetuning.md.
     config.init = init = ml_collections.ConfigDict()

@@ -49,12 +49,19 @@ def make_model(config: ml_collections.ConfigDict) -> CPNet:
         dropout=config.model.dropout,
         prior_impl=config.model.prior_impl,
         prior_block_rows=config.model.prior_block_rows,
+        dilation_impl=config.model.dilation_impl,
+        remat=config.model.remat,
         dtype=jnp.bfloat16 if config.model.bfloat16 else None,
     )
 
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
-    return partial(losses.total_loss, prior_size=prior_size(config), **config.loss.to_dict())
+    return partial(
+        losses.total_loss,
+        prior_size=prior_size(config),
+        upsampled_dtype=jnp.bfloat16 if config.model.bfloat16 else None,
+        **config.loss.to_dict(),
+    )
 
 
 def make_targets(config: ml_collections.ConfigDict) -> Targets | None:
@@ -119,7 +126,20 @@ def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
         freeze=config.finetune.freeze,
         norms_in_eval_mode=config.finetune.norms_in_eval_mode,
     )
-    return jax.jit(sharding.in_context(step, mesh), donate_argnums=0, out_shardings=sharding.replicated(mesh))
+    return jax.jit(
+        sharding.in_context(step, mesh),
+        donate_argnums=0,
+        out_shardings=sharding.replicated(mesh),
+        compiler_options=_tpu_options(config) if sharding.is_on_tpus(mesh) else None,
+    )
+
+
+def _tpu_options(config: ml_collections.ConfigDict) -> dict[str, bool]:
+    """What the compiler for TPUs is told, beyond its defaults."""
+    if config.compiler.tpu_space_to_batch:
+        return {}
+    # Each of the two passes does it without the other.
+    return {"xla_tpu_run_space_to_batch": False, "xla_tpu_run_space_to_batch_on_new_platforms": False}
 
 
 def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Transform:

@@ -37,6 +37,9 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     "data.on_error",
     "optimizer.skip_nonfinite",
     # The same updates but for rounding, as on another number of devices.
+    "compiler.tpu_space_to_batch",
+    "model.dilation_impl",
+    "model.remat",
     "model.prior_impl",
     "model.prior_block_rows",
     "profile.steps",
@@ -68,6 +71,8 @@ UNKNOWN_TO_CONVERTED = {"trained_on.fingerprint", *EPOCHS.values()}
 CHOICES = {
     "model.depth": (18, 34, 50, 101),
     "model.stem": ("deep", "classic"),
+    "model.dilation_impl": ("plain", "space_to_batch"),
+    "model.remat": ("none", "blocks", "full"),
     "model.prior_impl": ("blocks", "dense"),
     "loss.ignored": ("class", "mask"),
     "eval.checkpoint": ("latest", "best"),

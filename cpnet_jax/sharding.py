@@ -89,6 +89,10 @@ def is_on_cpus(mesh: Mesh) -> bool:
     return mesh.devices.flat[0].platform == "cpu"
 
 
+def is_on_tpus(mesh: Mesh) -> bool:
+    return mesh.devices.flat[0].platform == "tpu"
+
+
 def process() -> tuple[int, int]:
     """(index, count) of this process."""
     return jax.process_index(), jax.process_count()

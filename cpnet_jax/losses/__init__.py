@@ -7,8 +7,9 @@ from cpnet_jax.losses.affinity import (
     downsample_labels,
     ideal_affinity_map,
 )
-from cpnet_jax.losses.cross_entropy import cross_entropy, upsampled_cross_entropy
+from cpnet_jax.losses.cross_entropy import cross_entropy
 from cpnet_jax.losses.total import total_loss
+from cpnet_jax.losses.upsampled import upsampled_cross_entropy
 
 __all__ = [
     "AffinityLoss",

@@ -1,6 +1,5 @@
 """Pixel-wise cross entropy of the segmentation and auxiliary heads."""
 
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
@@ -25,13 +24,3 @@ def cross_entropy(
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.where(valid, labels, 0))
     count = valid.sum().astype(logits.dtype)
     return jnp.where(valid, losses, 0).sum() / jnp.maximum(count, 1)
-
-
-def upsampled_cross_entropy(
-    logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"], *, ignore_label: int = 255
-) -> Float[Array, ""]:
-    """`cross_entropy` after bilinear upsampling (half-pixel centres) of the logits to the labels' size."""
-    b, height, width = labels.shape
-    dtype = jnp.promote_types(logits.dtype, jnp.float32)
-    full = jax.image.resize(logits.astype(dtype), (b, height, width, logits.shape[-1]), "bilinear", antialias=False)
-    return cross_entropy(full, labels, ignore_label=ignore_label)

@@ -1,11 +1,12 @@
 """The training objective (the total loss of the paper): L = L_s + 0.4 L_a + 1.0 L_p."""
 
+from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Float, Int
 
 from cpnet_jax.losses.affinity import affinity_loss, downsample_labels
-from cpnet_jax.losses.cross_entropy import upsampled_cross_entropy
+from cpnet_jax.losses.upsampled import upsampled_cross_entropy
 
 
 def total_loss(
@@ -15,6 +16,7 @@ def total_loss(
     prior_size: tuple[int, int],
     aux_weight: float = 0.4,
     prior_weight: float = 1.0,
+    upsampled_dtype: Any = None,
     ignore_label: int = 255,
     **affinity_options: Any,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -25,16 +27,18 @@ def total_loss(
       labels: full-resolution class indices.
       prior_size: (h, w) of the feature map.
       aux_weight, prior_weight: weights of the auxiliary loss L_a and of the affinity loss L_p.
+      upsampled_dtype: of the values at full resolution, see `upsampled_cross_entropy`.
       affinity_options: see `affinity_loss`.
 
     Returns:
       (loss, terms): terms are unweighted scalars named segmentation, aux, affinity_unary, affinity_precision,
       affinity_recall, affinity_specificity.
     """
-    terms = {"segmentation": upsampled_cross_entropy(output.logits, labels, ignore_label=ignore_label)}
+    pixelwise = partial(upsampled_cross_entropy, labels=labels, ignore_label=ignore_label, dtype=upsampled_dtype)
+    terms = {"segmentation": pixelwise(output.logits)}
     loss = terms["segmentation"]
     if output.aux_logits is not None:
-        terms["aux"] = upsampled_cross_entropy(output.aux_logits, labels, ignore_label=ignore_label)
+        terms["aux"] = pixelwise(output.aux_logits)
         loss = loss + aux_weight * terms["aux"]
     if output.prior is not None:
         positions = downsample_labels(labels, prior_size)

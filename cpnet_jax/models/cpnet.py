@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from cpnet_jax.models.context_prior import DEFAULT_BLOCK_ROWS, ContextPrior, PriorFactors, RowTargets
-from cpnet_jax.models.layers import ConvBN, small_normal
+from cpnet_jax.models.layers import ConvBN, call, small_normal
 from cpnet_jax.models.resnet import ResNet
 
 OUTPUT_STRIDE = 8
@@ -57,6 +57,10 @@ class CPNet(nn.Module):
       prior_impl: "blocks" works through the context prior a block of rows at a time, "dense" with N x N arrays: the
         same numbers but for rounding, and the same parameters.
       prior_block_rows: rows of an image in a block.
+      dilation_impl: how the backbone's dilated convolutions are computed: "plain" or "space_to_batch" (see
+        `models.ResNet`).
+      remat: what is computed again for the backward pass rather than kept: nothing ("none"), the inside of every
+        residual block ("blocks"), that of the context prior and the heads, too ("full").
       dtype: of the activations, float32 when None; jnp.bfloat16 for accelerators. Parameters, BatchNorm statistics,
         the prior and the returned logits are float32 either way.
 
@@ -74,6 +78,8 @@ class CPNet(nn.Module):
     dropout: float = 0.1
     prior_impl: Literal["dense", "blocks"] = "blocks"
     prior_block_rows: int = DEFAULT_BLOCK_ROWS
+    dilation_impl: Literal["plain", "space_to_batch"] = "plain"
+    remat: Literal["none", "blocks", "full"] = "none"
     dtype: Any = None
 
     @nn.compact
@@ -91,23 +97,35 @@ class CPNet(nn.Module):
 
         Raises:
           ValueError: on sides that 8 does not divide, or another size than 8 * prior_size with the context prior;
-            on another `prior_impl`, or a block without rows.
+            on another `prior_impl` or `remat`, or a block without rows.
         """
         if images.shape[1] % OUTPUT_STRIDE or images.shape[2] % OUTPUT_STRIDE:
             raise ValueError(f"images are {images.shape[1]}x{images.shape[2]}: both sides must be multiples of 8")
-        res4, res5 = ResNet(self.depth, self.stem, dtype=self.dtype, name="backbone")(images, train=train)
+        if self.remat not in ("none", "blocks", "full"):
+            raise ValueError(f"remat is {self.remat!r}; it must be 'none', 'blocks' or 'full'")
+        backbone = ResNet(
+            self.depth,
+            self.stem,
+            dilation_impl=self.dilation_impl,
+            remat=self.remat != "none",
+            dtype=self.dtype,
+            name="backbone",
+        )
+        res4, res5 = backbone(images, train=train)
+        full = self.remat == "full"
         features, prior = res5, None
         if self.context_prior:
-            intra, inter, prior = ContextPrior(
+            context = ContextPrior(
                 self.prior_size, self.channels, self.aggregation_kernel, self.dtype, self._block_rows(), name="context"
-            )(res5, train=train, targets=targets)
+            )
+            intra, inter, prior = call(context, res5, train=train, targets=targets, remat=full)
             features = jnp.concatenate([res5, intra, inter], axis=-1)
-        logits = Head(self.channels, self.num_classes, self.dropout, self.dtype, name="head")(features, train=train)
+        head = Head(self.channels, self.num_classes, self.dropout, self.dtype, name="head")
+        logits = call(head, features, train=train, remat=full)
         aux_logits = None
         if self.aux_channels:
-            aux_logits = Head(self.aux_channels, self.num_classes, self.dropout, self.dtype, name="aux_head")(
-                res4, train=train
-            )
+            aux_head = Head(self.aux_channels, self.num_classes, self.dropout, self.dtype, name="aux_head")
+            aux_logits = call(aux_head, res4, train=train, remat=full)
         return CPNetOutput(logits, aux_logits, prior)
 
     def _block_rows(self) -> int | None:

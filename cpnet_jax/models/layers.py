@@ -145,3 +145,11 @@ class ConvBN(nn.Module):
         )(x)
         x = BatchNorm(self.scale_init, self.dtype, name="bn")(x, train=train)
         return nn.relu(x) if self.relu else x
+
+
+def call(module: nn.Module, x: Array, *, remat: bool, **options: Any) -> Any:
+    """module(x, **options); with `remat`, what it computes on the way is not kept for its backward pass but computed
+    again there."""
+    if not remat:
+        return module(x, **options)
+    return nn.remat(lambda module, x: module(x, **options))(module, x)

@@ -5,7 +5,8 @@ from typing import Any, Literal
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from cpnet_jax.models.layers import ConvBN
+from cpnet_jax.models.layers import ConvBN, call
+from cpnet_jax.models.sub_images import rearrange
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 
@@ -83,16 +84,21 @@ class ResNet(nn.Module):
       stem: "deep" (3x3/2 32, 3x3 32, 3x3 64; "v1c", what the release uses) or "classic" (7x7/2 64).
       strides, dilations: per stage. The defaults give output stride 8; (1, 2, 2, 2) and (1, 1, 1, 1) the
         classification network.
+      dilation_impl: "plain", or "space_to_batch" to compute dilated convolutions as ordinary ones of sub-images (see
+        `models.sub_images`) where the sides divide: the same numbers but for rounding, and the same parameters.
+      remat: whether the inside of every residual block is computed again for the backward pass rather than kept.
       dtype: of the activations.
 
     Raises:
-      ValueError: on an unknown depth or stem.
+      ValueError: on an unknown depth, stem or dilation_impl.
     """
 
     depth: int = 50
     stem: Literal["deep", "classic"] = "deep"
     strides: tuple[int, ...] = (1, 2, 1, 1)
     dilations: tuple[int, ...] = (1, 1, 2, 4)
+    dilation_impl: Literal["plain", "space_to_batch"] = "plain"
+    remat: bool = False
     dtype: Any = None
 
     @nn.compact
@@ -102,22 +108,30 @@ class ResNet(nn.Module):
         """Features of the last two stages (res4, res5) of normalised images."""
         if self.depth not in STAGE_SIZES:
             raise ValueError(f"depth is {self.depth}; a ResNet here has depth {sorted(STAGE_SIZES)}")
+        if self.dilation_impl not in ("plain", "space_to_batch"):
+            raise ValueError(f"dilation_impl is {self.dilation_impl!r}; it must be 'plain' or 'space_to_batch'")
         block = Bottleneck if self.depth >= 50 else BasicBlock
         x = self._stem(images, train)
         features = []
+        parts = 1  # every image of x is in parts x parts sub-images
         for stage, size in enumerate(STAGE_SIZES[self.depth]):
             dilation = self.dilations[stage]
             for index in range(size):
                 first = index == 0
-                x = block(
+                stride = self.strides[stage] if first else 1
+                first_dilation = max(dilation // 2, 1) if first else dilation
+                wanted = first_dilation if self.dilation_impl == "space_to_batch" and stride == 1 else 1
+                x, parts = rearrange(x, parts, wanted)
+                residual = block(
                     channels=64 * 2**stage,
-                    stride=self.strides[stage] if first else 1,
-                    first_dilation=max(dilation // 2, 1) if first else dilation,
-                    dilation=dilation,
+                    stride=stride,
+                    first_dilation=first_dilation // parts,
+                    dilation=dilation // parts,
                     dtype=self.dtype,
                     name=f"layer{stage + 1}_{index}",
-                )(x, train=train)
-            features.append(x)
+                )
+                x = call(residual, x, train=train, remat=self.remat)
+            features.append(rearrange(x, parts, 1)[0])
         return features[-2], features[-1]
 
     def _stem(self, x: Array, train: bool) -> Array:

@@ -34,7 +34,7 @@ ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 # What of a config makes another program. Learning rates, seeds and the like only change constants in it.
-SECTIONS = ("model", "loss")
+SECTIONS = ("model", "loss", "compiler")
 FIELDS = {
     "data": ("crop_size", "num_classes"),
     "optimizer": ("accumulate", "clip_global_norm", "decay_norm_and_bias"),

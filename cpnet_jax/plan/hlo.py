@@ -74,27 +74,40 @@ class Program:
                 current.append(_Instruction(*match.groups()))
         if entry is None:
             raise ValueError("the text of the compiled program has no ENTRY computation")
+        self._cycles = self._estimate(entry)
         self._run = list(self._walk(entry, 1))
 
     def cycles(self) -> int:
-        """The compiler's estimate of one run: a lower bound, since it has none for exchanges and some others."""
-        found = ((_CYCLES.search(instruction.rest), times) for instruction, times in self._run)
-        return sum(int(match[1]) * times for match, times in found if match)
+        """The compiler's estimate of one run: a lower bound, since it has none for exchanges and some others. Of
+        alternatives, the cheapest counts."""
+        return self._cycles
 
     def collectives(self) -> list[Collective]:
         """In the program's order."""
         return [found for instruction, times in self._run if (found := _collective(instruction, times))]
 
+    def _estimate(self, computation: str) -> int:
+        cycles = 0
+        for instruction in self._computations[computation]:
+            if own := _CYCLES.search(instruction.rest):
+                cycles += int(own[1])
+            if inner := [self._estimate(called) for called in _called(instruction)]:
+                one = min(inner) if instruction.operation == "conditional" else sum(inner)
+                cycles += one * self._times(instruction)
+        return cycles
+
     def _walk(self, computation: str, times: int) -> Iterator[tuple[_Instruction, int]]:
         """Every instruction that runs, with how often."""
         for instruction in self._computations[computation]:
             yield instruction, times
-            trips = self._trips(instruction) if instruction.operation == "while" else 1
             for called in _called(instruction):
-                yield from self._walk(called, times * trips)
+                yield from self._walk(called, times * self._times(instruction))
 
-    def _trips(self, loop: _Instruction) -> int:
-        """Of a loop that counts up to a constant, as those of `scan` do."""
+    def _times(self, loop: _Instruction) -> int:
+        """That an instruction runs what it calls: the trips of a loop that counts up to a constant, as those of `scan`
+        do."""
+        if loop.operation != "while":
+            return 1
         if known := _TRIPS.search(loop.rest):
             return int(known[1])
         [condition] = _names(loop.rest, "condition")

@@ -10,7 +10,9 @@ torch = pytest.importorskip("torch")
 import oracles  # noqa: E402
 from oracles import assert_close  # noqa: E402
 
-from cpnet_jax import losses, models  # noqa: E402
+from cpnet_jax import losses, models, sharding  # noqa: E402
+from cpnet_jax.losses import upsampled  # noqa: E402
+from cpnet_jax.plan.hlo import Program  # noqa: E402
 
 TOLERANCE = {"float64": 1e-10, "float32": 5e-6}
 CLASSES = 5
@@ -161,3 +163,88 @@ def test_upsampled_cross_entropy_is_cross_entropy_of_the_upsampled(dtype, grid, 
     expected, expected_grad = evaluate(lambda z, y: losses.cross_entropy(models.upsample(z, size), y), logits, labels)
     assert_close(value, expected, TOLERANCE[dtype], name="value")
     assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
+
+
+# In blocks
+
+EXACT = {"float64": 1e-12, "float32": 1e-6}
+# grid, size, classes, scale of the logits; a block has 8 rows with the setting below.
+BLOCKS = [
+    ((3, 2), (24, 16), 150, 3.0),
+    ((4, 3), (29, 20), 3, 3.0),  # the last block is not full, and the factor not whole
+    ((9, 7), (13, 5), 4, 3.0),  # wider than it gets
+    ((2, 2), (16, 16), 1, 3.0),
+    ((3, 2), (24, 16), 5, 1e4),  # exponentials vanish
+]
+
+
+def plain(logits, labels, **options):
+    """The definition."""
+    return losses.cross_entropy(models.upsample(logits, labels.shape[1:]), labels, **options)
+
+
+@pytest.fixture
+def eight_rows(monkeypatch):
+    monkeypatch.setattr(upsampled, "BLOCK", 1)
+
+
+@pytest.mark.parametrize(("grid", "size", "classes", "scale"), BLOCKS)
+def test_blocks_of_rows_give_the_value_and_gradient_of_the_definition(eight_rows, dtype, grid, size, classes, scale):
+    rng = np.random.default_rng(0)
+    logits = (scale * rng.normal(size=(2, *grid, classes))).astype(dtype)
+    labels = np.where(rng.random((2, *size)) < 0.3, 255, rng.integers(0, classes, (2, *size)))
+    value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels)
+    expected, expected_grad = evaluate(plain, logits, labels)
+    assert_close(value, expected, EXACT[dtype], name="value")
+    assert_close(grad, expected_grad, EXACT[dtype] * max(scale / 10, 1), name="gradient")
+
+
+def sizes_in(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.size for variable in equation.outvars)
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from sizes_in(getattr(inner, "jaxpr", inner))
+
+
+def test_no_array_is_as_large_as_the_upsampled_logits(eight_rows):
+    logits, labels = make_logits((2, 8, 8), "float32"), make_labels((2, 64, 64))
+    largest = [
+        max(sizes_in(jax.make_jaxpr(jax.value_and_grad(loss))(logits, labels).jaxpr))
+        for loss in (plain, losses.upsampled_cross_entropy)
+    ]
+    whole = 2 * 64 * 64 * CLASSES
+    assert largest[0] >= whole
+    assert largest[1] < whole // 4
+
+
+def test_in_bfloat16_the_sums_are_float32():
+    logits, labels = make_logits((2, 8, 8), "float32"), make_labels((2, 64, 64))
+    value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels, dtype=jnp.bfloat16)
+    expected, expected_grad = evaluate(plain, logits, labels)
+    assert (value.dtype, grad.dtype) == (jnp.float32, jnp.float32)
+    assert_close(value, expected, 1e-3, name="value")
+    assert_close(grad, expected_grad, 1e-2, name="gradient")
+    assert value != expected
+
+
+def test_devices_exchange_nothing_but_scalars(eight_rows):
+    mesh = sharding.make_mesh()
+    logits, labels = make_logits((8, 4, 4), "float32"), make_labels((8, 32, 32))
+    split = jax.device_put((logits, labels), sharding.split(mesh))
+    run = jax.jit(jax.value_and_grad(losses.upsampled_cross_entropy)).lower(*split).compile()
+    exchanges = Program(run.as_text()).collectives()
+    assert exchanges
+    assert all(array.shape == () for exchange in exchanges for array in exchange.arrays)
+    value, grad = run(*split)
+    expected, expected_grad = evaluate(losses.upsampled_cross_entropy, logits, labels)
+    assert_close(value, expected, 1e-6, name="value")
+    assert_close(grad, expected_grad, 1e-6, name="gradient")
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels"), [((2, 4, 4), (2, 8, 8)), ((2, 4, 4, 3), (3, 8, 8)), ((2, 4, 4, 3), (2, 64))]
+)
+def test_upsampled_of_another_batch_or_rank_is_refused(logits, labels):
+    with pytest.raises(ValueError, match="logits have shape"):
+        losses.upsampled_cross_entropy(jnp.zeros(logits), np.zeros(labels, np.int32))

@@ -58,6 +58,23 @@ def test_cycles_of_a_loops_body_count_once_a_trip_and_those_inside_a_fusion_not_
     assert Program(PROGRAM).cycles() == 3 + 4 + 5 * 100
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    ["branch_computations={%dear, %cheap}", "true_computation=%cheap, false_computation=%dear"],
+)
+def test_of_alternatives_the_cycles_of_the_cheapest_count_but_the_exchanges_of_all(attributes):
+    branch = """%{name} (p: f32[8]) -> f32[8] {{
+  %f = f32[8]{{0}} fusion(%p), kind=kLoop, calls=%fused, {cycles}
+  ROOT %all-reduce.1 = f32[8]{{0}} all-reduce(%f), channel_id=1, to_apply=%add
+}}
+
+"""
+    text = branch.format(name="dear", cycles=CYCLES % 70) + branch.format(name="cheap", cycles=CYCLES % 50)
+    text += f"ENTRY %main (p: f32[8]) -> f32[8] {{\n  ROOT %c = f32[8]{{0}} conditional(%p, %a, %a), {attributes}\n}}\n"
+    program = Program(text)
+    assert (program.cycles(), len(program.collectives())) == (50, 2)
+
+
 def test_every_exchange_is_found_with_its_arrays_and_how_often_it_runs():
     found = [
         (exchange.kind, exchange.times, [(array.dtype, array.shape, array.bytes) for array in exchange.arrays])

@@ -6,7 +6,7 @@ import pytest
 
 from configs import ade20k
 from cpnet_jax import build, sharding
-from cpnet_jax.plan import step
+from cpnet_jax.plan import flops, step
 from cpnet_jax.training.state import create_state
 
 GIB = 2**30
@@ -30,12 +30,16 @@ def test_another_error_is_no_shortage_of_this_memory():
     assert step.needed_bytes(AT_ALLOCATION.replace("hbm", "vmem")) is None
 
 
-def test_what_is_compiled_is_what_training_runs():
-    """A real state and a batch as the pipeline makes it lead to the same program as their shapes alone."""
+def small():
     config = ade20k.get_config()
     config.data.crop_size = (32, 32)
     config.model.depth, config.model.channels, config.model.aux_channels = 18, 8, 0
-    mesh = sharding.make_mesh()
+    return config
+
+
+def test_what_is_compiled_is_what_training_runs():
+    """A real state and a batch as the pipeline makes it lead to the same program as their shapes alone."""
+    config, mesh = small(), sharding.make_mesh()
     train_step = build.make_train_step(config, mesh)
     abstract = step._abstract_state(config, mesh), step._abstract_batch(config, mesh, 2)
 
@@ -47,3 +51,28 @@ def test_what_is_compiled_is_what_training_runs():
     batch = {"image": jnp.zeros((16, 32, 32, 3), jnp.uint8), "label": jnp.zeros((16, 32, 32), jnp.uint8)}
     batch = jax.device_put(batch, sharding.split(mesh))
     assert train_step.lower(*abstract).as_text() == train_step.lower(state, batch).as_text()
+
+
+@pytest.mark.parametrize("tpu", [True, False])
+@pytest.mark.parametrize("space_to_batch", [True, False])
+def test_only_tpus_are_told_to_leave_small_batches_whole(monkeypatch, tpu, space_to_batch):
+    config = small()
+    config.compiler.tpu_space_to_batch = space_to_batch
+    monkeypatch.setattr(build.sharding, "is_on_tpus", lambda mesh: tpu)
+    monkeypatch.setattr(build.jax, "jit", lambda step, **options: options)
+    told = build.make_train_step(config, sharding.make_mesh())["compiler_options"] or {}
+    passes = {"xla_tpu_run_space_to_batch", "xla_tpu_run_space_to_batch_on_new_platforms"}
+    assert told == (dict.fromkeys(passes, False) if tpu and not space_to_batch else {})
+
+
+def test_what_is_computed_twice_counts_once():
+    config, mesh = small(), sharding.make_mesh()
+
+    def count(config):
+        state, batch = step._abstract_state(config, mesh), step._abstract_batch(config, mesh, 1)
+        return flops.count(build.make_train_step(config, mesh).trace(state, batch).jaxpr.jaxpr)
+
+    once = count(config)
+    config.model.remat = "full"
+    assert count(config) > once
+    assert count(step._as_defined(config)) == once
