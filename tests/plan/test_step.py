@@ -72,7 +72,8 @@ def test_what_is_computed_twice_counts_once():
         state, batch = step._abstract_state(config, mesh), step._abstract_batch(config, mesh, 1)
         return flops.count(build.make_train_step(config, mesh).trace(state, batch).jaxpr.jaxpr)
 
+    config.model.prior_impl = "dense"
     once = count(config)
-    config.model.remat = "full"
+    config.model.prior_impl, config.model.remat = "blocks", "full"
     assert count(config) > once
     assert count(step._as_defined(config)) == once

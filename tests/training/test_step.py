@@ -103,11 +103,16 @@ def test_training_passes_over_the_prior_once_forward_and_once_backward_on_each_d
     config = ade20k.get_config()
     config.data.crop_size, config.batch_size = (32, 32), 8
     config.model.depth, config.model.channels, config.model.prior_block_rows = 18, 8, 4
-    mesh = sharding.make_mesh()
-    create = partial(create_state, build.make_model(config), build.make_optimizer(config), (32, 32), 0)
-    batch = {"image": np.zeros((8, 32, 32, 3), np.uint8), "label": np.zeros((8, 32, 32), np.uint8)}
-    program = str(build.make_train_step(config, mesh).trace(jax.eval_shape(create), batch).jaxpr)
-    assert program.count("shard_map[") == program.count("scan[") == 2
+
+    def trace(context_prior):
+        config.model.context_prior = context_prior
+        mesh = sharding.make_mesh()
+        create = partial(create_state, build.make_model(config), build.make_optimizer(config), (32, 32), 0)
+        batch = {"image": np.zeros((8, 32, 32, 3), np.uint8), "label": np.zeros((8, 32, 32), np.uint8)}
+        return str(build.make_train_step(config, mesh).trace(jax.eval_shape(create), batch).jaxpr)
+
+    program, without = trace(True), trace(False)
+    assert program.count("shard_map[") == program.count("scan[") - without.count("scan[") == 2
 
 
 def test_the_loss_falls_on_a_batch_seen_again_and_again():
