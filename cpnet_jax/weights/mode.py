@@ -48,6 +48,8 @@ def convert(
     """
     if output:
         tensor_files.check_suffix(output)
+        if output.is_dir():
+            raise UserError(f"--output={output} is a folder: name a file")
         files.make_folder(output.parent, "--output")
     if source is None:
         _to_file(workdir, output, checkpoint)

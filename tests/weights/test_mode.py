@@ -131,6 +131,12 @@ def test_weights_of_another_network_leave_no_workdir(converted, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_an_output_that_is_a_folder_is_refused(converted, tmp_path):
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(UserError, match=r"folder\.pth is a folder: name a file"):
+        run(converted[0], output=tmp_path / "folder.pth")
+
+
 def test_from_file_to_file_only_the_first_convolution_changes(converted, tensors, tmp_path):
     path = tmp_path / "rgb.safetensors"
     run(converted[0], output=path, order="bgr", std=(1.0, 1.0, 1.0))
