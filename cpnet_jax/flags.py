@@ -147,11 +147,13 @@ def export_arguments(config: ml_collections.ConfigDict | None, workdir: Path | N
 
 def convert_arguments(config: ml_collections.ConfigDict | None, workdir: Path | None) -> dict[str, Any]:
     """Those of `weights.mode.convert`; see `predict_arguments`."""
+    if WEIGHTS.value and CHECKPOINT.present:
+        raise UserError("--checkpoint is given with --weights: it chooses among those of a --workdir, so leave it out")
     if not WEIGHTS.value:
-        for flag in OF_WEIGHTS:
+        for flag in (WEIGHTS_ORDER, WEIGHTS_MEAN, WEIGHTS_STD):
             if flag.present:
                 raise UserError(f"--{flag.name} is given without --weights: name the file that it is about, too")
-        if workdir is None and config is None:
+        if WEIGHTS.present or (workdir is None and config is None):
             raise UserError(
                 "--weights is missing: name PyTorch's weights, or by --workdir the run whose network to write"
             )

@@ -1,5 +1,6 @@
 """Files of tensors: safetensors, for which numpy is enough, and what torch.save writes."""
 
+import io
 import pickle
 import shutil
 import tempfile
@@ -50,17 +51,24 @@ def write(path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], metadata
       metadata: for safetensors strings only.
 
     Raises:
-      UserError: on another suffix, or where torch is needed and not installed.
+      UserError: on another suffix, where torch is needed and not installed, or where the file cannot be written.
     """
     check_suffix(path)
-    with files.replacing(path) as temporary:
-        if path.suffix == SAFETENSORS:
-            # Not its save_file: what that writes nobody else may read.
-            temporary.write_bytes(save(dict(tensors), metadata=dict(metadata)))
-        else:
-            torch = _torch(path)
-            state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
-            torch.save({"meta": dict(metadata), "state_dict": state}, temporary)
+    # In memory first: a file that safetensors writes nobody else may read, and torch calls a full disk a RuntimeError.
+    if path.suffix == SAFETENSORS:
+        contents = save(dict(tensors), metadata=dict(metadata))
+    else:
+        torch, buffer = _torch(path), io.BytesIO()
+        state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
+        torch.save({"meta": dict(metadata), "state_dict": state}, buffer)
+        contents = buffer.getbuffer()
+    try:
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(contents)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or _first_sentence(error)}): see to that disk, or name another"
+        ) from error
 
 
 def check_suffix(path: Path) -> None:
