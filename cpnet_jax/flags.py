@@ -1,5 +1,6 @@
 """The flags of single modes and of the processes of a run, and what they come to."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,8 @@ def _triple(flag: flags.FlagHolder) -> tuple[float, ...] | None:
         return None
     try:
         red, green, blue = map(float, flag.value)
+        if not all(map(math.isfinite, (red, green, blue))):
+            raise ValueError("not finite")
     except ValueError as error:
         raise UserError(f"--{flag.name}={','.join(flag.value)}: give three numbers, R,G,B") from error
     return red, green, blue

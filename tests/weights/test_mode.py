@@ -216,6 +216,7 @@ def test_arguments_that_cannot_be_are_refused(converted, arguments, said, tmp_pa
         (["--weights=x.pth", "--checkpoint=best"], "--checkpoint is given with --weights"),
         (["--weights_order=bgr"], "--weights_order is given without --weights"),
         (["--weights=x.pth", "--weights_mean=1,2"], "--weights_mean=1,2: give three numbers"),
+        (["--weights=x.pth", "--weights_std=nan,1,1"], "--weights_std=nan,1,1: give three numbers"),
     ],
     ids=str,
 )
