@@ -79,6 +79,7 @@ def check_suffix(path: Path) -> None:
 
 def _read_safetensors(local: Path, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
+        local.open("rb").close()  # safetensors says that a file is missing which only may not be read
         with safetensors.safe_open(local, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except safetensors.SafetensorError as error:
