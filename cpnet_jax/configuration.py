@@ -189,6 +189,11 @@ def _check_start(config: ml_collections.ConfigDict) -> None:
             f"config.init.prior_size is {size}: give height and width of the crop that the file was trained with, "
             f"divided by {OUTPUT_STRIDE}, or leave it empty"
         )
+    if size and not init.checkpoint:
+        raise UserError(
+            f"config.init.prior_size is {size}, and no network is read that has a context prior: name "
+            "config.init.checkpoint, too"
+        )
 
 
 def _check_finetuning(config: ml_collections.ConfigDict) -> None:

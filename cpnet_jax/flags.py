@@ -1,5 +1,6 @@
 """The flags of single modes and of the processes of a run, and what they come to."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +148,13 @@ def export_arguments(config: ml_collections.ConfigDict | None, workdir: Path | N
 
 def convert_arguments(config: ml_collections.ConfigDict | None, workdir: Path | None) -> dict[str, Any]:
     """Those of `weights.mode.convert`; see `predict_arguments`."""
+    if WEIGHTS.value and CHECKPOINT.present:
+        raise UserError("--checkpoint is given with --weights: it chooses among those of a --workdir, so leave it out")
     if not WEIGHTS.value:
-        for flag in OF_WEIGHTS:
+        for flag in (WEIGHTS_ORDER, WEIGHTS_MEAN, WEIGHTS_STD):
             if flag.present:
                 raise UserError(f"--{flag.name} is given without --weights: name the file that it is about, too")
-        if workdir is None and config is None:
+        if WEIGHTS.present or (workdir is None and config is None):
             raise UserError(
                 "--weights is missing: name PyTorch's weights, or by --workdir the run whose network to write"
             )
@@ -212,6 +215,8 @@ def _triple(flag: flags.FlagHolder) -> tuple[float, ...] | None:
         return None
     try:
         red, green, blue = map(float, flag.value)
+        if not all(map(math.isfinite, (red, green, blue))):
+            raise ValueError("not finite")
     except ValueError as error:
         raise UserError(f"--{flag.name}={','.join(flag.value)}: give three numbers, R,G,B") from error
     return red, green, blue

@@ -40,7 +40,8 @@ def backbone_variables(
       numpy arrays, nested as `like` is.
 
     Raises:
-      UserError: where it is another network, or tensors are missing, left over or of another shape; it names them all.
+      UserError: where it is another network, or tensors are missing, left over, of another shape, no floating ones or
+        not finite; it names them all.
     """
     inside = {collection: {"backbone": tree} for collection, tree in like.items()}
     wanted = _flat(inside)
@@ -121,13 +122,13 @@ def _to_variables(
     unused = {key: what for key in rest if (what := layout.unused(key))}
     left_over = [key for key in rest if key not in unused and not skipped(layout.to_ours(key))]
     present = {path: place for path, place in places.items() if place and place[0] in tensors}
-    misshapen = {
-        path: f"{key} is {_times(tensors[key].shape)} and should be {_times(shape)}"
+    unfit = {
+        path: f"{key} {why}"
         for path, (key, rule) in present.items()
-        if tensors[key].shape != (shape := _shape_there(rule, wanted[path].shape))
+        if (why := _why_unfit(tensors[key], _shape_there(rule, wanted[path].shape)))
     }
-    if missing or left_over or misshapen:
-        raise UserError(_mismatch(name, missing, left_over, misshapen))
+    if missing or left_over or unfit:
+        raise UserError(_mismatch(name, missing, left_over, unfit))
     if unused and sharding.is_main_process():
         what = ", ".join(sorted(set(unused.values())))
         print(f"{name}: {', '.join(sorted(unused))} not used ({what})", file=sys.stderr, flush=True)
@@ -138,16 +139,27 @@ def _to_variables(
     return unflatten_dict(found, sep="/")
 
 
-def _mismatch(name: str, missing: list[str], left_over: list[str], misshapen: dict[str, str]) -> str:
+def _why_unfit(tensor: Shaped[np.ndarray, "..."], shape: tuple[int, ...]) -> str | None:
+    """What keeps it from being a variable of that shape; None: nothing."""
+    if tensor.shape != shape:
+        return f"is {_times(tensor.shape)} and should be {_times(shape)}"
+    if not np.issubdtype(tensor.dtype, np.floating):
+        return f"is of {tensor.dtype} and should be of float32"
+    if not np.isfinite(tensor).all():
+        return "has values that are no finite numbers"
+    return None
+
+
+def _mismatch(name: str, missing: list[str], left_over: list[str], unfit: dict[str, str]) -> str:
     """One sentence about all of them."""
     said = []
-    if misshapen:
-        said.append(_shortened(sorted(misshapen.values())))
+    if unfit:
+        said.append(_shortened(sorted(unfit.values())))
     if missing:
         said.append(f"{len(missing)} missing: {_shortened(sorted(missing))}")
     if left_over:
         said.append(f"{len(left_over)} without a place in it: {_shortened(sorted(left_over))}")
-    modules = sorted({path.partition("/")[2].rpartition("/")[0] for path in misshapen})
+    modules = sorted({path.partition("/")[2].rpartition("/")[0] for path in unfit})
     to_skip = ",".join(f"'{module}/.*'" for module in modules)
     cure = "name weights of the same network, or change the config to theirs"
     if 0 < len(modules) <= SHOWN:

@@ -1,6 +1,7 @@
 """Files on the Hugging Face hub: hf://ORG/MODEL[@REVISION][/FILE]. They are kept in the hub's own cache."""
 
 import re
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def _get(hub: Any, *, reachable: bool = True, **what: Any) -> tuple[Path | None,
     except hub.errors.LocalEntryNotFoundError:
         if not reachable:
             return None, False
+    print(f"{what['filename']} of {what['repo_id']} is not in the cache: asking the hub", file=sys.stderr, flush=True)
     try:
         return Path(hub.hf_hub_download(**what)), True
     except hub.errors.LocalEntryNotFoundError:
@@ -68,4 +70,6 @@ def _huggingface_hub(uri: str) -> Any:
         raise UserError(
             f"{uri} needs huggingface_hub, which is not installed: pip install 'cpnet-jax[hub]', or give a file"
         ) from error
+    # A hub that cannot be reached is told once, by us, and not at every try.
+    huggingface_hub.logging.set_verbosity_error()
     return huggingface_hub

@@ -63,7 +63,7 @@ def load(source: str) -> Weights:
         card = path.with_name(hub.CARD)
     contents, metadata = tensor_files.read(path)
     tensors = _without_prefixes(_unwrapped(contents, source))
-    expected = pixels.described(metadata, _card(card))
+    expected = pixels.described(metadata, _card(card), source)
     return Weights(source, _as_float32(tensors, source), expected, trained_here=ORIGIN in metadata)
 
 

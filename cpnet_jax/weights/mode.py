@@ -48,6 +48,8 @@ def convert(
     """
     if output:
         tensor_files.check_suffix(output)
+        if output.is_dir():
+            raise UserError(f"--output={output} is a folder: name a file")
         files.make_folder(output.parent, "--output")
     if source is None:
         _to_file(workdir, output, checkpoint)
@@ -67,9 +69,10 @@ def convert(
 
 
 def _for_images(weights: Weights, given: dict[str, Any], ours: Pixels) -> Weights:
-    theirs = replace(weights.pixels, **{name: value for name, value in given.items() if value is not None})
-    if min(theirs.std) <= 0:
-        raise UserError(f"--weights_std={','.join(map(str, theirs.std))}: each must be positive")
+    given = {name: value for name, value in given.items() if value is not None}
+    if min(given.get("std", (1.0,))) <= 0:
+        raise UserError(f"--weights_std={','.join(map(str, given['std']))}: each must be positive")
+    theirs = replace(weights.pixels, **given)
     tensors = adapt(weights.tensors, theirs, mean=ours.mean, std=ours.std, name=weights.source)
     print(f"{weights.source} is taken to expect {theirs}.", flush=True)
     return replace(weights, tensors=tensors, pixels=ours)

@@ -6,6 +6,7 @@ scales them. Another mean would be a bias, but beyond the border, where the conv
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,6 +37,16 @@ class Pixels:
     std: Triple = (58.395, 57.12, 57.375)
     order: Literal["rgb", "bgr"] = "rgb"
 
+    def __post_init__(self) -> None:
+        """Raises ValueError, or TypeError, on what no images have."""
+        for values in (self.mean, self.std):
+            if len(values) != 3 or not all(map(math.isfinite, values)):
+                raise ValueError(f"{values} are not three numbers")
+        if min(self.std) <= 0:
+            raise ValueError(f"a standard deviation of {_numbers(self.std)} is not positive")
+        if self.order not in ("rgb", "bgr"):
+            raise ValueError(f"the order of channels is {self.order!r}")
+
     def __str__(self) -> str:
         return f"{self.order.upper()} images of mean {_numbers(self.mean)} and standard deviation {_numbers(self.std)}"
 
@@ -49,19 +60,30 @@ class Pixels:
         }
 
 
-def described(metadata: Mapping[str, Any], card: Mapping[str, Any]) -> Pixels:
+def described(metadata: Mapping[str, Any], card: Mapping[str, Any], name: str = "the file") -> Pixels:
     """What a file says of its images; ImageNet's in RGB where it says nothing.
 
     Args:
       metadata: of a file that --mode=convert has written.
       card: timm's config.json, whose numbers are of 0 .. 1.
+      name: of the file, for messages.
+
+    Raises:
+      UserError: where it says what cannot be.
     """
-    if MARK in metadata:
-        mean, std = (tuple(json.loads(metadata[name])) for name in ("mean", "std"))
-        return Pixels(mean, std, metadata["channel_order"])
-    known = card.get("pretrained_cfg", {})
-    if "mean" in known and "std" in known:
-        return Pixels(*(tuple(round(255 * value, 4) for value in known[name]) for name in ("mean", "std")))
+    try:
+        if MARK in metadata:
+            mean, std = (tuple(json.loads(metadata[field])) for field in ("mean", "std"))
+            return Pixels(mean, std, metadata["channel_order"])
+        known = card.get("pretrained_cfg", {})
+        if "mean" in known and "std" in known:
+            return Pixels(*(tuple(round(255 * value, 4) for value in known[field]) for field in ("mean", "std")))
+    except (KeyError, TypeError, ValueError) as error:
+        where = "its metadata" if MARK in metadata else "the config.json beside it"
+        raise UserError(
+            f"{name}: {where} cannot be right about the images that the weights expect ({type(error).__name__}: "
+            f"{error}): mend that, or take it away"
+        ) from error
     return Pixels()
 
 

@@ -79,6 +79,11 @@ def start_from(source: Source, initial: Variables, mesh: Mesh) -> tuple[Variable
     ours = paths(part)
     skipped = patterns.matching(source.skip, ours | paths(loaded.variables), "config.init.skip")
     found, resized = _of_our_prior_size(loaded, source.prior_size)
+    if ours <= skipped:
+        raise UserError(
+            f"config.init.skip leaves nothing to take from {loaded.origin}: skip less, or leave config.init.{field} "
+            "empty"
+        )
     merged = merge(part, found, skipped, f"config.init.{field} is {loaded.origin}, which")
     variables = {name: initial[name] | tree for name, tree in merged.items()}
     taken, kept = len(ours - skipped), len(paths(initial) - (ours - skipped))
@@ -133,6 +138,11 @@ def _read_workdir(source: Source, workdir: str, checkpoint: str | int, mesh: Mes
     found = load.restore(files.as_path(workdir), mesh, checkpoint, named_by="config.init.checkpoint")
     _check_normalisation(source, workdir, found.config)
     size = build.prior_size(found.config) if found.config.model.context_prior else None
+    if source.saved_prior_size and size != tuple(source.saved_prior_size):
+        raise UserError(
+            f"config.init.prior_size is {tuple(source.saved_prior_size)}, and the network in {workdir} was trained "
+            f"with {size or 'no context prior'}: leave it empty, it is for files"
+        )
     return Loaded(jax.tree.map(np.asarray, found.variables), f"{workdir}/checkpoints/{found.step}", size)
 
 

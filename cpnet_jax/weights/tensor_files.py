@@ -1,8 +1,10 @@
 """Files of tensors: safetensors, for which numpy is enough, and what torch.save writes."""
 
+import io
 import pickle
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,17 +51,24 @@ def write(path: Path, tensors: Mapping[str, Shaped[np.ndarray, "..."]], metadata
       metadata: for safetensors strings only.
 
     Raises:
-      UserError: on another suffix, or where torch is needed and not installed.
+      UserError: on another suffix, where torch is needed and not installed, or where the file cannot be written.
     """
     check_suffix(path)
-    with files.replacing(path) as temporary:
-        if path.suffix == SAFETENSORS:
-            # Not its save_file: what that writes nobody else may read.
-            temporary.write_bytes(save(dict(tensors), metadata=dict(metadata)))
-        else:
-            torch = _torch(path)
-            state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
-            torch.save({"meta": dict(metadata), "state_dict": state}, temporary)
+    # In memory first: a file that safetensors writes nobody else may read, and torch calls a full disk a RuntimeError.
+    if path.suffix == SAFETENSORS:
+        contents = save(dict(tensors), metadata=dict(metadata))
+    else:
+        torch, buffer = _torch(path), io.BytesIO()
+        state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
+        torch.save({"meta": dict(metadata), "state_dict": state}, buffer)
+        contents = buffer.getbuffer()
+    try:
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(contents)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or _first_sentence(error)}): see to that disk, or name another"
+        ) from error
 
 
 def check_suffix(path: Path) -> None:
@@ -70,16 +79,23 @@ def check_suffix(path: Path) -> None:
 
 def _read_safetensors(local: Path, path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
+        local.open("rb").close()  # safetensors says that a file is missing which only may not be read
         with safetensors.safe_open(local, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except safetensors.SafetensorError as error:
         raise _damaged(path, error) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except AttributeError as error:  # a dtype that safetensors looks for in numpy
+        raise _of_strange_kind(path, error) from error
 
 
 def _read_torch(local: Path, path: Path) -> dict[str, Any]:
     torch = _torch(path)
     try:
-        contents = torch.load(local, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # which are for whoever calls torch
+            warnings.simplefilter("ignore")
+            contents = torch.load(local, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" not in str(error):  # the instruction that names what to call
             raise _damaged(path, error) from error
@@ -87,18 +103,25 @@ def _read_torch(local: Path, path: Path) -> dict[str, Any]:
             f"{path} holds Python objects beside its tensors, and reading them would run code: save its state_dict "
             "alone, on a machine where you trust it (docs/weights.md says how)"
         ) from error
-    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError) as error:  # torch has none of its own
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:  # torch has none of its own
         raise _damaged(path, error) from error
     if not isinstance(contents, Mapping):
         raise UserError(f"{path} holds a {type(contents).__name__}, no tensors by name: save a state_dict")
-    return _to_numpy(contents, torch)
+    try:
+        return _to_numpy(contents, torch)
+    except TypeError as error:
+        raise _of_strange_kind(path, error) from error
 
 
 def _to_numpy(value: Any, torch: Any) -> Any:
+    """Tensors wherever they are in it. Raises TypeError on a quantised, a sparse one, an eight-bit float ..."""
     if isinstance(value, Mapping):
-        return {name: _to_numpy(entry, torch) for name, entry in value.items()}
+        return {str(name): _to_numpy(entry, torch) for name, entry in value.items()}
     if not isinstance(value, torch.Tensor):
         return value
+    value = value.detach()  # older files hold parameters
     if value.dtype == torch.bfloat16:  # which numpy has from elsewhere
         return value.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return value.numpy()
@@ -116,9 +139,23 @@ def _torch(path: Path) -> Any:
 
 def _damaged(path: Path, error: Exception) -> UserError:
     # The pickle's are a paragraph on how to run its code.
-    reason = "" if isinstance(error, pickle.UnpicklingError) else (str(error).splitlines() or [""])[0]
+    reason = "" if isinstance(error, pickle.UnpicklingError) else _first_sentence(error)
     said = ": ".join(filter(None, [type(error).__name__, reason]))
     return UserError(f"{path} is cut off, damaged or something else ({said}): fetch or copy it again")
+
+
+def _unreadable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be read ({error.strerror or _first_sentence(error)}): see to it, or name another")
+
+
+def _of_strange_kind(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} holds tensors of a kind that numpy has not ({_first_sentence(error)}): save them as dense float32 ones"
+    )
+
+
+def _first_sentence(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0].partition(". ")[0]
 
 
 @contextmanager

@@ -92,6 +92,26 @@ def test_half_precision_of_torch_is_cast_and_told(torch, save, state, capsys, na
     assert f"1 tensors are {name} and cast to float32" in capsys.readouterr().err
 
 
+def test_parameters_of_older_files_are_tensors(torch, save, state):
+    parameter = torch.nn.Parameter(state["conv1.weight"])
+    assert_read(save(state | {"conv1.weight": parameter}))
+
+
+def test_tensors_that_numpy_cannot_have_are_refused(torch, save, state, tmp_path):
+    kernel = state["conv1.weight"]
+    for strange in (kernel.to(torch.float8_e4m3fn), kernel.to_sparse(), kernel.to("meta")):
+        assert "holds tensors of a kind that numpy has not" in refusal(save(state | {"conv1.weight": strange}))
+    save_file({"weight": TENSORS["conv1.weight"].astype(ml_dtypes.float8_e4m3fn)}, tmp_path / "model.safetensors")
+    assert "holds tensors of a kind that numpy has not" in refusal(tmp_path / "model.safetensors")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(torch, tmp_path, name):
+    (tmp_path / name).touch(mode=0)
+    assert refusal(tmp_path / name).startswith(f"{tmp_path / name} cannot be read (Permission denied)")
+
+
 @pytest.mark.parametrize("kept", [4, 60, -100])
 def test_a_truncated_safetensors_file_is_refused(tmp_path, kept):
     path = tmp_path / "model.safetensors"
@@ -207,6 +227,20 @@ def test_what_the_hub_does_not_have_is_told(monkeypatch, error, said):
 
     monkeypatch.setattr(hub_library, "hf_hub_download", download)
     assert said in refusal("hf://timm/small")
+
+
+def test_a_hub_that_is_tried_again_and_again_says_so_once(monkeypatch, capsys, caplog):
+    library = pytest.importorskip("huggingface_hub")
+
+    def download(*, local_files_only=False, **_):
+        if not local_files_only:
+            library.logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 8s")
+        raise library.errors.LocalEntryNotFoundError("not there")
+
+    monkeypatch.setattr(library, "hf_hub_download", download)
+    assert "hf://timm/small is not in the cache and the hub cannot be reached" in refusal("hf://timm/small")
+    assert capsys.readouterr().err == "config.json of timm/small is not in the cache: asking the hub\n"
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("address", ["hf://", "hf://timm", "hf:///x/y"])

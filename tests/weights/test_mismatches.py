@@ -88,6 +88,24 @@ def test_all_that_does_not_fit_is_in_one_sentence():
     assert message.endswith("config.init.skip=('aux_head/classifier/.*','head/classifier/.*',)")
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (np.float32(np.nan), "has values that are no finite numbers"),
+        (np.float32(np.inf), "has values that are no finite numbers"),
+        (np.int8(1), "is of int8 and should be of float32"),
+        (np.complex64(1), "is of complex64 and should be of float32"),
+    ],
+    ids=str,
+)
+def test_values_that_no_weight_can_have(value, said):
+    tensors, like = small_cpnet()
+    name = "decode_head.conv_seg.bias"
+    tensors[name] = np.array([0, 1, 2, value], value.dtype)
+    assert f"({name} {said})" in refusal(weights.cpnet_variables, tensors, like)
+    weights.cpnet_variables(tensors, like=like, skip=["head/classifier/bias"])
+
+
 def test_hundreds_of_them_are_counted_and_not_listed():
     tensors = {f"{key}.x" if ".bn" in key else key: t for key, t in key_lists.tensors("v1c_resnet18").items()}
     tensors["layer1.0.bn1.weight"] = np.zeros(64, np.float32)

@@ -1,5 +1,6 @@
 """--mode=convert, there and back through a workdir and through files."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.load import restore
 from cpnet_jax.training.checkpoint import Checkpoints
+from cpnet_jax.weights import tensor_files
 from cpnet_jax.weights.mode import convert
 
 CROP = (16, 24)
@@ -131,6 +133,27 @@ def test_weights_of_another_network_leave_no_workdir(converted, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_disk_that_takes_no_more_is_told_and_leaves_nothing(tmp_path, monkeypatch, suffix):
+    if suffix == "pth":
+        pytest.importorskip("torch", reason="torch writes its own files")
+
+    def write_a_part(path, contents):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_a_part)
+    with pytest.raises(UserError, match=rf"out\.{suffix} cannot be written \(No space left on device\)"):
+        tensor_files.write(tmp_path / f"out.{suffix}", {"a": np.zeros(3, np.float32)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_a_folder_is_refused(converted, tmp_path):
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(UserError, match=r"folder\.pth is a folder: name a file"):
+        run(converted[0], output=tmp_path / "folder.pth")
+
+
 def test_from_file_to_file_only_the_first_convolution_changes(converted, tensors, tmp_path):
     path = tmp_path / "rgb.safetensors"
     run(converted[0], output=path, order="bgr", std=(1.0, 1.0, 1.0))
@@ -189,8 +212,11 @@ def test_arguments_that_cannot_be_are_refused(converted, arguments, said, tmp_pa
     ("given", "said"),
     [
         ([], "--weights is missing"),
+        (["--weights="], "--weights is missing"),
+        (["--weights=x.pth", "--checkpoint=best"], "--checkpoint is given with --weights"),
         (["--weights_order=bgr"], "--weights_order is given without --weights"),
         (["--weights=x.pth", "--weights_mean=1,2"], "--weights_mean=1,2: give three numbers"),
+        (["--weights=x.pth", "--weights_std=nan,1,1"], "--weights_std=nan,1,1: give three numbers"),
     ],
     ids=str,
 )

@@ -79,3 +79,23 @@ def test_a_file_that_says_nothing_is_taken_for_imagenets(tmp_path, card):
 def test_timms_numbers_of_imagenet_are_ours():
     card = {"pretrained_cfg": {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}}
     assert pixels.described({}, card) == Pixels()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"mean": ""}, {"mean": "[1,2]"}, {"mean": '["a","b","c"]'}, {"std": "[0,1,1]"}, {"std": "[NaN,1,1]"}, {"std": "3"}]
+    + [{"channel_order": "grb"}],
+    ids=str,
+)
+def test_metadata_that_cannot_be_are_refused(tmp_path, wrong):
+    path = tmp_path / "model.safetensors"
+    save_file({"conv1.weight": KERNEL.astype(np.float32)}, path, OURS.as_metadata() | wrong)
+    with pytest.raises(UserError, match=r"model\.safetensors: its metadata cannot be right about the images"):
+        weights.load(str(path))
+
+
+@pytest.mark.parametrize("numbers", ["abc", [0.5, 0.5], [0.0, 0.5, 0.5]], ids=str)
+def test_a_card_that_cannot_be_is_refused(numbers):
+    card = {"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": numbers}}
+    with pytest.raises(UserError, match=r"m\.pth: the config\.json beside it cannot be right"):
+        pixels.described({}, card, "m.pth")

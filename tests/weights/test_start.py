@@ -140,6 +140,17 @@ def test_a_skip_that_matches_nothing_is_refused(workdir):
         start(checkpoint=str(workdir), skip=("hed/.*",))
 
 
+def test_a_skip_that_leaves_nothing_to_take_is_refused(workdir):
+    with pytest.raises(UserError, match=r"skip leaves nothing .*, or leave config\.init\.checkpoint empty$"):
+        start(checkpoint=str(workdir), skip=(".*",))
+
+
+def test_a_workdir_says_its_own_prior_size(workdir):
+    start(checkpoint=str(workdir), saved_prior_size=(4, 6))
+    with pytest.raises(UserError, match=r"prior_size is \(6, 4\), and .* was trained with \(4, 6\): leave it empty"):
+        start(checkpoint=str(workdir), saved_prior_size=(6, 4))
+
+
 def test_another_crops_prior_is_resized_and_that_is_said(workdir):
     config = make_config(crop=(64, 40))
     _, variables, lines = start(config, checkpoint=str(workdir))
@@ -268,6 +279,7 @@ def test_a_resumed_run_does_not_read_what_it_started_from(workdir, capsys):
         ("init.skip", ("(",), "no regular expression"),
         ("init.prior_size", (60,), "height and width"),
         ("init.prior_size", (0, 60), "height and width"),
+        ("init.prior_size", (60, 60), "no network is read that has a context prior"),
         ("finetune.freeze", ("*",), "no regular expression"),
         ("finetune.norms_in_eval_mode", ("[",), "no regular expression"),
         ("finetune.lr_multipliers", ("backbone/.*", 0.1), "pairs of a pattern and a positive factor"),
