@@ -4,7 +4,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,18 @@ class Weights:
     source: what was asked for, for messages.
     tensors: by the source's own names; floating ones float32.
     pixels: the images they expect.
-    trained_here: whether the file is a workdir's network, by --mode=convert.
+    metadata: what else the source says, as far as it is text.
     """
 
     source: str
     tensors: dict[str, Shaped[np.ndarray, "..."]]
     pixels: Pixels
-    trained_here: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether it is a workdir's network, by --mode=convert."""
+        return ORIGIN in self.metadata
 
 
 def read(source: str) -> dict[str, Shaped[np.ndarray, "..."]]:
@@ -64,7 +69,8 @@ def load(source: str) -> Weights:
     contents, metadata = tensor_files.read(path)
     tensors = _without_prefixes(_unwrapped(contents, source))
     expected = pixels.described(metadata, _card(card), source)
-    return Weights(source, _as_float32(tensors, source), expected, trained_here=ORIGIN in metadata)
+    told = {name: value for name, value in metadata.items() if isinstance(value, str)}
+    return Weights(source, _as_float32(tensors, source), expected, told)
 
 
 def _unwrapped(contents: Mapping[str, Any], source: str) -> dict[str, Shaped[np.ndarray, "..."]]:

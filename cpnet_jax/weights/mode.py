@@ -62,7 +62,7 @@ def convert(
         configuration.check(config)
     weights = _for_images(load(source), pixels, _pixels(config) if config else Pixels())
     if output:
-        tensor_files.write(output, weights.tensors, _metadata(weights.pixels))
+        tensor_files.write(output, weights.tensors, weights.metadata | _metadata(weights.pixels))
         print(f"{output}: {len(weights.tensors)} tensors by their own names, for {weights.pixels}.")
     else:
         _to_workdir(weights, config, workdir or Path(f"runs/{config.name}"))

@@ -5,14 +5,15 @@ import os
 import pickle
 import sys
 
+import huggingface_hub
 import ml_dtypes
 import numpy as np
 import pytest
+from huggingface_hub import constants, errors
 from safetensors.numpy import save_file
 
 from cpnet_jax import weights
 from cpnet_jax.errors import UserError
-from cpnet_jax.weights import hub
 
 TENSORS = {
     "conv1.weight": np.random.default_rng(0).normal(size=(4, 3, 7, 7)).astype(np.float32),
@@ -173,7 +174,6 @@ def test_what_is_no_file_of_tensors_is_refused(save, tmp_path):
 @pytest.fixture
 def offline_hub(tmp_path, monkeypatch):
     """A hub that cannot be reached, and a cache."""
-    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
@@ -216,8 +216,6 @@ def test_offline_one_sentence_names_the_file_to_fetch(offline_hub):
     [("RemoteEntryNotFoundError", "has no model.safetensors: name the file"), ("RepositoryNotFoundError", "cannot be")],
 )
 def test_what_the_hub_does_not_have_is_told(monkeypatch, error, said):
-    hub_library = pytest.importorskip("huggingface_hub")
-    errors = pytest.importorskip("huggingface_hub.errors")
 
     def download(*, local_files_only=False, **_):
         if local_files_only:
@@ -225,19 +223,17 @@ def test_what_the_hub_does_not_have_is_told(monkeypatch, error, said):
         kind = getattr(errors, error)
         raise kind.__new__(kind)  # its constructor wants a server's answer
 
-    monkeypatch.setattr(hub_library, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert said in refusal("hf://timm/small")
 
 
 def test_a_hub_that_is_tried_again_and_again_says_so_once(monkeypatch, capsys, caplog):
-    library = pytest.importorskip("huggingface_hub")
-
     def download(*, local_files_only=False, **_):
         if not local_files_only:
-            library.logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 8s")
-        raise library.errors.LocalEntryNotFoundError("not there")
+            huggingface_hub.logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 8s")
+        raise errors.LocalEntryNotFoundError("not there")
 
-    monkeypatch.setattr(library, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert "hf://timm/small is not in the cache and the hub cannot be reached" in refusal("hf://timm/small")
     assert capsys.readouterr().err == "config.json of timm/small is not in the cache: asking the hub\n"
     assert not caplog.records
@@ -246,8 +242,3 @@ def test_a_hub_that_is_tried_again_and_again_says_so_once(monkeypatch, capsys, c
 @pytest.mark.parametrize("address", ["hf://", "hf://timm", "hf:///x/y"])
 def test_an_address_that_is_none_is_refused(address):
     assert "write hf://ORG/MODEL" in refusal(address)
-
-
-def test_without_huggingface_hub_the_extra_to_install_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    assert "pip install 'cpnet-jax[hub]'" in refusal(f"{hub.PREFIX}timm/small")

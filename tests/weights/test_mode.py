@@ -164,6 +164,8 @@ def test_from_file_to_file_only_the_first_convolution_changes(converted, tensors
     # What was adapted once is not adapted again.
     run(path, output=tmp_path / "again.safetensors")
     assert_same(load_file(tmp_path / "again.safetensors"), found)
+    with safe_open(tmp_path / "again.safetensors", framework="np") as file:
+        assert file.metadata()["experiment"] == "lake", "what the first file says is not lost"
 
 
 def test_another_mean_is_refused_until_the_config_has_it(converted, tmp_path):
