@@ -7,7 +7,7 @@ TORCH ?= 1
 JOBS ?= 2
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-layouts test-faults test-parity lint compare clean
+.PHONY: quickstart test test-layouts test-faults test-parity lint bench compare clean
 
 quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, draw predictions.
 	$(BIN)/python main.py --config=configs/quickstart.py
@@ -27,6 +27,10 @@ test-faults: $(VENV)/.ready-test-0  ## Break runs in every way they break on pod
 lint: $(VENV)/.ready-test-$(TORCH)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+bench: $(VENV)/.ready-test-1  ## Against PyTorch: the context prior and a training step; half an hour.
+	$(BIN)/python benchmarks/context_prior.py
+	$(BIN)/python benchmarks/train_step.py
 
 compare: $(VENV)/.ready  ## With and without the context prior, three seeds each.
 	$(BIN)/python benchmarks/context_prior_margin.py

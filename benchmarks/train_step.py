@@ -171,7 +171,6 @@ def peak_memory(name: str) -> int:
 
 def work(arguments: argparse.Namespace) -> None:
     """One side: does as many steps as each line of standard input says, and answers with a line."""
-    sys.path.append(str(ROOT / "tests"))
     run = RUNS[arguments.side](get_config(arguments), Path(arguments.parameters))
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -286,6 +285,7 @@ def main() -> None:
     parser.add_argument("--side", choices=RUNS, help=argparse.SUPPRESS)
     parser.add_argument("--parameters", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    sys.path += [str(ROOT), str(ROOT / "tests")]  # the configs, and the peer
     if arguments.side:
         work(arguments)
         return
