@@ -18,7 +18,7 @@ test: $(VENV)/.ready-test-$(TORCH) lint  ## Run the tests.
 test-layouts: $(VENV)/.ready-test-0  ## The same numbers on any number of devices and processes; two minutes.
 	$(BIN)/python -m pytest -m long tests/multihost
 
-test-parity: $(VENV)/.ready-test-1  ## Networks of every kind against PyTorch's, to the last digits; two minutes.
+test-parity: $(VENV)/.ready-test-1  ## Networks of every kind against PyTorch's, to the last digits; a minute.
 	$(BIN)/python -m pytest -s -m long tests/parity
 
 test-faults: $(VENV)/.ready-test-0  ## Break runs in every way they break on pods; a quarter of an hour.
