@@ -89,6 +89,7 @@ def ours(inputs: dict[str, np.ndarray], way: str, block_rows: int) -> Run:
 def theirs(inputs: dict[str, np.ndarray], way: str) -> Run:
     import torch
     import torch.nn.functional as F
+    from torch_losses import affinity_loss
 
     images, positions, channels = inputs["features"].shape
     features = torch.tensor(inputs["features"]).transpose(1, 2).reshape(images, channels, positions, 1)
@@ -98,10 +99,6 @@ def theirs(inputs: dict[str, np.ndarray], way: str) -> Run:
     norm = torch.nn.BatchNorm2d(positions)
     labels = torch.tensor(inputs["labels"]).long()
 
-    def unit_entropy(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
-        ratio = numerator / denominator.masked_fill(denominator <= 0, 1)
-        return F.binary_cross_entropy(ratio, torch.ones_like(ratio))
-
     def loss() -> torch.Tensor:
         prior = torch.sigmoid(norm(conv(features))).reshape(images, positions, positions).transpose(1, 2)
         values = features.reshape(images, channels, positions).transpose(1, 2)
@@ -110,13 +107,7 @@ def theirs(inputs: dict[str, np.ndarray], way: str) -> Run:
 
         one_hot = F.one_hot(labels, CLASSES).float()
         ideal = torch.bmm(one_hot, one_hot.transpose(1, 2))
-        other = 1 - ideal
-        off_diagonal = ideal * (1 - torch.eye(positions))
-        hits = (off_diagonal * prior).sum(dim=2)
-        affinity = F.binary_cross_entropy(prior, ideal)
-        affinity = affinity + unit_entropy(hits, prior.sum(dim=2)) + unit_entropy(hits, off_diagonal.sum(dim=2))
-        affinity = affinity + unit_entropy((other * (1 - prior)).sum(dim=2), other.sum(dim=2))
-        return affinity + intra.square().mean() + inter.square().mean()
+        return affinity_loss(prior, ideal) + intra.square().mean() + inter.square().mean()
 
     forward = torch.compile(loss) if way == "compiled" else loss
 
