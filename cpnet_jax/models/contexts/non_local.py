@@ -1,10 +1,10 @@
 """The non-local block (Wang et al., CVPR 2018): every position looks at every other one."""
 
+import math
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -28,9 +28,12 @@ class NonLocalBlock(nn.Module):
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         embedding = partial(nn.Conv, self.channels, (1, 1), kernel_init=small_normal, dtype=self.dtype)
-        # With an axis of one attention head.
-        theta, phi, g = (embedding(name=name)(x).reshape(b, h * w, 1, self.channels) for name in ("theta", "phi", "g"))
-        y = jax.nn.dot_product_attention(theta, phi, g).reshape(b, h, w, self.channels)
+        theta, phi, g = (embedding(name=name)(x).reshape(b, h * w, self.channels) for name in ("theta", "phi", "g"))
+        full = jnp.promote_types(x.dtype, jnp.float32)
+        logits = jnp.einsum("bnd,bmd->bnm", theta, phi, preferred_element_type=full) / math.sqrt(self.channels)
+        # Not jax.nn.dot_product_attention, which computes in float32 what is float64.
+        weights = nn.softmax(logits).astype(g.dtype)
+        y = jnp.einsum("bnm,bmd->bnd", weights, g).reshape(b, h, w, self.channels)
         zeros = nn.initializers.zeros
         return x + ConvBN(c, (1, 1), relu=False, scale_init=zeros, dtype=self.dtype, name="out")(y, train=train)
 
