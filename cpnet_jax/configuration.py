@@ -59,6 +59,23 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     "trained_on.weights",
 }
 
+# Fields that came when there were checkpoints already, with what was done without them.
+ADDED = {
+    "model": {
+        "context": "none",
+        "pool_sizes": [1, 2, 3, 6],
+        "aspp_dilations": [12, 24, 36],
+        "aggregation": True,
+        "prior_contexts": "both",
+        "divide_by_n": True,
+        "multi_grid": [],
+        "prior_impl": "blocks",
+        "prior_block_rows": 256,
+        "dilation_impl": "plain",
+        "remat": "none",
+    },
+}
+
 # Duration in epochs -> the same in steps.
 EPOCHS = {
     "total_epochs": "total_steps",
@@ -266,6 +283,11 @@ def as_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def completed(saved: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint's config with the fields that came after it."""
+    return saved | {part: fields | saved[part] for part, fields in ADDED.items()}
+
+
 def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: Path) -> None:
     """Raises UserError where a workdir's run differs in what decides the result.
 
@@ -273,7 +295,7 @@ def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: Path) -
       ours, saved: descriptions of runs, see `Experiment.description`.
       workdir: of the saved one.
     """
-    ours, theirs = _flat(ours), _flat(saved)
+    ours, theirs = _flat(ours), _flat(completed(saved))
     free = FREE_ON_RESUME | (UNKNOWN_TO_CONVERTED if "trained_on.weights" in theirs else set())
     differences = [
         f"{field} is {theirs.get(field)!r} there and {ours.get(field)!r} here"
