@@ -9,6 +9,7 @@ import pytest
 import random_weights
 from flax.traverse_util import flatten_dict
 
+from cpnet_jax import losses
 from cpnet_jax.models import CPNet, PriorFactors, ResNet
 from cpnet_jax.models.context_prior import ContextPrior
 from cpnet_jax.models.contexts import CONTEXTS
@@ -16,6 +17,8 @@ from cpnet_jax.models.layers import ConvBN
 
 GRID, FAN_IN, CHANNELS = (3, 5), 7, 6
 N = GRID[0] * GRID[1]
+# Code that runs once need not be optimised.
+IN_A_HURRY = {"compiler_options": {"xla_backend_optimization_level": 0}}
 
 
 def shapes(model, x, **options):
@@ -158,6 +161,27 @@ def test_without_aggregation_the_prior_sees_the_reduction_alone(features):
     np.testing.assert_allclose(prior.features, reduced.reshape(2, N, CHANNELS), rtol=1e-6)
 
 
+@pytest.mark.parametrize("contexts", ["intra", "inter"])
+def test_by_blocks_and_all_at_once_are_the_same_with_every_switch_thrown(features, contexts):
+    """Values and gradients, in one pass with the sums of the affinity loss."""
+    options = {"contexts": contexts, "divide_by_n": False, "aggregation": False}
+    variables = random_weights.draw(shapes(layer(**options), features))
+    targets = losses.AffinityTargets(jnp.asarray(np.random.default_rng(1).integers(0, 3, (2, N))))
+
+    def run(block_rows):
+        def scalar(features):
+            module = layer(**options, block_rows=block_rows)
+            *found, prior = module.apply(variables, features, train=False, targets=targets)
+            found = [y for y in found if y is not None]
+            return sum((y**2).sum() for y in found) + prior.known[1].predicted.sum(), found
+
+        return jax.jit(jax.grad(scalar, has_aux=True), **IN_A_HURRY)(features)
+
+    blocks, dense = run(4), run(None)
+    assert len(dense[1]) == 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max()), blocks, dense)
+
+
 # The backbone's
 
 
@@ -188,9 +212,8 @@ def test_multi_grid_by_sub_images_is_the_same_network():
     plain = ResNet(depth=18, multi_grid=(3, 4))
     images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 32, 3)), jnp.float32)
     variables = random_weights.draw(shapes(plain, images))
-    run = {"compiler_options": {"xla_backend_optimization_level": 0}}
     ours, theirs = (
-        jax.jit(lambda model=model: model.apply(variables, images, train=False)[1], **run)()
+        jax.jit(lambda model=model: model.apply(variables, images, train=False)[1], **IN_A_HURRY)()
         for model in (plain.clone(dilation_impl="space_to_batch"), plain)
     )
     np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())
