@@ -61,9 +61,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = model = ml_collections.ConfigDict()
     model.depth = 50  # ResNet-18, 34, 50 or 101
     model.stem = "deep"  # "deep": three 3x3 convolutions (the release); "classic": one 7x7
-    model.context_prior = True  # False: whatever `context` makes of the network, without the prior
-    # "none": the paper's network or, without context prior, its dilated FCN; "psp", "aspp" and "non_local": a PSPNet, a
-    # DeepLabV3 and a non-local network or, with it, their features in place of the aggregated ones.
+    model.context_prior = True  # False: the network that `context` names, the dilated FCN where that is "none"
+    # "psp" (of PSPNet), "aspp" (of DeepLabV3) or "non_local"; together with the context prior, in place of the
+    # Aggregation Module. See docs/extending.md.
     model.context = "none"
     model.pool_sizes = (1, 2, 3, 6)  # of "psp": sides of its grids
     model.aspp_dilations = (12, 24, 36)  # of "aspp"; small crops want smaller ones
