@@ -54,6 +54,12 @@ def test_every_dataset_has_a_builder_of_its_name(name):
     assert builders.BUILDERS[name].DATASET is catalog.get(name)
 
 
+def test_what_came_after_the_first_checkpoints_is_by_default_what_was_done_before():
+    defaults = configuration.as_dict(load("default"))
+    for part, fields in configuration.ADDED.items():
+        assert fields == {field: defaults[part][field] for field in fields}
+
+
 def test_defaults_are_the_papers():
     config = load("default")
     assert config.data.scales == (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
@@ -96,6 +102,13 @@ def test_defaults_are_the_papers():
         ("model.prior_block_rows", 0, "at least 1"),
         ("loss.ignored", "drop", "one of"),
         ("model.aggregation_kernel", 10, "odd"),
+        ("model.context", "pyramid", "one of"),
+        ("model.prior_contexts", "none", "one of"),
+        ("model.multi_grid", (1, 2), "3 blocks in the last stage of a ResNet-50"),
+        ("model.multi_grid", (1, 2, 0), "positive whole number"),
+        ("model.pool_sizes", (), "one or more positive"),
+        ("model.pool_sizes", (1, 2.5), "one or more positive"),
+        ("model.aspp_dilations", (0, 12), "one or more positive"),
         ("optimizer.accumulate", 3, "multiple of"),
         ("optimizer.skip_nonfinite", -1, "between 0"),
         ("data.on_error", "ignore", "one of"),
@@ -112,6 +125,15 @@ def test_a_value_that_cannot_work_is_refused_by_its_field(field, value, said):
     with pytest.raises(UserError, match=said) as error:
         configuration.check(config)
     assert f"config.{field}" in str(error.value)
+
+
+def test_the_contexts_own_fields_reach_it():
+    config = load("default")
+    config.model.pool_sizes, config.model.aspp_dilations = (1, 2), (3, 4, 5)
+    found = {}
+    for config.model.context in ("none", "psp", "aspp", "non_local"):
+        found[config.model.context] = dict(build.make_model(config).context_options)
+    assert found == {"none": {}, "psp": {"pool_sizes": (1, 2)}, "aspp": {"dilations": (3, 4, 5)}, "non_local": {}}
 
 
 def test_epochs_become_steps():

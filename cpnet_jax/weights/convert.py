@@ -60,11 +60,12 @@ def cpnet_variables(
 ) -> Variables:
     """Variables of a whole CPNet from one of the authors' code on mmsegmentation (0.x or 1.x).
 
-    A `like` without context prior is filled from mmsegmentation's FCNHead, which that network is. For the arguments,
-    what is returned and what is raised, see `backbone_variables`.
+    A `like` without context prior is filled from the head of mmsegmentation's that its network has: FCNHead or, with a
+    context module, PSPHead, ASPPHead or NLHead. For the arguments, what is returned and what is raised, see
+    `backbone_variables`.
     """
     wanted = _flat(like)
-    layout = _whole(wanted)
+    layout = layouts.mmsegmentation(wanted)
     if not any(key.startswith("decode_head.") for key in tensors):
         raise UserError(f"{name} holds {in_words(tensors)}: name a whole CPNet in the layout of mmsegmentation")
     kind = resnet_kind(_without(layouts.BACKBONE, tensors))
@@ -83,7 +84,7 @@ def cpnet_tensors(variables: Variables, *, batches_tracked: int) -> dict[str, Sh
         momentum is None.
     """
     flat = _flat(variables)
-    return to_tensors(flat, _whole(flat), batches_tracked=batches_tracked)
+    return to_tensors(flat, layouts.mmsegmentation(flat), batches_tracked=batches_tracked)
 
 
 def to_tensors(
@@ -193,12 +194,6 @@ def _kind_of(wanted: Iterable[str], layout: Layout, prefix: str = "") -> ResNetK
 
 def _without(prefix: str, keys: Iterable[str]) -> list[str]:
     return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
-
-
-def _whole(flat: Mapping[str, Any]) -> Layout:
-    return layouts.mmsegmentation(
-        deep_stem="params/backbone/stem2/conv/kernel" in flat, context_prior="params/context/prior/kernel" in flat
-    )
 
 
 def _flat(variables: Variables) -> dict[str, Any]:

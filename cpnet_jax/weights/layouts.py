@@ -3,6 +3,8 @@
 Everything that is known about somebody else's names is here.
 """
 
+from collections.abc import Collection
+
 from cpnet_jax.weights.rules import Counter, Layout, Row, Rule, Unused
 
 Rows = tuple[Row, ...]
@@ -96,8 +98,33 @@ CONTEXT_HEAD = (
     *conv_norm("decode_head.inter_conv", "context/inter"),
     *conv_norm("decode_head.bottleneck", "head/conv"),
 )
-# mmsegmentation's FCNHead with num_convs=1 and concat_input=False: what a CPNet without its context prior is.
+# mmsegmentation's: what a CPNet without its context prior is. FCNHead with num_convs=1 and concat_input=False.
 FCN_HEAD = conv_norm("decode_head.convs.0", "head/conv")
+PSP_HEAD = (
+    *conv_norm("decode_head.psp_modules.{n}.1", "context_module/pool{n}"),
+    *conv_norm("decode_head.bottleneck", "head/conv"),
+)
+ASPP_HEAD = (
+    *conv_norm("decode_head.image_pool.1", "context_module/image_pool"),
+    *conv_norm("decode_head.aspp_modules.{n}", "context_module/branch{n}"),
+    *conv_norm("decode_head.bottleneck", "head/conv"),
+)
+NL_HEAD = (
+    *conv_norm("decode_head.convs.0", "context_module/reduce"),
+    *conv_bias("decode_head.nl_block.theta.conv", "context_module/block/theta"),
+    *conv_bias("decode_head.nl_block.phi.conv", "context_module/block/phi"),
+    *conv_bias("decode_head.nl_block.g.conv", "context_module/block/g"),
+    *conv_norm("decode_head.nl_block.conv_out", "context_module/block/out"),
+    *conv_norm("decode_head.convs.1", "context_module/conv"),
+    *conv_norm("decode_head.conv_cat", "head/conv"),
+)
+# Each by a variable that only networks with such a head have.
+HEADS = {
+    "params/context/prior/kernel": CONTEXT_HEAD,
+    "params/context_module/pool0/conv/kernel": PSP_HEAD,
+    "params/context_module/image_pool/conv/kernel": ASPP_HEAD,
+    "params/context_module/block/theta/kernel": NL_HEAD,
+}
 CLASSIFIERS = (
     *conv_bias("decode_head.conv_seg", "head/classifier"),
     *conv_norm("auxiliary_head.convs.0", "aux_head/conv"),
@@ -106,8 +133,8 @@ CLASSIFIERS = (
 BACKBONE = "backbone."
 
 
-def mmsegmentation(*, deep_stem: bool, context_prior: bool) -> Layout:
-    """Of a whole network, the same in the versions 0.x and 1.x."""
-    stem = v1c_stem(BACKBONE) if deep_stem else classic_stem(BACKBONE)
-    head = CONTEXT_HEAD if context_prior else FCN_HEAD
+def mmsegmentation(paths: Collection[str]) -> Layout:
+    """Of a whole network that has these variables ("params/head/conv/conv/kernel"), in the versions 0.x and 1.x."""
+    stem = v1c_stem(BACKBONE) if "params/backbone/stem2/conv/kernel" in paths else classic_stem(BACKBONE)
+    head = next((head for mark, head in HEADS.items() if mark in paths), FCN_HEAD)
     return Layout("CPNet on mmsegmentation", (*stem, *blocks(BACKBONE), *head, *CLASSIFIERS))

@@ -20,6 +20,7 @@ from cpnet_jax.training.workdir_lock import locked
 from cpnet_jax.weights import tensor_files
 from cpnet_jax.weights.convert import cpnet_tensors, cpnet_variables
 from cpnet_jax.weights.dilation import check_dilation, warning
+from cpnet_jax.weights.expressible import check_expressible, note
 from cpnet_jax.weights.load import ORIGIN, Weights, load
 from cpnet_jax.weights.pixels import Pixels, adapt
 
@@ -83,6 +84,7 @@ def _pixels(config: ml_collections.ConfigDict) -> Pixels:
 
 
 def _to_workdir(weights: Weights, config: ml_collections.ConfigDict, workdir: Path) -> None:
+    check_expressible(config.model)
     check_dilation(weights)
     dataset = build.make_dataset(config)
     configuration.resolve_classes(config, dataset)
@@ -119,10 +121,12 @@ def _description(config: ml_collections.ConfigDict, dataset: Dataset, source: st
 
 def _to_file(workdir: Path, output: Path | None, checkpoint: str | int) -> None:
     found = restore(workdir, sharding.make_mesh(), checkpoint)
+    check_expressible(found.config.model)
     path = output or workdir / f"{found.config.name}{tensor_files.SAFETENSORS}"
     tensors = cpnet_tensors(jax.device_get(found.variables), batches_tracked=found.step)
-    if said := warning(tensors, str(path)):
-        print(said, file=sys.stderr, flush=True)
+    for said in (warning(tensors, str(path)), note(found.config.model, str(path))):
+        if said:
+            print(said, file=sys.stderr, flush=True)
     pixels = _pixels(found.config)
     metadata = _metadata(pixels) | _origin(found)
     tensor_files.write(path, tensors, metadata if path.suffix == tensor_files.SAFETENSORS else metadata | _meta(found))

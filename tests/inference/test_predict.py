@@ -150,6 +150,23 @@ def test_older_workdirs_are_resumed_although_they_know_no_colours(workdir):
         configuration.check_same_run(ours, theirs, workdir)
 
 
+def test_workdirs_older_than_some_fields_are_read_and_resumed(workdir, tmp_path):
+    def forget(config):
+        for part, fields in configuration.ADDED.items():
+            for field in fields:
+                del config[part][field]
+
+    older = change_config(workdir, tmp_path / "older", forget)
+    assert from_workdir(older, sharding.make_mesh()).origin["step"] == 7
+    with Checkpoints(workdir / "checkpoints") as new, Checkpoints(older / "checkpoints", read_only=True) as old:
+        ours, theirs = new.config(7), old.config(7)
+    assert "context" in ours["model"] and "context" not in theirs["model"]
+    configuration.check_same_run(ours, theirs, older)
+    ours["model"]["context"] = "psp"
+    with pytest.raises(UserError, match=r"config.model.context is 'none' there and 'psp' here"):
+        configuration.check_same_run(ours, theirs, older)
+
+
 def test_a_workdir_without_a_usable_checkpoint_is_refused(workdir, tmp_path):
     mesh = sharding.make_mesh()
     with pytest.raises(UserError, match="holds no checkpoints"):

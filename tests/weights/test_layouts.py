@@ -59,7 +59,18 @@ def test_the_authors_cpnet_there_and_back_is_the_same_bit_for_bit(name, depth):
     assert_same_tensors(weights.cpnet_tensors(variables, batches_tracked=90_000), tensors)
 
 
-@pytest.mark.parametrize("attributes", [{"stem": "classic"}, {"context_prior": False}, {"aux_channels": 0}], ids=str)
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"stem": "classic"},
+        {"context_prior": False},
+        {"aux_channels": 0},
+        {"context": "psp", "context_prior": False},
+        {"context": "aspp", "context_prior": False},
+        {"context": "non_local", "context_prior": False},
+    ],
+    ids=str,
+)
 def test_other_cpnets_here_and_back_are_the_same_bit_for_bit(attributes):
     like = key_lists.cpnet(18, prior_size=(2, 3), num_classes=4, **attributes)
     rng = np.random.default_rng(0)
@@ -67,6 +78,20 @@ def test_other_cpnets_here_and_back_are_the_same_bit_for_bit(attributes):
     tensors = weights.cpnet_tensors(variables, batches_tracked=5)
     back = weights.cpnet_variables(tensors, like=like)
     assert jax.tree.all(jax.tree.map(np.array_equal, back, variables))
+
+
+@pytest.mark.parametrize("context", ["psp", "aspp", "non_local"])
+def test_the_heads_of_mmsegmentation_have_its_names_and_shapes(context):
+    pytest.importorskip("torch", reason="its modules say what their tensors are called")
+    from parity import torch_contexts
+
+    heads = {"psp": torch_contexts.PSPHead, "aspp": torch_contexts.ASPPHead, "non_local": torch_contexts.NLHead}
+    like = key_lists.cpnet(18, prior_size=(2, 3), num_classes=4, channels=8, context=context, context_prior=False)
+    ours = weights.cpnet_tensors(jax.tree.map(lambda leaf: np.zeros(leaf.shape), like), batches_tracked=5)
+    prefix = "decode_head."
+    found = {key.removeprefix(prefix): tensor.shape for key, tensor in ours.items() if key.startswith(prefix)}
+    theirs = heads[context](512, 8, 4).state_dict()
+    assert found == {key: tuple(tensor.shape) for key, tensor in theirs.items()}
 
 
 def test_kernels_are_turned_and_the_two_orders_of_the_pair_are_told_apart():

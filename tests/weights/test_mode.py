@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -19,8 +20,10 @@ from cpnet_jax import flags as network_flags
 from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.load import restore
+from cpnet_jax.training import checksums
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.weights import tensor_files
+from cpnet_jax.weights.expressible import check_expressible
 from cpnet_jax.weights.mode import convert
 
 CROP = (16, 24)
@@ -117,6 +120,48 @@ def test_the_workdir_predicts_and_is_evaluated_with_the_data_it_has_not_seen(con
     ours["model"]["dropout"] = 0.5
     with pytest.raises(UserError, match=r"config.model.dropout"):
         configuration.check_same_run(ours, saved, workdir)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"context": "psp"}, "config.model.context is 'psp'.*with context prior.*'none'"),
+        ({"context": "strips", "context_prior": False}, "config.model.context is 'strips'.*without context prior"),
+        ({"aggregation": False}, "config.model.aggregation is False"),
+        ({"prior_contexts": "intra"}, "config.model.prior_contexts is 'intra'"),
+        ({"divide_by_n": False}, "config.model.divide_by_n is False"),
+    ],
+    ids=str,
+)
+def test_a_network_that_there_is_not_in_pytorch_is_refused(fields, said):
+    model = config().model
+    model.update(fields)
+    with pytest.raises(UserError, match=said):
+        check_expressible(model)
+
+
+def copy_with(workdir, copy, **fields):
+    """The workdir with other fields in its checkpoint's config.model."""
+    shutil.copytree(workdir, copy)
+    path = copy / "checkpoints" / "0" / "config" / "metadata"
+    saved = json.loads(path.read_text())
+    saved["model"] |= fields
+    path.write_text(json.dumps(saved))
+    (copy / "checkpoints" / "0" / checksums.NAME).unlink()
+    return copy
+
+
+def test_tensors_do_not_hide_that_the_network_is_another(converted, tmp_path, capsys):
+    """Division and dilation are in no tensor: the one has no place there, the other has to be said."""
+    source, workdir = converted
+    changed = config()
+    changed.model.divide_by_n = False
+    with pytest.raises(UserError, match="divide_by_n"):
+        run(source, config=changed, workdir=tmp_path / "in")
+    with pytest.raises(UserError, match="divide_by_n"):
+        run(workdir=copy_with(workdir, tmp_path / "out", divide_by_n=False))
+    run(workdir=copy_with(workdir, tmp_path / "grid", multi_grid=[1, 2]))
+    assert "needs multi_grid=(2, 8) in the backbone" in capsys.readouterr().err
 
 
 def test_a_workdir_that_holds_checkpoints_is_left_as_it_is(converted):
