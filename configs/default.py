@@ -61,10 +61,21 @@ def get_config() -> ml_collections.ConfigDict:
     config.model = model = ml_collections.ConfigDict()
     model.depth = 50  # ResNet-18, 34, 50 or 101
     model.stem = "deep"  # "deep": three 3x3 convolutions (the release); "classic": one 7x7
-    model.context_prior = True  # False: the dilated FCN of the paper's ablation
+    model.context_prior = True  # False: whatever `context` makes of the network, without the prior
+    # "none": the paper's network or, without context prior, its dilated FCN; "psp", "aspp" and "non_local": a PSPNet, a
+    # DeepLabV3 and a non-local network or, with it, their features in place of the aggregated ones.
+    model.context = "none"
+    model.pool_sizes = (1, 2, 3, 6)  # of "psp": sides of its grids
+    model.aspp_dilations = (12, 24, 36)  # of "aspp"; small crops want smaller ones
     model.channels = 512  # of the head, the aggregation and the contexts
     model.aux_channels = 256  # of the auxiliary head; 0: none
-    model.aggregation_kernel = 11
+    # Of the context prior, without which they count for nothing; the first two only where context is "none".
+    model.aggregation = True  # False: only its 3x3 reduction
+    model.aggregation_kernel = 11  # odd; the paper compares 3, 5, 7, 11 and 15
+    model.prior_contexts = "both"  # that the head sees: "intra", "inter" or both
+    model.divide_by_n = True  # the contexts, by the number of positions, as the release; False: the paper's formula
+    # Factors on the dilation of the last stage's blocks, one for each, as (1, 2, 4); empty: all 1.
+    model.multi_grid = ()
     model.dropout = 0.1
     model.prior_impl = "blocks"  # of rows of the context prior; "dense": N x N arrays, slower and far larger
     model.prior_block_rows = 256  # a few arrays of (images on a device) x this x N; accelerators may want 1024

@@ -44,15 +44,30 @@ def make_model(config: ml_collections.ConfigDict) -> CPNet:
         stem=config.model.stem,
         channels=config.model.channels,
         aux_channels=config.model.aux_channels,
-        aggregation_kernel=config.model.aggregation_kernel,
+        context=config.model.context,
+        context_options=_context_options(config),
         context_prior=config.model.context_prior,
+        aggregation=config.model.aggregation,
+        aggregation_kernel=config.model.aggregation_kernel,
+        prior_contexts=config.model.prior_contexts,
+        divide_by_n=config.model.divide_by_n,
         dropout=config.model.dropout,
         prior_impl=config.model.prior_impl,
         prior_block_rows=config.model.prior_block_rows,
+        multi_grid=tuple(config.model.multi_grid),
         dilation_impl=config.model.dilation_impl,
         remat=config.model.remat,
         dtype=jnp.bfloat16 if config.model.bfloat16 else None,
     )
+
+
+def _context_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The fields that are the context module's own, as its attributes."""
+    if config.model.context == "psp":
+        return {"pool_sizes": tuple(config.model.pool_sizes)}
+    if config.model.context == "aspp":
+        return {"dilations": tuple(config.model.aspp_dilations)}
+    return {}
 
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:

@@ -12,7 +12,9 @@ import ml_collections
 from cpnet_jax import files, patterns
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
+from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
+from cpnet_jax.models.resnet import STAGE_SIZES
 
 # What may differ between the processes of a run.
 FREE_ON_EACH_HOST = {
@@ -71,6 +73,8 @@ UNKNOWN_TO_CONVERTED = {"trained_on.fingerprint", *EPOCHS.values()}
 CHOICES = {
     "model.depth": (18, 34, 50, 101),
     "model.stem": ("deep", "classic"),
+    "model.context": ("none", *CONTEXTS),
+    "model.prior_contexts": ("both", "intra", "inter"),
     "model.dilation_impl": ("plain", "space_to_batch"),
     "model.remat": ("none", "blocks", "full"),
     "model.prior_impl": ("blocks", "dense"),
@@ -169,10 +173,26 @@ def check(config: ml_collections.ConfigDict) -> None:
         if not scales or not all(_is_finite(scale) and 0.01 <= scale <= 16 for scale in scales):
             raise UserError(f"config.{field} is {tuple(scales)}: give at least one number, each from 0.01 to 16")
     profiled_steps(config)
+    _check_model(config)
     _check_start(config)
     _check_finetuning(config)
-    if config.model.aggregation_kernel % 2 == 0:
-        raise UserError(f"config.model.aggregation_kernel is {config.model.aggregation_kernel}: it must be odd")
+
+
+def _check_model(config: ml_collections.ConfigDict) -> None:
+    model = config.model
+    if model.aggregation_kernel % 2 == 0:
+        raise UserError(f"config.model.aggregation_kernel is {model.aggregation_kernel}: it must be odd")
+    for field, example in (("pool_sizes", (1, 2, 3, 6)), ("aspp_dilations", (12, 24, 36))):
+        if not model[field] or not _are_counts(model[field]):
+            raise UserError(
+                f"config.model.{field} is {tuple(model[field])}: give one or more positive whole numbers, as {example}"
+            )
+    blocks = STAGE_SIZES[model.depth][-1]
+    if model.multi_grid and (len(model.multi_grid) != blocks or not _are_counts(model.multi_grid)):
+        raise UserError(
+            f"config.model.multi_grid is {tuple(model.multi_grid)}: give a positive whole number for each of the "
+            f"{blocks} blocks in the last stage of a ResNet-{model.depth}, or leave it empty"
+        )
 
 
 def _check_start(config: ml_collections.ConfigDict) -> None:
@@ -281,6 +301,10 @@ def check_same_everywhere(descriptions: Sequence[dict[str, Any]]) -> None:
                     f"config.{field} is {first.get(field)!r} on process 0 and {other.get(field)!r} on process "
                     f"{process}: give all hosts the same command and the same data"
                 )
+
+
+def _are_counts(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int) and value > 0 for value in values)
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,6 +1,6 @@
 """The Context Prior Layer of the paper: a learned affinity between positions splits context in two."""
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import flax
 import flax.linen as nn
@@ -53,12 +53,15 @@ class PriorFactors:
         x, kernel, bias = self._arrays()
         return jnp.einsum("bnc,cm->bnm", x, kernel) + bias
 
-    def contexts(self, values: Float[Array, "b n c"]) -> tuple[Float[Array, "b n c"], Float[Array, "b n c"]]:
+    def contexts(
+        self, values: Float[Array, "b n c"], *, divide_by_n: bool = True
+    ) -> tuple[Float[Array, "b n c"], Float[Array, "b n c"]]:
         """Intra-class context P V / N and inter-class context (1 - P) V / N (Y and Y-bar of the paper).
 
-        The division by N is the authors' release's; the paper leaves it out. Returned in the dtype of `values`.
+        The division by N is the authors' release's; the paper, and `divide_by_n=False`, leaves it out. Returned in the
+        dtype of `values`.
         """
-        return _contexts(self._of_rows(_gathered, self._cast(values)), values)
+        return _contexts(self._of_rows(_gathered, self._cast(values)), values, divide_by_n)
 
     def row_sums(self, targets: RowTargets) -> PyTree:
         """What the targets sum up over each row: arrays (b, n). From the `known` where that has such targets."""
@@ -67,11 +70,11 @@ class PriorFactors:
         return self._of_rows(_row_sums, None, targets)
 
     def contexts_and_row_sums(
-        self, values: Float[Array, "b n c"], targets: RowTargets
+        self, values: Float[Array, "b n c"], targets: RowTargets, *, divide_by_n: bool = True
     ) -> tuple[tuple[Float[Array, "b n c"], Float[Array, "b n c"]], PyTree]:
         """`contexts` and `row_sums` in one pass over the rows, of seven matrix products instead of eleven."""
         gathered, sums = self._of_rows(_gathered_and_row_sums, self._cast(values), targets)
-        return _contexts(gathered, values), sums
+        return _contexts(gathered, values, divide_by_n), sums
 
     def _of_rows(self, function: RowFunction, values: Array | None, targets: RowTargets | None = None) -> PyTree:
         if self.block_rows is None:
@@ -100,9 +103,9 @@ def _gathered_and_row_sums(
     return _gathered(logits, rows, values, targets), _row_sums(logits, rows, values, targets)
 
 
-def _contexts(gathered: Float[Array, "b n c"], values: Float[Array, "b n c"]) -> tuple[Array, Array]:
-    """(P V / N, (1 - P) V / N) of P V, in the dtype of the values."""
-    n = values.shape[1]
+def _contexts(gathered: Float[Array, "b n c"], values: Float[Array, "b n c"], divide_by_n: bool) -> tuple[Array, Array]:
+    """(P V / N, (1 - P) V / N) of P V, or both without the division, in the dtype of the values."""
+    n = values.shape[1] if divide_by_n else 1
     # (1 - P) V without a second N x N product.
     rest = values.astype(gathered.dtype).sum(axis=1, keepdims=True) - gathered
     return (gathered / n).astype(values.dtype), (rest / n).astype(values.dtype)
@@ -159,9 +162,12 @@ class ContextPrior(nn.Module):
       aggregation_kernel: k of the Aggregation Module (the paper: 11).
       dtype: of the activations; the prior itself is computed in float32.
       block_rows: rows of the prior that are computed at a time, see `PriorFactors`.
+      aggregation: False leaves of the Aggregation Module only its 3x3 reduction, BN and ReLU.
+      contexts: which of them to return: "both", "intra" or "inter"; the layers of the other do not exist.
+      divide_by_n: False leaves out the contexts' division by N, as the paper does and the release does not.
 
     Raises:
-      ValueError: where the feature map is not of `prior_size`.
+      ValueError: where the feature map is not of `prior_size`, and on other `contexts`.
     """
 
     prior_size: tuple[int, int]
@@ -169,12 +175,15 @@ class ContextPrior(nn.Module):
     aggregation_kernel: int = 11
     dtype: Any = None
     block_rows: int | None = DEFAULT_BLOCK_ROWS
+    aggregation: bool = True
+    contexts: Literal["both", "intra", "inter"] = "both"
+    divide_by_n: bool = True
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "b h w cin"], *, train: bool, targets: RowTargets | None = None
-    ) -> tuple[Float[Array, "b h w channels"], Float[Array, "b h w channels"], PriorFactors]:
-        """Returns (intra-class context, inter-class context, prior).
+    ) -> tuple[Float[Array, "b h w channels"] | None, Float[Array, "b h w channels"] | None, PriorFactors]:
+        """Returns (intra-class context, inter-class context, prior); None for a context that `contexts` leaves out.
 
         Given the `targets` of the affinity loss, the prior brings their sums along, from one pass over its rows.
         """
@@ -185,15 +194,25 @@ class ContextPrior(nn.Module):
                 f"{self.prior_size[0]}x{self.prior_size[1]}: the prior has one channel a position, so images must "
                 "have the size of the training crop (larger ones go through sliding windows)"
             )
-        aggregated = Aggregation(self.channels, self.aggregation_kernel, self.dtype, name="aggregation")(x, train=train)
-        positions = aggregated.reshape(b, h * w, self.channels)
+        if self.contexts not in ("both", "intra", "inter"):
+            raise ValueError(f"contexts is {self.contexts!r}; it must be 'both', 'intra' or 'inter'")
+        positions = self._aggregated(x, train).reshape(b, h * w, self.channels)
         prior = Prior(h * w, self.block_rows, name="prior")(positions, train=train)
         if targets is None:
-            contexts = prior.contexts(positions)
+            contexts = prior.contexts(positions, divide_by_n=self.divide_by_n)
         else:
-            contexts, sums = prior.contexts_and_row_sums(positions, targets)
+            contexts, sums = prior.contexts_and_row_sums(positions, targets, divide_by_n=self.divide_by_n)
             prior = prior.replace(known=(targets, sums))
-        intra, inter = (context.reshape(b, h, w, self.channels) for context in contexts)
-        intra = ConvBN(self.channels, (1, 1), dtype=self.dtype, name="intra")(intra, train=train)
-        inter = ConvBN(self.channels, (1, 1), dtype=self.dtype, name="inter")(inter, train=train)
+        named = {name: y.reshape(b, h, w, -1) for name, y in zip(("intra", "inter"), contexts, strict=True)}
+        intra, inter = (
+            ConvBN(self.channels, (1, 1), dtype=self.dtype, name=name)(context, train=train)
+            if self.contexts in ("both", name)
+            else None
+            for name, context in named.items()
+        )
         return intra, inter, prior
+
+    def _aggregated(self, x: Array, train: bool) -> Float[Array, "b h w channels"]:
+        if not self.aggregation:
+            return ConvBN(self.channels, (3, 3), dtype=self.dtype, name="reduce")(x, train=train)
+        return Aggregation(self.channels, self.aggregation_kernel, self.dtype, name="aggregation")(x, train=train)

@@ -84,19 +84,23 @@ class ResNet(nn.Module):
       stem: "deep" (3x3/2 32, 3x3 32, 3x3 64; "v1c", what the release uses) or "classic" (7x7/2 64).
       strides, dilations: per stage. The defaults give output stride 8; (1, 2, 2, 2) and (1, 1, 1, 1) the
         classification network.
+      multi_grid: factors on the dilation of the last stage's blocks, one for each; () for 1 throughout. The first block
+        still has half its dilation: from (1, 2, 4) come 2, 8 and 16, as of TorchSeg, the framework of the authors,
+        which halves wherever it takes a stride away. (DeepLabV3 does not halve: 4, 8 and 16.)
       dilation_impl: "plain", or "space_to_batch" to compute dilated convolutions as ordinary ones of sub-images (see
         `models.sub_images`) where the sides divide: the same numbers but for rounding, and the same parameters.
       remat: whether the inside of every residual block is computed again for the backward pass rather than kept.
       dtype: of the activations.
 
     Raises:
-      ValueError: on an unknown depth, stem or dilation_impl.
+      ValueError: on an unknown depth, stem or dilation_impl, and on another number of factors than blocks.
     """
 
     depth: int = 50
     stem: Literal["deep", "classic"] = "deep"
     strides: tuple[int, ...] = (1, 2, 1, 1)
     dilations: tuple[int, ...] = (1, 1, 2, 4)
+    multi_grid: tuple[int, ...] = ()
     dilation_impl: Literal["plain", "space_to_batch"] = "plain"
     remat: bool = False
     dtype: Any = None
@@ -110,17 +114,29 @@ class ResNet(nn.Module):
             raise ValueError(f"depth is {self.depth}; a ResNet here has depth {sorted(STAGE_SIZES)}")
         if self.dilation_impl not in ("plain", "space_to_batch"):
             raise ValueError(f"dilation_impl is {self.dilation_impl!r}; it must be 'plain' or 'space_to_batch'")
+        if self.multi_grid and len(self.multi_grid) != STAGE_SIZES[self.depth][-1]:
+            raise ValueError(
+                f"multi_grid is {tuple(self.multi_grid)}; the last stage of a ResNet-{self.depth} has "
+                f"{STAGE_SIZES[self.depth][-1]} blocks, so it must be empty or as many factors"
+            )
+        if min(self.multi_grid, default=1) < 1:
+            raise ValueError(f"multi_grid is {tuple(self.multi_grid)}; each factor must be 1 or more")
         block = Bottleneck if self.depth >= 50 else BasicBlock
         x = self._stem(images, train)
         features = []
         parts = 1  # every image of x is in parts x parts sub-images
         for stage, size in enumerate(STAGE_SIZES[self.depth]):
-            dilation = self.dilations[stage]
+            last = stage == len(STAGE_SIZES[self.depth]) - 1
             for index in range(size):
                 first = index == 0
                 stride = self.strides[stage] if first else 1
-                first_dilation = max(dilation // 2, 1) if first else dilation
-                wanted = first_dilation if self.dilation_impl == "space_to_batch" and stride == 1 else 1
+                factor = self.multi_grid[index] if last and self.multi_grid else 1
+                dilation = factor * self.dilations[stage]
+                first_dilation = factor * max(self.dilations[stage] // 2, 1) if first else dilation
+                # The largest power of two in it: a factor of 3 stays a dilation.
+                wanted = (
+                    first_dilation & -first_dilation if self.dilation_impl == "space_to_batch" and stride == 1 else 1
+                )
                 x, parts = rearrange(x, parts, wanted)
                 residual = block(
                     channels=64 * 2**stage,

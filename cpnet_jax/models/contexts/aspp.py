@@ -1,0 +1,43 @@
+"""Atrous spatial pyramid pooling, of DeepLabV3 (Chen et al., 2017)."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cpnet_jax.models.layers import ConvBN
+from cpnet_jax.models.resampling import adaptive_average_pool
+
+
+class ASPP(nn.Module):
+    """The mean of the image, a 1x1 convolution and dilated 3x3 ones side by side, each with BN and ReLU.
+
+    As mmsegmentation's ASPPHead, whose 3x3 convolution is the head's here (the paper has a 1x1 in that place). The mean
+    is over the whole image, whatever its size.
+
+    Attributes:
+      channels: of each of the branches (512; the paper: 256).
+      dilations: of the 3x3 convolutions; those of the paper for output stride 8.
+      dtype: of the activations.
+
+    Raises:
+      ValueError: on a dilation that is not positive.
+    """
+
+    channels: int = 512
+    dilations: tuple[int, ...] = (12, 24, 36)
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w branches*channels"]:
+        if min(self.dilations, default=1) < 1:
+            raise ValueError(f"dilations are {self.dilations}; each must be 1 or more")
+        mean = adaptive_average_pool(x, (1, 1)).astype(x.dtype)
+        mean = ConvBN(self.channels, (1, 1), dtype=self.dtype, name="image_pool")(mean, train=train)
+        branches = [jnp.broadcast_to(mean, (*x.shape[:3], self.channels))]
+        for index, dilation in enumerate((None, *self.dilations)):
+            kernel, dilation = ((3, 3), dilation) if dilation else ((1, 1), 1)
+            branch = ConvBN(self.channels, kernel, dilation=dilation, dtype=self.dtype, name=f"branch{index}")
+            branches.append(branch(x, train=train))
+        return jnp.concatenate(branches, axis=-1)
