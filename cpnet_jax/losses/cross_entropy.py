@@ -51,7 +51,7 @@ def weights_of(
     Raises:
       ValueError: where there are not as many weights as classes.
     """
-    class_weights = jnp.asarray(class_weights, jnp.promote_types(logits.dtype, jnp.float32))
+    class_weights = jnp.asarray(class_weights).astype(jnp.promote_types(logits.dtype, jnp.float32))
     if class_weights.shape != logits.shape[-1:]:
         raise ValueError(f"class_weights have shape {class_weights.shape}; there are {logits.shape[-1]} classes")
     return jnp.take(class_weights, target, mode="clip")

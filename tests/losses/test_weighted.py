@@ -99,14 +99,6 @@ def test_class_weights_are_those_of_torch(dtype, form):
     assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
 
 
-def test_equal_class_weights_are_none(form):
-    logits, labels = make_logits(dtype="float32"), make_labels()
-    value, grad = evaluate(form, logits, labels, class_weights=np.full(CLASSES, 4.0))
-    expected, expected_grad = evaluate(form, logits, labels)
-    assert_close(value, expected, 1e-6)
-    assert_close(grad, expected_grad, 1e-6)
-
-
 def test_pixels_of_classes_without_weight_alone_are_as_none(form):
     labels = np.where(make_labels() == 255, 255, 2)
     value, grad = evaluate(form, make_logits(dtype="float32"), labels, class_weights=WEIGHTS)
@@ -116,7 +108,7 @@ def test_pixels_of_classes_without_weight_alone_are_as_none(form):
 @pytest.mark.parametrize("weights", [np.ones(4), np.ones(6), np.ones((5, 1)), 1.0])
 def test_another_number_of_weights_than_classes_is_refused(form, weights):
     with pytest.raises(ValueError, match=r"class_weights have shape .*; there are 5 classes"):
-        form(make_logits(), make_labels(), class_weights=weights)
+        jax.eval_shape(partial(form, class_weights=weights), make_logits(dtype="float32"), make_labels())
 
 
 # Hard pixels
@@ -126,19 +118,20 @@ KINDS = [(0.7, 10), (0.05, 200), (0.5, 10**6)]
 
 
 @pytest.mark.parametrize(("threshold", "min_kept"), KINDS)
-def test_hard_pixels_are_those_of_the_sorted_definition(dtype, form, threshold, min_kept):
-    logits, labels = make_logits(dtype=dtype), make_labels()
-    value, grad = evaluate(form, logits, labels, ohem=losses.Ohem(threshold, min_kept))
+def test_hard_pixels_are_those_of_the_sorted_definition(threshold, min_kept):
+    logits, labels = make_logits(), make_labels()
+    with jax.enable_x64(True):
+        value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels, ohem=losses.Ohem(threshold, min_kept))
     expected, expected_grad = torch_loss(logits, labels, None, threshold, min_kept)
-    assert_close(value, expected, TOLERANCE[dtype], name="value")
-    assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
-    plain, _ = evaluate(form, logits, labels)
-    assert (value > 1.01 * plain) == (min_kept < 10**6), "else nothing was selected"
+    assert_close(value, expected, 1e-10, name="value")
+    assert_close(grad, expected_grad, 1e-10, name="gradient")
+    plain, _ = torch_loss(logits, labels)
+    assert (float(expected) > 1.01 * float(plain)) == (min_kept < 10**6), "else nothing was selected"
 
 
 def test_hard_pixels_may_have_class_weights(dtype, form):
     logits, labels = make_logits(dtype=dtype), make_labels()
-    value, grad = evaluate(form, logits, labels, class_weights=WEIGHTS, ohem=losses.Ohem(0.3, 100))
+    value, grad = evaluate(form, logits, labels, class_weights=tuple(WEIGHTS), ohem=losses.Ohem(0.3, 100))
     expected, expected_grad = torch_loss(logits, labels, WEIGHTS, 0.3, 100)
     assert_close(value, expected, TOLERANCE[dtype], name="value")
     assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
@@ -152,10 +145,15 @@ def test_batch_without_a_label_has_no_hard_pixels(form):
 def test_pixels_that_are_no_number_are_not_hidden(form):
     """However hard the others are."""
     logits, labels = make_logits(dtype="float32"), make_labels(ignored=0)
-    for nan in (np.float32("nan"), -np.float32("nan")):
-        logits[0, 0, 0, 0] = nan
-        value, _ = evaluate(form, logits, labels, ohem=losses.Ohem(0.0, 1))
-        assert np.isnan(value)
+    logits[0, 0, 0, 0] = np.nan
+    value, _ = evaluate(form, logits, labels, ohem=losses.Ohem(0.0, 1))
+    assert np.isnan(value)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_loss_that_is_no_number_is_the_hardest(sign):
+    values = np.array([[[5.0, np.copysign(np.nan, sign), np.inf]]], np.float32)
+    assert select(values, np.ones_like(values, bool), 0.0, 1).tolist() == [[[False, True, False]]]
 
 
 def select(values, labelled, threshold, min_kept):
@@ -163,7 +161,7 @@ def select(values, labelled, threshold, min_kept):
     return np.asarray(run(jnp.asarray(values), jnp.asarray(labelled), losses.Ohem(threshold, min_kept)))
 
 
-@pytest.mark.parametrize("min_kept", [0, 1, 2, 7, 30, 31, 59, 60])
+@pytest.mark.parametrize("min_kept", [0, 1, 30, 60])
 def test_the_count_is_exact_and_ties_stay_together(dtype, min_kept):
     """Against a sort, over every magnitude that floats have."""
     rng = np.random.default_rng(2)
@@ -210,9 +208,10 @@ def test_eight_devices_select_as_one_and_exchange_nothing_but_scalars():
 
 def test_in_bfloat16_nearly_the_same_is_learned():
     logits, labels = make_logits(dtype="float32"), make_labels()
-    loss = partial(losses.upsampled_cross_entropy, ohem=losses.Ohem(0.3, 100))
-    value, grad = evaluate(loss, logits, labels, dtype=jnp.bfloat16)
-    expected, expected_grad = evaluate(loss, logits, labels)
+    value, grad = evaluate(
+        losses.upsampled_cross_entropy, logits, labels, ohem=losses.Ohem(0.3, 100), dtype=jnp.bfloat16
+    )
+    expected, expected_grad = torch_loss(logits, labels, None, 0.3, 100)
     assert_close(value, expected, 5e-3, name="value")
     assert_close(grad, expected_grad, 5e-2, name="gradient")
 
@@ -220,17 +219,22 @@ def test_in_bfloat16_nearly_the_same_is_learned():
 # Weights of terms
 
 
-def affinity(**weights):
-    rng = np.random.default_rng(4)
-    logits, labels = rng.normal(size=(2, 9, 9)), rng.integers(0, 3, (2, 9))
-    loss = partial(losses.affinity_loss, labels=labels, **weights)
-    (_, terms), grad = jax.value_and_grad(lambda z: ((found := loss(z)).total, found), has_aux=True)(logits)
-    return terms, grad, logits, labels
+def affinity(labels, **weights):
+    """(terms, gradient of the total) by logits, under jit."""
+
+    def loss(logits):
+        terms = losses.affinity_loss(logits, labels, **weights)
+        return terms.total, terms
+
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    return lambda logits: run(logits)[::-1]
 
 
 def test_every_term_has_its_weight_and_is_reported_without(dtype):
+    rng = np.random.default_rng(4)
+    logits, labels = rng.normal(size=(2, 9, 9)), rng.integers(0, 3, (2, 9))
     weights = {"unary_weight": 0.3, "precision_weight": 2.0, "recall_weight": 0.0, "specificity_weight": 5.0}
-    terms, grad, logits, labels = affinity(global_weight=0.7, **weights)
+    terms, grad = affinity(labels, global_weight=0.7, **weights)(logits)
     leaf = oracles.tensor(logits, requires_grad=True)
     expected = oracles.affinity_loss(leaf, labels)
     total = 0.3 * expected.unary + 0.7 * (2 * expected.precision + 5 * expected.specificity)
@@ -240,54 +244,57 @@ def test_every_term_has_its_weight_and_is_reported_without(dtype):
         assert_close(getattr(terms, name), getattr(expected, name), TOLERANCE[dtype], name=name)
 
 
-def test_terms_without_weight_make_no_nan_of_infinite_logits():
+def test_a_term_without_weight_makes_no_nan_of_an_infinite_one():
     labels = np.array([[0, 0, 1, 1]])
-    logits = jnp.zeros((1, 4, 4)).at[0, 0, 3].set(jnp.inf)
-    loss = partial(losses.affinity_loss, labels=labels)
-    recall = {"unary_weight": 0.0, "precision_weight": 0.0, "specificity_weight": 0.0}
-    assert math.isinf(loss(logits).unary)
-    value, grad = jax.value_and_grad(lambda z: loss(z, **recall).total)(logits)
-    assert math.isfinite(value) and np.isfinite(grad).all()
-    assert not math.isfinite(loss(logits, unary_weight=1e-9).total)
+    logits = np.zeros((1, 4, 4), np.float32)
+    logits[0, 0, 3] = np.inf
+    terms, grad = affinity(labels, unary_weight=0.0, precision_weight=0.0, specificity_weight=0.0)(logits)
+    assert math.isinf(terms.unary)
+    assert math.isfinite(terms.total) and np.isfinite(grad).all()
 
 
-def output_of(prior):
+def total_loss(**options):
+    """(gradient for the prior, terms) by prior, under jit."""
     logits = jnp.asarray(make_logits(2, "float32"))
-    return types.SimpleNamespace(logits=logits, aux_logits=2 * logits, prior=prior)
+    labels = make_labels(2)[:, :3, :2].repeat(8, axis=1).repeat(8, axis=2)
+
+    def loss(prior):
+        output = types.SimpleNamespace(logits=logits, aux_logits=2 * logits, prior=prior)
+        return losses.total_loss(output, labels, prior_size=(3, 2), **options)
+
+    run = jax.jit(jax.grad(loss, has_aux=True))
+    return lambda prior: jax.tree.map(np.asarray, run(prior))
 
 
-def total(prior, **options):
-    labels = np.repeat(np.repeat(make_labels(2)[:, :3, :2], 8, axis=1), 8, axis=2)
-    return losses.total_loss(output_of(prior), labels, prior_size=(3, 2), **options)
+@pytest.fixture(scope="module")
+def prior():
+    return np.random.default_rng(5).normal(size=(2, 6, 6)).astype(np.float32)
 
 
-def equations(jaxpr):
-    return sum(
-        1
-        + sum(
-            equations(getattr(inner, "jaxpr", inner))
-            for inner in jax.tree.leaves(equation.params)
-            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr")
-        )
-        for equation in jaxpr.eqns
-    )
+@pytest.fixture(scope="module")
+def plain(prior):
+    return total_loss()(prior)
 
 
-def test_an_unsupervised_prior_gets_no_gradient_and_costs_no_backward():
-    prior = jnp.asarray(np.random.default_rng(5).normal(size=(2, 6, 6)), jnp.float32)
-    grad = lambda weight: jax.grad(lambda prior: total(prior, prior_weight=weight)[0])  # noqa: E731
-    assert (np.asarray(grad(0.0)(prior)) == 0).all() and (np.asarray(grad(1.0)(prior)) != 0).any()
-    costs = {weight: jax.jit(grad(weight)).lower(prior).compile().cost_analysis()["flops"] for weight in (0.0, 1.0)}
-    assert costs[0.0] < costs[1.0] / 100
-    _, terms = total(prior, prior_weight=0.0)
-    _, supervised = total(prior)
-    assert terms == supervised, "they are reported all the same"
+def test_an_unsupervised_prior_is_told_of_and_gets_no_gradient(prior, plain):
+    grad, terms = total_loss(prior_weight=0.0)(prior)
+    assert (grad == 0).all() and (plain[0] != 0).any()
+    for name, term in plain[1].items():
+        assert_close(terms[name], term, 1e-6, name=name)
 
 
-def test_hard_pixels_are_of_the_segmentation_loss_and_class_weights_of_both():
-    prior = jnp.zeros((2, 6, 6))
-    _, plain = total(prior)
-    _, hard = total(prior, ohem=losses.Ohem(0.1, 5))
-    assert hard["segmentation"] > 1.5 * plain["segmentation"] and hard["aux"] == plain["aux"]
-    _, weighted = total(prior, class_weights=tuple(WEIGHTS))
-    assert weighted["segmentation"] != plain["segmentation"] and weighted["aux"] != plain["aux"]
+def test_a_loss_without_weight_costs_no_backward_pass(prior):
+    def flops(**weights):
+        grad = affinity(np.zeros((2, 6), np.int32), **weights)
+        compiled = jax.jit(lambda logits: grad(logits)[1]).lower(prior).compile()
+        return compiled.cost_analysis().get("flops", 0)
+
+    assert flops(unary_weight=0.0, global_weight=0.0) == 0 < flops(global_weight=0.0) < flops()
+
+
+def test_hard_pixels_are_of_the_segmentation_loss_and_class_weights_of_both(prior, plain):
+    _, hard = total_loss(ohem=losses.Ohem(0.1, 5))(prior)
+    assert hard["segmentation"] > 1.5 * plain[1]["segmentation"]
+    assert_close(hard["aux"], plain[1]["aux"], 1e-6)
+    _, weighted = total_loss(class_weights=tuple(WEIGHTS))(prior)
+    assert all(abs(weighted[name] / plain[1][name] - 1) > 1e-2 for name in ("segmentation", "aux"))
