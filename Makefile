@@ -32,8 +32,8 @@ bench: $(VENV)/.ready-test-1  ## Against PyTorch: the context prior and a traini
 	$(BIN)/python benchmarks/context_prior.py
 	$(BIN)/python benchmarks/train_step.py
 
-compare: $(VENV)/.ready  ## With and without the context prior, three seeds each.
-	$(BIN)/python benchmarks/context_prior_margin.py
+compare: $(VENV)/.ready  ## What each part is worth on the scenes, three seeds each; an hour and a half.
+	$(BIN)/python benchmarks/ablation.py --table=scenes --classes=sea,sand,bed,table
 
 clean:
 	rm -rf $(VENV) runs data

@@ -102,10 +102,19 @@ def get_config() -> ml_collections.ConfigDict:
 
     config.loss = loss = ml_collections.ConfigDict()
     loss.aux_weight = 0.4
-    loss.prior_weight = 1.0
+    loss.prior_weight = 1.0  # 0: the context prior is not supervised
     loss.unary_weight = 1.0  # lambda_u
-    loss.global_weight = 1.0  # lambda_g
+    loss.global_weight = 1.0  # lambda_g; 0: the binary cross entropy alone
+    loss.precision_weight = 1.0  # of the three global terms, each times lambda_g
+    loss.recall_weight = 1.0
+    loss.specificity_weight = 1.0
     loss.exclude_diagonal = True  # as the release; False: the paper's formula to the letter
+    loss.class_weights = ()  # of pixels in the cross entropies, one for each class; empty: 1
+    # Bootstrapped: the segmentation loss is the mean over hard pixels, whose class has a probability below the
+    # threshold, and over at least so many times the images, the hardest.
+    loss.ohem = False
+    loss.ohem_threshold = 0.7
+    loss.ohem_min_kept = 100_000
     loss.ignored = "class"  # ignored positions: "class": one more class (the release); "mask": leave every sum
 
     config.optimizer = optimizer = ml_collections.ConfigDict()

@@ -71,11 +71,15 @@ def _context_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
+    fields = config.loss.to_dict()
+    ohem = losses.Ohem(threshold=fields.pop("ohem_threshold"), min_kept=fields.pop("ohem_min_kept"))
     return partial(
         losses.total_loss,
         prior_size=prior_size(config),
         upsampled_dtype=jnp.bfloat16 if config.model.bfloat16 else None,
-        **config.loss.to_dict(),
+        ohem=ohem if fields.pop("ohem") else None,
+        class_weights=fields.pop("class_weights") or None,
+        **fields,
     )
 
 

@@ -14,11 +14,14 @@ from cpnet_jax.errors import UserError
 HELP = {"--help", "--helpfull", "--helpshort", "-h", "-?"}
 
 
-def parse(argv: list[str], *, without_config: Collection[str] = ()) -> list[str]:
+def parse(
+    argv: list[str], *, without_config: Collection[str] = (), flag_values: flags.FlagValues = flags.FLAGS
+) -> list[str]:
     """Parses absl's flags; returns what is left of argv.
 
     Args:
       without_config: modes for which --config may be missing.
+      flag_values: that hold them.
 
     Raises:
       UserError: on an unknown flag or field, a value of the wrong type, or a config file that cannot be loaded.
@@ -30,7 +33,7 @@ def parse(argv: list[str], *, without_config: Collection[str] = ()) -> list[str]
         else:
             _check_nothing_asks_for_a_config(argv, without_config)
     try:
-        return flags.FLAGS(argv)
+        return flag_values(argv)
     except flags.Error as error:
         # absl gives the parser's arguments where they are its words, as a tuple.
         said = re.sub(r"\('Non-boolean argument to boolean flag', .*\)", "it must be true or false", str(error))
@@ -54,13 +57,17 @@ def _check_nothing_asks_for_a_config(argv: list[str], without_config: Collection
             raise UserError(f"{match[1]} is given without --config: name the experiment whose field it is, too")
 
 
-def _load(path: str) -> ConfigDict:
-    """The config as its file gives it: absl would report a mistake in the file as one in the flag."""
+def _load(value: str) -> ConfigDict:
+    """The config as its file gives it: absl would report a mistake in the file as one in the flag.
+
+    What follows a colon is for the file's get_config, as ml_collections has it.
+    """
+    path, *argument = value.split(":", 1)
     if not Path(path).is_file():
         known = ", ".join(map(str, sorted(Path("configs").glob("*.py")))) or "the files in configs/"
         raise UserError(f"--config={path} is no file: take one of {known}")
     try:
-        config = runpy.run_path(path)["get_config"]()
+        config = runpy.run_path(path)["get_config"](*argument)
     except Exception as error:
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     if not isinstance(config, ConfigDict):

@@ -127,6 +127,11 @@ RANGES = (
     ("loss.prior_weight", 0, math.inf),
     ("loss.unary_weight", 0, math.inf),
     ("loss.global_weight", 0, math.inf),
+    ("loss.precision_weight", 0, math.inf),
+    ("loss.recall_weight", 0, math.inf),
+    ("loss.specificity_weight", 0, math.inf),
+    ("loss.ohem_threshold", 0, 1),
+    ("loss.ohem_min_kept", 0, 2**31 - 1),
     ("optimizer.base_lr", 0, math.inf),
     ("optimizer.power", 0, math.inf),
     ("optimizer.head_lr_multiplier", 0, math.inf),
@@ -190,6 +195,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         if not scales or not all(_is_finite(scale) and 0.01 <= scale <= 16 for scale in scales):
             raise UserError(f"config.{field} is {tuple(scales)}: give at least one number, each from 0.01 to 16")
     profiled_steps(config)
+    _check_class_weights(config)
     _check_model(config)
     _check_start(config)
     _check_finetuning(config)
@@ -209,6 +215,19 @@ def _check_model(config: ml_collections.ConfigDict) -> None:
         raise UserError(
             f"config.model.multi_grid is {tuple(model.multi_grid)}: give a positive whole number for each of the "
             f"{blocks} blocks in the last stage of a ResNet-{model.depth}, or leave it empty"
+        )
+
+
+def _check_class_weights(config: ml_collections.ConfigDict) -> None:
+    weights, classes = tuple(config.loss.class_weights), config.data.num_classes
+    if not weights:
+        return
+    if not all(_is_finite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        raise UserError(f"config.loss.class_weights is {weights}: give numbers of at least 0, not all 0")
+    if classes and len(weights) != classes:  # 0 classes: as many as the data have, which are not known yet
+        raise UserError(
+            f"config.loss.class_weights has {len(weights)} number(s): give one for each of the {classes} classes, or "
+            "leave it empty"
         )
 
 
@@ -267,6 +286,7 @@ def resolve_classes(config: ml_collections.ConfigDict, dataset: Dataset) -> None
             f"config.data.num_classes is {config.data.num_classes}: {dataset.name} has {len(dataset.classes)} "
             "classes, and 0 means as many as there are"
         )
+    _check_class_weights(config)
 
 
 def resolve_durations(config: ml_collections.ConfigDict, num_train: int) -> None:

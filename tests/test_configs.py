@@ -101,6 +101,12 @@ def test_defaults_are_the_papers():
         ("model.prior_impl", "sparse", "one of"),
         ("model.prior_block_rows", 0, "at least 1"),
         ("loss.ignored", "drop", "one of"),
+        ("loss.precision_weight", -1.0, "at least 0"),
+        ("loss.ohem_threshold", 70.0, "between 0 and 1"),
+        ("loss.ohem_min_kept", -1, "between 0"),
+        ("loss.class_weights", (1.0, 2.0), "each of the 150 classes"),
+        ("loss.class_weights", (1.0,) * 149 + (-1.0,), "at least 0"),
+        ("loss.class_weights", (0.0,) * 150, "not all 0"),
         ("model.aggregation_kernel", 10, "odd"),
         ("model.context", "pyramid", "one of"),
         ("model.prior_contexts", "none", "one of"),
@@ -142,3 +148,16 @@ def test_epochs_become_steps():
     configuration.resolve_durations(config, num_train=64)
     assert (config.total_steps, config.eval_every, config.optimizer.warmup_steps) == (10, 4, 1)
     assert config.checkpoint_every == load("default").checkpoint_every
+
+
+def test_class_weights_are_counted_once_the_classes_are_known():
+    config = load("folder")
+    config.loss.class_weights = (1.0, 2.0)
+    configuration.check(config)
+    with pytest.raises(UserError, match="each of the 11 classes"):
+        configuration.resolve_classes(config, catalog.get("camvid"))
+
+
+def test_cityscapes_learns_from_hard_pixels_and_no_other_config_does():
+    assert {name for name in NAMES if build.make_loss(load(name)).keywords["ohem"]} == {"cityscapes"}
+    assert build.make_loss(load("cityscapes")).keywords["ohem"] == (0.7, 100_000)

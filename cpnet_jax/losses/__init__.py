@@ -8,12 +8,14 @@ from cpnet_jax.losses.affinity import (
     ideal_affinity_map,
 )
 from cpnet_jax.losses.cross_entropy import cross_entropy
+from cpnet_jax.losses.ohem import Ohem
 from cpnet_jax.losses.total import total_loss
 from cpnet_jax.losses.upsampled import upsampled_cross_entropy
 
 __all__ = [
     "AffinityLoss",
     "AffinityTargets",
+    "Ohem",
     "affinity_loss",
     "cross_entropy",
     "downsample_labels",

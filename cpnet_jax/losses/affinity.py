@@ -18,7 +18,7 @@ MIN_LOG = -100.0
 
 
 class AffinityLoss(NamedTuple):
-    """Scalars. `total` = unary_weight * unary + global_weight * (precision + recall + specificity).
+    """Scalars, unweighted but for the total (see `affinity_loss`).
 
     The three global terms are the means over rows of -log of the quantity they are named after.
     """
@@ -128,11 +128,16 @@ def affinity_loss(
     *,
     unary_weight: float = 1.0,
     global_weight: float = 1.0,
+    precision_weight: float = 1.0,
+    recall_weight: float = 1.0,
+    specificity_weight: float = 1.0,
     exclude_diagonal: bool = True,
     ignored: Literal["class", "mask"] = "class",
     ignore_label: int = 255,
 ) -> AffinityLoss:
     """L_p = unary_weight * L_u + global_weight * L_g, safe under jit and grad in every corner.
+
+    L_g is the sum of precision, recall and specificity, each with its weight.
 
     Everything is computed from logits: a saturated prior keeps its gradient and no logarithm of zero is taken.
 
@@ -142,6 +147,8 @@ def affinity_loss(
         was given `AffinityTargets` with these options, the sums that it took are used: they are of *its* labels.
       labels: class of each position (see `downsample_labels`).
       unary_weight, global_weight: lambda_u and lambda_g (the paper: 1 and 1).
+      precision_weight, recall_weight, specificity_weight: of the three in L_g (the paper: 1 each). A term whose weight
+        is the number 0 is no part of the total: it is not differentiated, whatever it is.
       exclude_diagonal: leave i = j out of recall (numerator and denominator) and of precision's numerator, but not
         of its denominator, as in the release. False is the paper's formula to the letter.
       ignored: what positions with `ignore_label` are. "class": one more class (the release). "mask": their rows and
@@ -167,8 +174,19 @@ def affinity_loss(
     precision = _mean_negative_log(sums.true_positive, sums.predicted, valid)
     recall = _mean_negative_log(sums.true_positive, positive, valid)
     specificity = _mean_negative_log(sums.true_negative, negative, valid)
-    total = unary_weight * unary + global_weight * (precision + recall + specificity)
+    total = weighted_sum(
+        (unary_weight, unary),
+        (global_weight * precision_weight, precision),
+        (global_weight * recall_weight, recall),
+        (global_weight * specificity_weight, specificity),
+    )
     return AffinityLoss(total, unary, precision, recall, specificity)
+
+
+def weighted_sum(*terms: tuple[float, Float[Array, ""]]) -> Float[Array, ""]:
+    """Of (weight, term), without the terms whose weight is the number 0: 0 * inf would be NaN, and cost a backward."""
+    zero = jnp.zeros_like(terms[0][1])
+    return sum((weight * term for weight, term in terms if not (isinstance(weight, int | float) and weight == 0)), zero)
 
 
 class _Logits:

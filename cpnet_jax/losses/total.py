@@ -1,11 +1,13 @@
 """The training objective (the total loss of the paper): L = L_s + 0.4 L_a + 1.0 L_p."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from jaxtyping import Array, Float, Int
 
-from cpnet_jax.losses.affinity import affinity_loss, downsample_labels
+from cpnet_jax.losses.affinity import affinity_loss, downsample_labels, weighted_sum
+from cpnet_jax.losses.ohem import Ohem
 from cpnet_jax.losses.upsampled import upsampled_cross_entropy
 
 
@@ -16,6 +18,8 @@ def total_loss(
     prior_size: tuple[int, int],
     aux_weight: float = 0.4,
     prior_weight: float = 1.0,
+    class_weights: Sequence[float] | Float[Array, " k"] | None = None,
+    ohem: Ohem | None = None,
     upsampled_dtype: Any = None,
     ignore_label: int = 255,
     **affinity_options: Any,
@@ -26,7 +30,11 @@ def total_loss(
       output: has `logits`, `aux_logits` and `prior` (see `models.CPNetOutput`); terms of what is None are left out.
       labels: full-resolution class indices.
       prior_size: (h, w) of the feature map.
-      aux_weight, prior_weight: weights of the auxiliary loss L_a and of the affinity loss L_p.
+      aux_weight, prior_weight: weights of the auxiliary loss L_a and of the affinity loss L_p. With the number 0 the
+        terms are found, but not learned from.
+      class_weights: of pixels in L_s and L_a, see `cross_entropy`.
+      ohem: for bootstrapped cross entropy, see `cross_entropy`, in L_s alone, as in mmsegmentation's configs and CCNet;
+        what the authors had on Cityscapes is not public.
       upsampled_dtype: of the values at full resolution, see `upsampled_cross_entropy`.
       affinity_options: see `affinity_loss`.
 
@@ -34,15 +42,21 @@ def total_loss(
       (loss, terms): terms are unweighted scalars named segmentation, aux, affinity_unary, affinity_precision,
       affinity_recall, affinity_specificity.
     """
-    pixelwise = partial(upsampled_cross_entropy, labels=labels, ignore_label=ignore_label, dtype=upsampled_dtype)
-    terms = {"segmentation": pixelwise(output.logits)}
-    loss = terms["segmentation"]
+    pixelwise = partial(
+        upsampled_cross_entropy,
+        labels=labels,
+        class_weights=class_weights,
+        ignore_label=ignore_label,
+        dtype=upsampled_dtype,
+    )
+    terms = {"segmentation": pixelwise(output.logits, ohem=ohem)}
+    weighted = [(1, terms["segmentation"])]
     if output.aux_logits is not None:
         terms["aux"] = pixelwise(output.aux_logits)
-        loss = loss + aux_weight * terms["aux"]
+        weighted.append((aux_weight, terms["aux"]))
     if output.prior is not None:
         positions = downsample_labels(labels, prior_size)
         affinity = affinity_loss(output.prior, positions, ignore_label=ignore_label, **affinity_options)
         terms |= {f"affinity_{name}": value for name, value in affinity._asdict().items() if name != "total"}
-        loss = loss + prior_weight * affinity.total
-    return loss, terms
+        weighted.append((prior_weight, affinity.total))
+    return weighted_sum(*weighted), terms

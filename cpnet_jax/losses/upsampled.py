@@ -12,7 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+
+from cpnet_jax.losses.cross_entropy import weights_of
+from cpnet_jax.losses.ohem import Ohem, hard_pixels
 
 # Values of one image that a block has at full resolution, at most: 32 rows of 512 pixels with 150 classes. Those of a
 # few images fit the vector memory of a TPU.
@@ -22,7 +25,13 @@ TILE = 8
 
 
 def upsampled_cross_entropy(
-    logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"], *, ignore_label: int = 255, dtype: Any = None
+    logits: Float[Array, "b h w k"],
+    labels: Int[Array, "b H W"],
+    *,
+    class_weights: Float[Array, " k"] | None = None,
+    ohem: Ohem | None = None,
+    ignore_label: int = 255,
+    dtype: Any = None,
 ) -> Float[Array, ""]:
     """`cross_entropy` after bilinear upsampling (half-pixel centres) of the logits to the labels' size.
 
@@ -31,97 +40,172 @@ def upsampled_cross_entropy(
     Args:
       logits: unnormalised, of any size.
       labels: as in `cross_entropy`.
+      class_weights: as in `cross_entropy`; they have no derivatives.
+      ohem: as in `cross_entropy`. Takes one more pass, without a gradient, to find the hard pixels.
       ignore_label: as in `cross_entropy`.
       dtype: of the values at full resolution; that of the logits, float32 at least, unless given. jnp.bfloat16 rounds
         how far a logit is below its cell's largest (relative error 2^-9) and the gradient of a pixel, and takes half
         the memory and less than half the time on TPUs. Sums are of float32 at least in any case.
 
     Raises:
-      ValueError: where logits and labels are not of as many images each.
+      ValueError: where logits and labels are not of as many images each, or there are not as many weights as classes.
     """
     if logits.ndim != 4 or labels.ndim != 3 or len(logits) != len(labels):
         raise ValueError(
             f"logits have shape {logits.shape} and labels {labels.shape}; they must be (batch, h, w, classes) and "
             "(batch, height, width)"
         )
-    dtype = jnp.promote_types(logits.dtype, jnp.float32) if dtype is None else dtype
-    return _mean_loss(logits, labels, ignore_label, jnp.dtype(dtype))
+    dtype = jnp.dtype(jnp.promote_types(logits.dtype, jnp.float32) if dtype is None else dtype)
+    target = jnp.where(labels == ignore_label, -1, labels.astype(jnp.int32))
+    if ohem:
+        losses = _pixel_losses(jax.lax.stop_gradient(logits), target, dtype)
+        target = jnp.where(hard_pixels(losses, target >= 0, ohem), target, -1)
+    weights = None if class_weights is None else weights_of(target, class_weights, logits)
+    return _mean_loss(logits, target, weights, dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _mean_loss(logits: Array, labels: Array, ignore_label: int, dtype: Any) -> Array:
-    return _in_blocks(logits, labels, ignore_label, dtype, with_gradient=False)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _mean_loss(logits: Array, target: Array, weights: Array | None, dtype: Any) -> Array:
+    return _mean(logits, target, weights, dtype, with_gradient=False)[0]
 
 
-def _forward(logits: Array, labels: Array, ignore_label: int, dtype: Any) -> tuple[Array, Array]:
-    return _in_blocks(logits, labels, ignore_label, dtype, with_gradient=True)
+def _forward(logits: Array, target: Array, weights: Array | None, dtype: Any) -> tuple[Array, Array]:
+    return _mean(logits, target, weights, dtype, with_gradient=True)
 
 
-def _backward(ignore_label: int, dtype: Any, gradient: Array, cotangent: Array) -> tuple[Array, None]:
-    return (cotangent * gradient).astype(gradient.dtype), None
+def _backward(dtype: Any, gradient: Array, cotangent: Array) -> tuple[Array, None, None]:
+    return (cotangent * gradient).astype(gradient.dtype), None, None
 
 
 _mean_loss.defvjp(_forward, _backward)
 
 
-def _in_blocks(
-    logits: Float[Array, "b h w k"], labels: Int[Array, "b H W"], ignore_label: int, dtype: Any, with_gradient: bool
+def _mean(
+    logits: Float[Array, "b h w k"],
+    target: Int[Array, "b H W"],
+    weights: Float[Array, "b H W"] | None,
+    dtype: Any,
+    with_gradient: bool,
 ) -> tuple[Float[Array, ""], Float[Array, "b h w k"] | None]:
-    """The mean loss and its gradient."""
-    wide = jnp.promote_types(logits.dtype, jnp.float32)
-    # What all classes of a pixel have in common changes no loss: take each cell's largest logit off. A blend of values
-    # of at most 0 is at most 0, so exp needs no other shift, nor a pass at full resolution to find one, ...
-    z = logits.astype(wide)
-    z = z - z.max(axis=-1, keepdims=True)
-    # ... unless some exponentials might vanish, and with them all of a pixel: not with logits as networks have them.
-    vanishing = z.min() < 0.9 * np.log(jnp.finfo(wide).tiny)
-    target = jnp.where(labels == ignore_label, -1, labels.astype(jnp.int32))
+    """The mean loss over pixels with a target, which is not negative, and its gradient."""
+    z, vanishing = _below_largest(logits)
     sums = partial(_sums, with_gradient=with_gradient)
     total, gradient = jax.lax.cond(
-        vanishing, partial(sums, shifted=True), partial(sums, shifted=False), z.astype(dtype), target
+        vanishing, partial(sums, shifted=True), partial(sums, shifted=False), z.astype(dtype), target, weights
     )
-    count = jnp.maximum((target >= 0).sum().astype(wide), 1)
-    return total.sum() / count, (gradient / count).astype(logits.dtype) if with_gradient else None
+    if weights is None:
+        weight = jnp.maximum((target >= 0).sum().astype(z.dtype), 1)
+    else:
+        weight = jnp.where(target >= 0, weights, 0).sum()
+        weight = jnp.where(weight == 0, 1, weight)
+    return total.sum() / weight, (gradient / weight).astype(logits.dtype) if with_gradient else None
+
+
+def _pixel_losses(logits: Float[Array, "b h w k"], target: Int[Array, "b H W"], dtype: Any) -> Float[Array, "b H W"]:
+    """Each pixel's loss, 0 without a target."""
+    z, vanishing = _below_largest(logits)
+    return jax.lax.cond(vanishing, partial(_each, shifted=True), partial(_each, shifted=False), z.astype(dtype), target)
+
+
+def _below_largest(logits: Float[Array, "b h w k"]) -> tuple[Float[Array, "b h w k"], Bool[Array, ""]]:
+    """The logits below each cell's largest, in float32 at least, and whether their exponentials might vanish.
+
+    What all classes of a pixel have in common changes no loss, so each cell's largest logit comes off. A blend of
+    values of at most 0 is at most 0, so exp needs no other shift, nor a pass at full resolution to find one, unless
+    some exponentials might vanish, and with them all of a pixel: not with logits as networks have them.
+    """
+    z = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    z = z - z.max(axis=-1, keepdims=True)
+    return z, z.min() < 0.9 * np.log(jnp.finfo(z.dtype).tiny)
 
 
 def _sums(
-    z: Float[Array, "b h w k"], target: Int[Array, "b H W"], *, shifted: bool, with_gradient: bool
+    z: Float[Array, "b h w k"],
+    target: Int[Array, "b H W"],
+    weights: Float[Array, "b H W"] | None,
+    *,
+    shifted: bool,
+    with_gradient: bool,
 ) -> tuple[Float[Array, " b"], Float[Array, "b h w k"] | None]:
-    """Each image's sum of losses over the pixels with a label, and the gradient of it.
+    """Each image's sum of losses over the pixels with a target, and the gradient of it.
 
     The batch stays the leading axis, so that devices which share it have nothing to exchange.
     """
-    b, h, w, k = z.shape
-    _, height, width = target.shape
+    grid = _grid(z.shape, target.shape)
     wide = jnp.promote_types(z.dtype, jnp.float32)
-    rows = _row_blocks(height, h, at_most=BLOCK // (width * k))
-    columns = jnp.asarray(_interpolation(width, w), z.dtype)
+    columns = jnp.asarray(grid.columns, z.dtype)
 
-    def block(carry: tuple[Array, Array | None], inputs: tuple[Array, Array, Array]) -> tuple[Any, None]:
+    def block(carry: tuple[Array, Array | None], inputs: tuple[Array, ...]) -> tuple[Any, None]:
         total, gradient = carry
-        first, weights, target = inputs
-        reach = weights.shape[1]
-        cells = jax.lax.dynamic_slice_in_dim(z, first, reach, axis=1)
-        # The classes come before the rows and columns, so that sums over them add whole tiles.
-        full = _product("Rs,bswk->bkRw", weights, cells, wide).astype(z.dtype)
-        full = _product("bkRw,Ww->bkRW", full, columns, wide).astype(z.dtype).astype(wide)
-        one_hot = jnp.arange(k)[:, None, None] == target[:, None]
-        labelled = target >= 0
-        log_sum = jax.nn.logsumexp(full, axis=1) if shifted else jnp.log(jnp.exp(full).sum(axis=1))
-        total += jnp.where(labelled, log_sum - jnp.where(one_hot, full, 0).sum(axis=1), 0).sum(axis=(1, 2))
+        first, rows, target, weights = inputs
+        pixels = _pixels(z, first, rows, columns, target, shifted)
+        losses = pixels.losses if weights is None else weights * pixels.losses
+        total += jnp.where(pixels.counted, losses, 0).sum(axis=(1, 2))
         if with_gradient:
-            log_sum = jnp.where(labelled, log_sum, jnp.inf)
-            error = (jnp.exp(full - log_sum[:, None]) - one_hot).astype(z.dtype)
+            log_sum = jnp.where(pixels.counted, pixels.log_sum, jnp.inf)
+            error = jnp.exp(pixels.logits - log_sum[:, None]) - pixels.one_hot
+            error = (error if weights is None else weights[:, None] * error).astype(z.dtype)
             error = _product("bkRW,Ww->bkRw", error, columns, wide).astype(z.dtype)
-            error = _product("Rs,bkRw->bswk", weights, error, wide)
-            error += jax.lax.dynamic_slice_in_dim(gradient, first, reach, axis=1)
+            error = _product("Rs,bkRw->bswk", rows, error, wide)
+            error += jax.lax.dynamic_slice_in_dim(gradient, first, rows.shape[1], axis=1)
             gradient = jax.lax.dynamic_update_slice_in_dim(gradient, error, first, axis=1)
         return (total, gradient), None
 
-    start = jnp.zeros(b, wide), jnp.zeros(z.shape, wide) if with_gradient else None
-    inputs = jnp.asarray(rows.first), jnp.asarray(rows.weights, z.dtype), _cut(target, *rows.weights.shape[:2])
+    start = jnp.zeros(len(z), wide), jnp.zeros(z.shape, wide) if with_gradient else None
+    cut = partial(_cut, blocks=len(grid.first), rows=grid.rows.shape[1])
+    weights = None if weights is None else cut(weights)
+    inputs = jnp.asarray(grid.first), jnp.asarray(grid.rows, z.dtype), cut(target), weights
     sums, _ = jax.lax.scan(block, start, inputs)
     return sums
+
+
+def _each(z: Float[Array, "b h w k"], target: Int[Array, "b H W"], *, shifted: bool) -> Float[Array, "b H W"]:
+    """The loss of each pixel, 0 without a target."""
+    grid = _grid(z.shape, target.shape)
+    columns = jnp.asarray(grid.columns, z.dtype)
+
+    def block(_: None, inputs: tuple[Array, ...]) -> tuple[None, Array]:
+        first, rows, target = inputs
+        pixels = _pixels(z, first, rows, columns, target, shifted)
+        return None, jnp.where(pixels.counted, pixels.losses, 0)
+
+    cut = _cut(target, blocks=len(grid.first), rows=grid.rows.shape[1])
+    _, losses = jax.lax.scan(block, None, (jnp.asarray(grid.first), jnp.asarray(grid.rows, z.dtype), cut))
+    b, height, width = target.shape
+    return losses.swapaxes(0, 1).reshape(b, -1, width)[:, :height]
+
+
+class _Pixels(NamedTuple):
+    """A block at full resolution, in float32 at least. The classes come before the rows and columns, so that sums over
+    them add whole tiles."""
+
+    logits: Float[Array, "b k R W"]
+    one_hot: Bool[Array, "b k R W"]
+    counted: Bool[Array, "b R W"]
+    log_sum: Float[Array, "b R W"]
+
+    @property
+    def losses(self) -> Float[Array, "b R W"]:
+        """Of pixels that are not counted, some number."""
+        return self.log_sum - jnp.where(self.one_hot, self.logits, 0).sum(axis=1)
+
+
+def _pixels(
+    z: Float[Array, "b h w k"],
+    first: Int[Array, ""],
+    rows: Float[Array, "R s"],
+    columns: Float[Array, "W w"],
+    target: Int[Array, "b R W"],
+    shifted: bool,
+) -> _Pixels:
+    """The block whose rows blend the cells' rows from `first` on."""
+    wide = jnp.promote_types(z.dtype, jnp.float32)
+    cells = jax.lax.dynamic_slice_in_dim(z, first, rows.shape[1], axis=1)
+    full = _product("Rs,bswk->bkRw", rows, cells, wide).astype(z.dtype)
+    full = _product("bkRw,Ww->bkRW", full, columns, wide).astype(z.dtype).astype(wide)
+    one_hot = jnp.arange(z.shape[-1])[:, None, None] == target[:, None]
+    log_sum = jax.nn.logsumexp(full, axis=1) if shifted else jnp.log(jnp.exp(full).sum(axis=1))
+    return _Pixels(full, one_hot, target >= 0, log_sum)
 
 
 def _product(subscripts: str, left: Array, right: Array, dtype: Any) -> Array:
@@ -129,17 +213,25 @@ def _product(subscripts: str, left: Array, right: Array, dtype: Any) -> Array:
     return jnp.einsum(subscripts, left, right, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
 
 
-class _RowBlocks(NamedTuple):
-    """How rows of cells blend into blocks of rows of pixels.
+class _Grid(NamedTuple):
+    """How cells blend into pixels, in blocks of rows.
 
-    Row r of block n is weights[n, r] times the cells' rows from first[n] on. Rows below the last have no weight.
+    Row r of block n is rows[n, r] times the cells' rows from first[n] on. Rows below the last have no weight. The
+    columns are the same for all.
     """
 
     first: Int[np.ndarray, " n"]
-    weights: Float[np.ndarray, "n R s"]
+    rows: Float[np.ndarray, "n R s"]
+    columns: Float[np.ndarray, "W w"]
 
 
-def _row_blocks(height: int, cells: int, at_most: int) -> _RowBlocks:
+def _grid(cells: tuple[int, int, int, int], pixels: tuple[int, int, int]) -> _Grid:
+    """From the shapes (b, h, w, k) and (b, H, W)."""
+    (_, h, w, k), (_, height, width) = cells, pixels
+    return _Grid(*_row_blocks(height, h, at_most=BLOCK // (width * k)), _interpolation(width, w))
+
+
+def _row_blocks(height: int, cells: int, at_most: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n R s"]]:
     """Blocks of equally many rows, a multiple of TILE, not more than `at_most` unless that is less than one tile."""
     blocks = -(-height // max(at_most // TILE * TILE, TILE))
     rows = -(-height // (blocks * TILE)) * TILE
@@ -150,7 +242,7 @@ def _row_blocks(height: int, cells: int, at_most: int) -> _RowBlocks:
     used = [np.flatnonzero(block.any(axis=0)) for block in weights]
     reach = max(np.ptp(one) for one in used) + 1
     first = np.array([min(one[0], cells - reach) for one in used], np.int32)
-    return _RowBlocks(first, np.stack([block[:, at : at + reach] for at, block in zip(first, weights, strict=True)]))
+    return first, np.stack([block[:, at : at + reach] for at, block in zip(first, weights, strict=True)])
 
 
 def _interpolation(size: int, cells: int) -> Float[np.ndarray, "size cells"]:
@@ -160,8 +252,8 @@ def _interpolation(size: int, cells: int) -> Float[np.ndarray, "size cells"]:
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def _cut(target: Int[Array, "b H W"], blocks: int, rows: int) -> Int[Array, "n b R W"]:
-    """In blocks of rows; those below the last are not labelled."""
-    b, height, width = target.shape
-    padded = jnp.pad(target, ((0, 0), (0, blocks * rows - height), (0, 0)), constant_values=-1)
+def _cut(pixels: Array, blocks: int, rows: int) -> Array:
+    """(b, H, W) -> (n, b, R, W), in blocks of rows; -1, which is no target, fills those below the last."""
+    b, height, width = pixels.shape
+    padded = jnp.pad(pixels, ((0, 0), (0, blocks * rows - height), (0, 0)), constant_values=-1)
     return padded.reshape(b, blocks, rows, width).swapaxes(0, 1)

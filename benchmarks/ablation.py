@@ -1,0 +1,191 @@
+"""What is each part worth? Runs the rows of a table, several seeds each, and writes down what comes of them.
+
+    python benchmarks/ablation.py --table=scenes [--config=configs/quickstart.py] [--rows=aux,full] [--seeds=0,1,2]
+        [--out=runs/ablation/scenes] [--jobs=1] [--classes=sea,sand,bed,table] [--config.FIELD=VALUE ...]
+
+Tables are files in configs/ablations/: a config, and by row the fields in which it differs. Every run is a run of
+main.py in its own workdir, OUT/ROW/seed_SEED, with its log there: interrupted, the same command goes on, and what is
+finished is not run again. --jobs=4 works at four runs at once, each on a GPU or TPU chip of its own; on CPUs they share
+the cores. --config.FIELD=VALUE is for all rows.
+
+OUT/table.md has a line a row and the command behind it, written anew after each run; in the end it is printed, with one
+JSON line. A run that fails is named and the others go on; the exit status is then 1.
+"""
+
+import argparse
+import dataclasses
+import os
+import signal
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from cpnet_jax import build, exits, files
+from cpnet_jax.ablation import devices, launch, report, runs, table
+from cpnet_jax.errors import UserError
+from cpnet_jax.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[1]
+MAIN = ROOT / "main.py"
+
+
+class Ablation:
+    """The runs of a table, and what has come of each.
+
+    Args:
+      chosen: the table.
+      config: path of the config that the rows change.
+      seeds: of each row.
+      overrides: --config.FIELD=VALUE for all rows.
+      classes: whose IoU is shown.
+      out: folder of the runs' workdirs and of table.md.
+
+    Raises:
+      UserError: on a row whose config cannot work, or a class that is not there.
+    """
+
+    def __init__(
+        self,
+        chosen: table.Table,
+        config: str,
+        seeds: list[int],
+        *,
+        overrides: list[str],
+        classes: list[str],
+        out: Path,
+    ) -> None:
+        self.table, self.config, self.seeds, self.classes, self.out = chosen, config, seeds, classes, out
+        self.runs = runs.of_table(chosen, config, seeds, overrides, out)
+        self.configs = {run: runs.load_config(run) for run in self.runs}
+        known = build.make_dataset(self.configs[self.runs[0]]).classes
+        if unknown := [name for name in classes if name not in known]:
+            raise UserError(f"--classes has {unknown[0]!r}: the classes are {', '.join(known)}")
+        self.results: dict[str, dict[int, runs.Result]] = defaultdict(dict)
+        self.failed: dict[str, list[int]] = defaultdict(list)
+        for run in self.runs:
+            if result := runs.read_result(run, self.configs[run]):
+                self.results[run.row][run.seed] = result
+
+    def unfinished(self) -> list[runs.Run]:
+        return [run for run in self.runs if run.seed not in self.results[run.row]]
+
+    def end(self, run: runs.Run, status: int) -> str:
+        """Takes up what a run came to, by its exit status, and writes the table; returns a sentence about it."""
+        try:
+            if status:
+                raise UserError(f"exit status {status}, {launch.complaint(run)}")
+            result = runs.keep_result(run, self.configs[run])
+            self.results[run.row][run.seed] = result
+            said = f"{run.title}: mIoU {100 * result.miou:.2f} %"
+        except UserError as error:
+            self.failed[run.row].append(run.seed)
+            said = f"{run.title} failed ({error}): see {run.log}"
+        self.write()
+        return said
+
+    def write(self) -> str:
+        """table.md; returns what it says."""
+        text = report.markdown(
+            self.table,
+            self.runs,
+            self.results,
+            self.failed,
+            settings=f"`{self.config}`, {_settings(self.configs[self.runs[0]])}, seeds {_listed(self.seeds)}.",
+            classes=self.classes,
+            main=MAIN,
+        )
+        files.write_text(self.out / "table.md", text)
+        return text
+
+
+def _settings(config: ml_collections.ConfigDict) -> str:
+    length = f"{config.total_epochs:g} epochs" if config.total_epochs else f"{config.total_steps} steps"
+    scales = "several scales" if config.eval.multi_scale else "single scale"
+    return f"{length} of {config.batch_size}, {scales}"
+
+
+def _listed(values: list[int]) -> str:
+    return ", ".join(map(str, values))
+
+
+def run(ablation: Ablation, jobs: int) -> None:
+    """Makes the runs that are left."""
+    todo = ablation.unfinished()
+    if not todo:
+        return
+    environments = devices.environments(jobs)
+    done = len(ablation.runs) - len(todo)
+    with Progress(len(ablation.runs), "Ablation", initial=done, unit="run") as progress:
+
+        def on_end(run: runs.Run, status: int) -> None:
+            progress.say(ablation.end(run, status))
+            progress.advance()
+
+        launch.run_all(
+            todo,
+            environments,
+            MAIN,
+            on_start=lambda run: progress.say(f"{run.title}: begins, its log is {run.log}"),
+            on_end=on_end,
+        )
+
+
+def parse() -> tuple[argparse.Namespace, list[str]]:
+    """The arguments, and the overrides of the config."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--table", required=True, help="a file in configs/ablations/, without its ending")
+    parser.add_argument("--config", help="file of the experiment; the table's own unless given")
+    parser.add_argument("--rows", type=_words, default=[], help="only these, divided by commas")
+    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2])
+    parser.add_argument("--out", help="folder; runs/ablation/TABLE unless given")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("--classes", type=_words, default=[], help="that get a column of their IoU")
+    arguments, overrides = parser.parse_known_args()
+    if strange := [one for one in overrides if not one.startswith("--config.") or "=" not in one]:
+        parser.error(f"unknown argument {strange[0]!r}: fields of the config are given as --config.FIELD=VALUE")
+    if arguments.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    return arguments, overrides
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(text.split(",")))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in _words(text)]
+
+
+def choose(name: str, rows: list[str]) -> table.Table:
+    chosen = table.load(name, ROOT / "configs" / "ablations")
+    if unknown := [row for row in rows if row not in chosen.rows]:
+        raise UserError(f"--rows has {unknown[0]!r}: the rows of {name} are {', '.join(chosen.rows)}")
+    return dataclasses.replace(chosen, rows={row: chosen.rows[row] for row in rows or chosen.rows})
+
+
+def main() -> None:
+    arguments, overrides = parse()
+    sys.path.append(str(ROOT))  # the configs
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # This process only counts parameters: the devices are for the runs.
+    jax.config.update("jax_platforms", "cpu")
+    chosen = choose(arguments.table, arguments.rows)
+    ablation = Ablation(
+        chosen,
+        arguments.config or os.path.relpath(ROOT / chosen.config),
+        arguments.seeds,
+        overrides=overrides,
+        classes=arguments.classes,
+        out=files.as_path(arguments.out or f"runs/ablation/{chosen.name}"),
+    )
+    run(ablation, arguments.jobs)
+    print(ablation.write())
+    print(report.as_json(ablation.table, ablation.config, ablation.results))
+    sys.exit(1 if any(ablation.failed.values()) else 0)
+
+
+if __name__ == "__main__":
+    exits.run(main)

@@ -1,0 +1,31 @@
+"""What each part is worth on `scenes`: the rows of the paper's ablation, small enough for a laptop.
+
+    python benchmarks/ablation.py --table=scenes [--seeds=0,1,2] [--classes=sea,sand,bed,table]
+    python main.py --config=configs/ablations/scenes.py:psp
+
+Two CPU cores: 2 to 3 minutes a run, ten rows. The last four rows cross the affinity loss with the aggregation: `full`
+has both. There is no published figure for generated scenes.
+"""
+
+from configs import quickstart
+from configs.ablations import with_row
+
+CONFIG = "configs/quickstart.py"
+ROWS = {
+    "none": {"model.context_prior": False, "model.aux_channels": 0},
+    "aux": {"model.context_prior": False},
+    "psp": {"model.context_prior": False, "model.context": "psp"},
+    # 12, 24 and 36 reach beyond a map of 16 x 16.
+    "aspp": {"model.context_prior": False, "model.context": "aspp", "model.aspp_dilations": (2, 4, 6)},
+    "non_local": {"model.context_prior": False, "model.context": "non_local"},
+    "prior_unsupervised": {"loss.prior_weight": 0.0},
+    "prior_bce_without_aggregation": {"loss.global_weight": 0.0, "model.aggregation": False},
+    "prior_affinity_without_aggregation": {"model.aggregation": False},
+    "prior_bce": {"loss.global_weight": 0.0},
+    "full": {},
+}
+PUBLISHED = {}
+
+
+def get_config(row: str = "full"):
+    return with_row(quickstart.get_config(), ROWS, row)

@@ -1,0 +1,105 @@
+"""What came of a table, as Markdown and as JSON."""
+
+import json
+import os
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cpnet_jax.ablation.runs import Result, Run
+from cpnet_jax.ablation.table import Table
+
+# By row, by seed; a row or seed that is missing has not been run.
+Results = Mapping[str, Mapping[int, Result]]
+
+
+def markdown(
+    table: Table,
+    runs: Sequence[Run],
+    results: Results,
+    failed: Mapping[str, Sequence[int]],
+    *,
+    settings: str,
+    classes: Sequence[str] = (),
+    main: Path,
+) -> str:
+    """The table, and the command of each row beneath it.
+
+    Args:
+      runs: of all rows and seeds.
+      failed: seeds by row.
+      settings: a sentence on what all rows have in common.
+      classes: whose IoU has a column of its own.
+      main: the program, main.py.
+    """
+    published = ["published mIoU %"] if table.published else []
+    heads = ["row", "mIoU %", "pixel accuracy %", "parameters (M)", "seeds", *published, *classes]
+    lines = [f"# Ablation: {table.name}", "", settings, "", _line(heads), "|---" * len(heads) + "|"]
+    for row in table.rows:
+        found = _in_order(results, row)
+        cells = [f"`{row}`", *_figures(found), _seeds(row, runs, results, failed)]
+        if table.published:
+            cells.append(f"{table.published[row]:.2f}" if row in table.published else "")
+        lines.append(_line([*cells, *(_iou(found, name) for name in classes)]))
+    lines += ["", "Mean ± sample standard deviation over the seeds. The first run of each row:", "", "```"]
+    first = {run.row: run for run in reversed(runs)}
+    lines += [f"# {row}\n{_command(first[row], main)}" for row in table.rows]
+    return "\n".join([*lines, "```", ""])
+
+
+def as_json(table: Table, config: str, results: Results) -> str:
+    """One line; figures are shares of 1, in the order of `seeds`."""
+    rows = {
+        row: {
+            "seeds": sorted(results[row]),
+            "mIoU": [result.miou for result in found],
+            "pixel_accuracy": [result.pixel_accuracy for result in found],
+            "parameters": found[0].parameters,
+        }
+        for row in table.rows
+        if (found := _in_order(results, row))
+    }
+    return json.dumps({"table": table.name, "config": config, "rows": rows})
+
+
+def mean_and_spread(shares: Sequence[float]) -> str:
+    """In %, mean ± sample standard deviation where there are several; a dash where there is none."""
+    percent = [100 * share for share in shares]
+    if not percent:
+        return "-"
+    mean = f"{statistics.mean(percent):.2f}"
+    return f"{mean} ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else mean
+
+
+def _in_order(results: Results, row: str) -> list[Result]:
+    return [result for _, result in sorted(results.get(row, {}).items())]
+
+
+def _figures(found: Sequence[Result]) -> list[str]:
+    miou = mean_and_spread([result.miou for result in found])
+    accuracy = mean_and_spread([result.pixel_accuracy for result in found])
+    return [miou, accuracy, f"{found[0].parameters / 1e6:.2f}" if found else "-"]
+
+
+def _iou(found: Sequence[Result], name: str) -> str:
+    # None of a class that neither occurs nor is predicted.
+    shares = [result.per_class[name] for result in found if result.per_class[name] is not None]
+    return mean_and_spread(shares)
+
+
+def _seeds(row: str, runs: Sequence[Run], results: Results, failed: Mapping[str, Sequence[int]]) -> str:
+    asked = [run.seed for run in runs if run.row == row]
+    there = f"{len(results.get(row, {}))} of {len(asked)}"
+    lost = ", ".join(map(str, failed.get(row, ())))
+    return f"{there}; **failed**: seed {lost}" if lost else there
+
+
+def _command(run: Run, main: Path) -> str:
+    program = [os.path.relpath(main), *run.arguments, f"--workdir={os.path.relpath(run.workdir)}"]
+    return shlex.join(["python", *program])
+
+
+def _line(cells: Sequence[Any]) -> str:
+    return f"| {' | '.join(cells)} |"

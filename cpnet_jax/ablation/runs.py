@@ -1,0 +1,130 @@
+"""The runs of a table: the command of each, its config, and the result that it left."""
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from cpnet_jax import build, command_line, configuration, files
+from cpnet_jax.ablation.table import Table
+from cpnet_jax.errors import UserError
+
+# In the workdir of a run that is over: its config and its figures.
+RESULT = "ablation.json"
+
+
+class Result(NamedTuple):
+    """Figures as in eval.json, shares of 1; `parameters` counts those of the whole network in training."""
+
+    miou: float
+    pixel_accuracy: float
+    per_class: dict[str, float | None]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a row with a seed. `arguments` are main.py's, but for --workdir."""
+
+    row: str
+    seed: int
+    arguments: tuple[str, ...]
+    workdir: Path
+
+    @property
+    def title(self) -> str:
+        return f"{self.row}, seed {self.seed}"
+
+    @property
+    def log(self) -> Path:
+        return self.workdir / "log.txt"
+
+    def command(self, main: Path) -> list[str]:
+        return [sys.executable, str(main), *self.arguments, f"--workdir={self.workdir}"]
+
+
+def of_table(table: Table, config: str, seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Run]:
+    """Every row with every seed, all rows of a seed before the next.
+
+    Args:
+      config: path of the config that the rows change.
+      overrides: --config.FIELD=VALUE for all rows.
+      out: folder of the runs' workdirs.
+    """
+    return [
+        Run(
+            row,
+            seed,
+            (f"--config={config}", *_as_flags(fields), *overrides, f"--config.seed={seed}"),
+            out / row / f"seed_{seed}",
+        )
+        for seed in seeds
+        for row, fields in table.rows.items()
+    ]
+
+
+def _as_flags(fields: Any) -> Iterable[str]:
+    return (f"--config.{field}={str(value).replace(' ', '')}" for field, value in fields.items())
+
+
+def load_config(run: Run) -> ml_collections.ConfigDict:
+    """The config that main.py will have, checked.
+
+    Raises:
+      UserError: on a field that is not there or whose value cannot work; it names the row.
+    """
+    values, argv = flags.FlagValues(), ["main.py", *run.arguments]
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
+    try:
+        command_line.parse(argv, flag_values=values)
+        configuration.check(config.value)
+    except UserError as error:
+        raise UserError(f"row {run.row}: {error}") from error
+    return config.value
+
+
+def read_result(run: Run, config: ml_collections.ConfigDict) -> Result | None:
+    """What the run left if it is over; None if it is not, or was one of another config."""
+    try:
+        found = json.loads((run.workdir / RESULT).read_text())
+    except FileNotFoundError:
+        return None
+    return Result(**found["result"]) if found["config"] == configuration.as_dict(config) else None
+
+
+def keep_result(run: Run, config: ml_collections.ConfigDict) -> Result:
+    """The result of a run that main.py has just said is over, kept in its workdir for `read_result`.
+
+    Raises:
+      UserError: where eval.json is not what the run left in the end, but made anew of another step or at other scales.
+    """
+    path = run.workdir / "eval.json"
+    try:
+        evaluation, resolved = json.loads(path.read_text()), json.loads((run.workdir / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): make it anew by --mode=eval") from error
+    settings = evaluation["settings"]
+    if (settings["step"], settings["multi_scale"]) != (resolved["total_steps"], config.eval.multi_scale):
+        raise UserError(
+            f"{path} is of step {settings['step']} with multi_scale {settings['multi_scale']}: evaluate the last step "
+            "as the config says, by --mode=eval"
+        )
+    figures = evaluation["mIoU"], evaluation["pixel_accuracy"], evaluation["per_class"]
+    result = Result(*figures, parameters=count_parameters(config, classes=len(evaluation["per_class"])))
+    files.write_json(run.workdir / RESULT, {"config": configuration.as_dict(config), "result": result._asdict()})
+    return result
+
+
+def count_parameters(config: ml_collections.ConfigDict, classes: int) -> int:
+    """Of the network, auxiliary head included; nothing is computed."""
+    config = config.copy_and_resolve_references()
+    config.data.num_classes = classes
+    state = jax.eval_shape(build.make_create_state(config))
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))

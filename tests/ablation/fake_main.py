@@ -1,0 +1,34 @@
+"""In place of main.py: leaves what a run leaves, with figures made of its arguments.
+
+Of the environment: the row that FAIL names fails, the one that WAIT names waits until it is asked to stop.
+Every start adds a line to calls.txt, beside the folders of the rows.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import zlib
+from pathlib import Path
+
+*arguments, last = sys.argv[1:]
+workdir = Path(last.removeprefix("--workdir="))
+row, seed = workdir.parts[-2:]
+with (workdir.parents[1] / "calls.txt").open("a") as calls:
+    calls.write(f"{row} {seed} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n")
+if row == os.environ.get("FAIL"):
+    sys.exit("Traceback\nerror: config.model.depth is 7: it must be one of these\n")
+if row == os.environ.get("WAIT"):
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    (workdir / "waiting").touch()
+    time.sleep(60)
+figure = zlib.crc32(" ".join(arguments).encode()) / 2**32
+evaluation = {
+    "mIoU": figure,
+    "pixel_accuracy": 1 - figure / 2,
+    "per_class": dict.fromkeys(["sky", "sea", *"abcdefghij"], figure / 2),
+    "settings": {"step": 5, "multi_scale": False},
+}
+(workdir / "eval.json").write_text(json.dumps(evaluation))
+(workdir / "config.json").write_text(json.dumps({"total_steps": 5}))

@@ -1,0 +1,268 @@
+"""benchmarks/ablation.py over a stand-in for main.py."""
+
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from benchmarks import ablation
+from cpnet_jax.ablation import devices, report, runs
+from cpnet_jax.errors import UserError
+
+FAKE = Path(__file__).with_name("fake_main.py")
+ROOT = Path(__file__).parents[2]
+ROWS = ["none", "aux", "full"]
+
+
+@pytest.fixture(autouse=True)
+def fake_main(monkeypatch):
+    monkeypatch.setattr(ablation, "MAIN", FAKE)
+    monkeypatch.chdir(ROOT)
+
+
+def make(out, rows=ROWS, seeds=(0, 1), overrides=(), classes=()):
+    return ablation.Ablation(
+        ablation.choose("scenes", rows),
+        "configs/quickstart.py",
+        list(seeds),
+        overrides=["--config.total_steps=5", *overrides],
+        classes=list(classes),
+        out=out,
+    )
+
+
+def complete(out, jobs=1, **options):
+    """(the ablation when all that could be run has been, its table.md)"""
+    made = make(out, **options)
+    ablation.run(made, jobs)
+    return made, made.write()
+
+
+def calls(out):
+    return [line.split() for line in (out / "calls.txt").read_text().splitlines()]
+
+
+def without_folders(text, out):
+    return text.replace(os.path.relpath(out), "OUT")
+
+
+def test_every_row_is_run_with_every_seed_and_its_own_fields(tmp_path):
+    made, _ = complete(tmp_path)
+    assert Counter(row for row, *_ in calls(tmp_path)) == dict.fromkeys(ROWS, 2)
+    figures = [result.miou for found in made.results.values() for result in found.values()]
+    assert len(set(figures)) == 6, "no two had the same arguments"
+    commands = {run.row: run.arguments for run in made.runs if run.seed == 1}
+    assert commands["aux"] == (
+        "--config=configs/quickstart.py",
+        "--config.model.context_prior=False",
+        "--config.total_steps=5",
+        "--config.seed=1",
+    )
+
+
+def test_finished_runs_are_not_run_again(tmp_path):
+    _, first = complete(tmp_path)
+    before = calls(tmp_path)
+    _, second = complete(tmp_path)
+    assert calls(tmp_path) == before
+    assert second == first
+
+
+def test_a_run_of_another_config_is_not_taken_for_this_one(tmp_path):
+    complete(tmp_path, seeds=[0])
+    before = len(calls(tmp_path))
+    assert not make(tmp_path, seeds=[0]).unfinished()
+    assert len(make(tmp_path, seeds=[0], overrides=["--config.batch_size=4"]).unfinished()) == len(ROWS)
+    assert [run.seed for run in make(tmp_path).unfinished()] == [1] * len(ROWS)
+    assert len(calls(tmp_path)) == before
+
+
+def test_a_failed_run_is_named_with_its_error_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("FAIL", "aux")
+    made, table = complete(tmp_path)
+    said = capsys.readouterr().out
+    sentence = f"exit status 1, config.model.depth is 7: it must be one of these): see {tmp_path}/aux/seed_1/log.txt"
+    assert f"aux, seed 1 failed ({sentence}" in said
+    assert made.failed == {"aux": [0, 1]}
+    assert {row for row, found in made.results.items() if found} == {"none", "full"}
+    [line] = [line for line in table.splitlines() if line.startswith("| `aux`")]
+    assert line == "| `aux` | - | - | - | 0 of 2; **failed**: seed 0, 1 |"
+
+    monkeypatch.delenv("FAIL")
+    made, table = complete(tmp_path)
+    assert not made.failed and "**failed**" not in table
+    assert Counter(row for row, *_ in calls(tmp_path)) == {"none": 2, "full": 2, "aux": 4}
+
+
+def test_an_evaluation_of_something_else_is_not_taken_for_the_runs(tmp_path):
+    made = make(tmp_path, rows=["full"], seeds=[0])
+    ablation.run(made, 1)
+    [run] = made.runs
+    for settings in ({"step": 4, "multi_scale": False}, {"step": 5, "multi_scale": True}):
+        evaluation = json.loads((run.workdir / "eval.json").read_text()) | {"settings": settings}
+        (run.workdir / "eval.json").write_text(json.dumps(evaluation))
+        with pytest.raises(UserError, match=f"is of step {settings['step']}"):
+            runs.keep_result(run, made.configs[run])
+    (run.workdir / "eval.json").unlink()
+    with pytest.raises(UserError, match=r"eval\.json cannot be read"):
+        runs.keep_result(run, made.configs[run])
+
+
+PROGRAM = f"""
+import sys
+from pathlib import Path
+from benchmarks import ablation
+from cpnet_jax import exits
+ablation.MAIN = Path({str(FAKE)!r})
+exits.run(ablation.main)
+"""
+
+
+def program(out, *arguments):
+    table = ["--table=scenes", f"--rows={','.join(ROWS)}", "--seeds=0,1", "--config.total_steps=5"]
+    return [sys.executable, "-c", PROGRAM, *table, f"--out={out}", *arguments]
+
+
+def test_a_table_interrupted_and_resumed_is_the_same(tmp_path):
+    """By Ctrl-C or SIGTERM, while one run is at work and another has finished: that one is asked to save and stop."""
+    out, straight = tmp_path / "interrupted", tmp_path / "straight"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WAIT": "aux"}
+    process = subprocess.Popen(program(out), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not (out / "aux" / "seed_0" / "waiting").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, said
+    assert "the same command goes on" in said and "Traceback" not in said
+    assert [row for row, *_ in calls(out)] == ["none", "aux"]
+
+    environment.pop("WAIT")
+    result = subprocess.run(program(out), cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    _, expected = complete(straight)
+    assert without_folders((out / "table.md").read_text(), out) == without_folders(expected, straight)
+    assert [row for row, *_ in calls(out)] == ["none", "aux", "aux", "full", *ROWS]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["table"] == "scenes" and list(found["rows"]) == ROWS
+    assert found["rows"]["full"]["seeds"] == [0, 1]
+
+
+def test_a_failure_ends_with_exit_status_1_and_a_mistake_with_2(tmp_path, monkeypatch):
+    for name, value in {"FAIL": "aux", "PYTHONPATH": str(ROOT)}.items():
+        monkeypatch.setenv(name, value)
+    failed = subprocess.run(program(tmp_path), cwd=ROOT, capture_output=True, text=True)
+    assert failed.returncode == 1 and "aux, seed 0 failed" in failed.stdout
+    mistake = subprocess.run(program(tmp_path, "--config.model.dept=18"), cwd=ROOT, capture_output=True, text=True)
+    assert mistake.returncode == 2
+    assert mistake.stderr.splitlines()[-1].startswith("error: row none: config.model.dept does not exist")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rows": ["non"]}, "--rows has 'non': the rows of scenes are none, aux"),
+        ({"classes": ["cloud"]}, "--classes has 'cloud': the classes are sky, sea"),
+        ({"overrides": ["--config.model.depth=7"]}, "row none: config.model.depth is 7"),
+        ({"overrides": ["--config.seed=7"]}, "config.seed is given twice"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_run(tmp_path, options, said):
+    with pytest.raises(UserError, match=said):
+        make(tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+
+
+# Several at once
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Says what JAX is to find there."""
+
+    def has(platform, count):
+        monkeypatch.setattr(devices, "_ask", lambda: (platform, count))
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return has
+
+
+def test_runs_at_once_come_to_the_same_and_have_a_gpu_each(tmp_path, machine):
+    machine("gpu", 2)
+    _, alone = complete(tmp_path / "alone")
+    _, spread = complete(tmp_path / "spread", jobs=2)
+    assert without_folders(spread, tmp_path / "spread") == without_folders(alone, tmp_path / "alone")
+    assert {tuple(rest) for _, _, *rest in calls(tmp_path / "alone")} == {()}, "one run has all devices"
+    assert {tuple(rest) for _, _, *rest in calls(tmp_path / "spread")} == {("0",), ("1",)}
+
+
+def test_a_device_each(monkeypatch, machine):
+    assert devices.environments(1) == [{}]
+    machine("cpu", 1)
+    assert devices.environments(3) == [{}, {}, {}]
+    machine("tpu", 4)
+    chips = [environment["TPU_VISIBLE_CHIPS"] for environment in devices.environments(4)]
+    assert chips == ["0", "1", "2", "3"]
+    machine("gpu", 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    assert devices.environments(2) == [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "3"}]
+    with pytest.raises(UserError, match=r"--jobs is 3, and JAX finds 2 GPU\(s\) here: give at most 2"):
+        devices.environments(3)
+
+
+def test_the_devices_are_those_that_jax_finds():
+    assert devices._ask() == ("cpu", 1)
+
+
+# The Markdown
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_line_holds_mean_and_sample_standard_deviation_and_all_lines_have_as_many_cells(tmp_path):
+    made, text = complete(tmp_path, seeds=[0, 1, 2], classes=["sea"])
+    lines = [cells(line) for line in text.splitlines() if line.startswith("|")]
+    assert {len(line) for line in lines} == {6}
+    assert lines[0] == ["row", "mIoU %", "pixel accuracy %", "parameters (M)", "seeds", "sea"]
+    for row, line in zip(ROWS, lines[2:], strict=True):
+        percent = [100 * result.miou for result in made.results[row].values()]
+        mean, spread = statistics.mean(percent), statistics.stdev(percent)
+        assert line[:2] == [f"`{row}`", f"{mean:.2f} ± {spread:.2f}"]
+        assert line[4:] == ["3 of 3", f"{mean / 2:.2f} ± {spread / 2:.2f}"]
+    parameters = [float(line[3]) for line in lines[2:]]
+    assert parameters == sorted(parameters) and len(set(parameters)) == 3
+    assert "5 steps of 8, single scale, seeds 0, 1, 2" in text
+
+
+def test_one_seed_has_no_spread_and_what_was_not_run_has_a_dash(tmp_path):
+    assert report.mean_and_spread([0.5]) == "50.00"
+    line = next(line for line in make(tmp_path).write().splitlines() if line.startswith("| `aux`"))
+    assert cells(line) == ["`aux`", "-", "-", "-", "0 of 2"]
+
+
+def test_the_command_of_each_row_is_beneath_and_runs_it(tmp_path):
+    _, text = complete(tmp_path / "a folder", seeds=[0])
+    commands = text.split("```")[1].strip().splitlines()
+    assert commands[::2] == [f"# {row}" for row in ROWS]
+    before = (tmp_path / "a folder/aux/seed_0/eval.json").read_text()
+    (tmp_path / "a folder/aux/seed_0/eval.json").unlink()
+    subprocess.run(commands[3].replace("python ", f"{sys.executable} ", 1), shell=True, check=True, cwd=ROOT)
+    assert (tmp_path / "a folder/aux/seed_0/eval.json").read_text() == before
+
+
+def test_what_the_paper_reports_stands_beside_ours(tmp_path):
+    chosen = ablation.choose("paper", ["full", "kernel_3"])
+    made = ablation.Ablation(chosen, "configs/ade20k.py", [0], overrides=[], classes=[], out=tmp_path)
+    lines = [cells(line) for line in made.write().splitlines() if line.startswith("|")]
+    assert lines[0][-1] == "published mIoU %"
+    assert [line[-1] for line in lines[2:]] == ["43.92", ""]

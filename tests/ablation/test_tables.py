@@ -1,0 +1,115 @@
+"""Every row of every table in configs/ablations/ is an experiment that can be built."""
+
+import importlib
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from cpnet_jax import build, command_line, configuration
+from cpnet_jax.ablation import runs, table
+from cpnet_jax.errors import UserError
+from cpnet_jax.training.step import train_step
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "configs" / "ablations"
+TABLES = {path.stem: table.load(path.stem, FOLDER) for path in sorted(FOLDER.glob("[!_]*.py"))}
+ROWS = [(name, row) for name, one in TABLES.items() for row in one.rows]
+
+
+def config_of(name, row):
+    """As benchmarks/ablation.py has it."""
+    one = TABLES[name]
+    chosen = table.Table(name, one.config, {row: one.rows[row]}, {})
+    [run] = runs.of_table(chosen, str(ROOT / one.config), [0], [], Path("out"))
+    return runs.load_config(run)
+
+
+@pytest.mark.parametrize(("name", "row"), ROWS)
+def test_a_row_passes_the_checks_and_is_the_same_as_an_ordinary_config(name, row):
+    config = config_of(name, row)
+    ordinary = importlib.import_module(f"configs.ablations.{name}").get_config(row)
+    configuration.check(ordinary)
+    assert ordinary.name == f"{config.name}_{row}"
+    ordinary.name = config.name
+    assert configuration.as_dict(ordinary) == configuration.as_dict(config)
+
+
+def test_the_rows_of_a_table_all_differ():
+    for name, one in TABLES.items():
+        configs = [configuration.as_dict(config_of(name, row)) for row in one.rows]
+        assert all(configs.count(config) == 1 for config in configs), name
+
+
+# The rows of camvid are those of scenes.
+@pytest.mark.parametrize(("name", "row"), [(name, row) for name, row in ROWS if name != "camvid"])
+def test_a_row_traces_one_training_step(name, row):
+    """With a small backbone and crop: none of what the rows are about."""
+    config = config_of(name, row)
+    config.model.depth, config.data.crop_size, config.batch_size = 18, (64, 64), 2
+    model, tx, loss = build.make_model(config), build.make_optimizer(config), build.make_loss(config)
+    state = jax.eval_shape(build.make_create_state(config))
+    batch = {
+        "image": jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32),
+        "label": jax.ShapeDtypeStruct((2, 64, 64), np.uint8),
+    }
+    step = lambda state, batch: train_step(  # noqa: E731
+        state, batch, model=model, loss=loss, tx=tx, normalize=lambda images: images
+    )
+    after, metrics = jax.eval_shape(step, state, batch)
+    assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
+    assert ("affinity_unary" in metrics) == config.model.context_prior
+    assert ("aux" in metrics) == bool(config.model.aux_channels)
+
+
+def test_published_figures_are_of_rows_and_those_of_the_design():
+    for one in TABLES.values():
+        assert set(one.published) <= set(one.rows)
+    assert TABLES["paper"].published == {
+        "fcn": 34.38,
+        "aux": 36.24,
+        "aspp": 40.39,
+        "psp": 41.49,
+        "intra_bce": 42.34,
+        "inter_bce": 41.88,
+        "intra": 42.74,
+        "inter": 42.43,
+        "full": 43.92,
+    }
+
+
+def test_the_docstring_of_a_table_gives_its_command():
+    for name in TABLES:
+        said = runpy.run_path(str(FOLDER / f"{name}.py"))["__doc__"]
+        assert f"benchmarks/ablation.py --table={name}" in said
+        assert f"main.py --config=configs/ablations/{name}.py:psp" in said
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--config=configs/ablations/scenes.py:pspp", "no row 'pspp'"),
+        ("--config=configs/quickstart.py:psp", "cannot be loaded"),
+        ("--config=configs/nowhere.py:psp", "configs/nowhere.py is no file"),
+    ],
+)
+def test_a_row_that_is_not_there_is_told_in_a_sentence(monkeypatch, argument, said):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=said):
+        command_line.parse(["main.py", argument])
+
+
+def test_a_table_that_is_not_there_is_told_in_a_sentence():
+    with pytest.raises(UserError, match=r"--table is nothing: take one of camvid, paper, scenes"):
+        table.load("nothing", FOLDER)
+
+
+def test_parameters_are_counted_without_any_being_made():
+    config = config_of("scenes", "none")
+    fcn = runs.count_parameters(config, classes=12)
+    assert runs.count_parameters(config, classes=13) == fcn + 128 + 1
+    config.model.aux_channels = 8
+    # A 3x3 convolution of 256 channels with its BatchNorm, and the classifier.
+    assert runs.count_parameters(config, classes=12) == fcn + 9 * 256 * 8 + 2 * 8 + 8 * 12 + 12
