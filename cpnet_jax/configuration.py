@@ -74,6 +74,15 @@ ADDED = {
         "dilation_impl": "plain",
         "remat": "none",
     },
+    "loss": {
+        "precision_weight": 1.0,
+        "recall_weight": 1.0,
+        "specificity_weight": 1.0,
+        "class_weights": [],
+        "ohem": False,
+        "ohem_threshold": 0.7,
+        "ohem_min_kept": 100_000,
+    },
 }
 
 # Duration in epochs -> the same in steps.

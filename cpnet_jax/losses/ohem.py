@@ -19,7 +19,7 @@ class Ohem(NamedTuple):
       threshold: those whose class has a lower probability are, in [0, 1].
       min_kept: the hardest of a batch that are in any case, times its images, or all labelled ones where there are not
         so many. It is mmsegmentation's `OHEMPixelSampler`, and its 100,000, that count by image; TorchSeg's
-        `ProbOhemCrossEntropy2d` and CCNet, where both defaults come from, have so many for all images of a GPU.
+        `ProbOhemCrossEntropy2d` counts all images of a GPU.
     """
 
     threshold: float = 0.7

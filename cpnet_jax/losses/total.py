@@ -33,8 +33,8 @@ def total_loss(
       aux_weight, prior_weight: weights of the auxiliary loss L_a and of the affinity loss L_p. With the number 0 the
         terms are found, but not learned from.
       class_weights: of pixels in L_s and L_a, see `cross_entropy`.
-      ohem: for bootstrapped cross entropy, see `cross_entropy`, in L_s alone, as in mmsegmentation's configs and CCNet;
-        what the authors had on Cityscapes is not public.
+      ohem: for bootstrapped cross entropy, see `cross_entropy`, in L_s alone, as in mmsegmentation's configs; what the
+        authors had on Cityscapes is not public.
       upsampled_dtype: of the values at full resolution, see `upsampled_cross_entropy`.
       affinity_options: see `affinity_loss`.
 
