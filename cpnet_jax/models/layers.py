@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cpnet_jax.models.convolution import conv_general_dilated
+
 BN_EPSILON = 1e-5
 # linen weighs the old value, torch the new one: this is torch's momentum 0.1.
 BN_MOMENTUM = 0.9
@@ -55,7 +57,15 @@ def conv(
     """A convolution with torch's explicit symmetric padding (`SAME` shifts by a pixel at stride 2)."""
     padding = [(dilation * (k - 1) // 2,) * 2 for k in kernel_size]
     kwargs = {"kernel_init": he_fan_out, "use_bias": False} | kwargs
-    return nn.Conv(features, kernel_size, strides=stride, padding=padding, kernel_dilation=dilation, **kwargs)
+    return nn.Conv(
+        features,
+        kernel_size,
+        strides=stride,
+        padding=padding,
+        kernel_dilation=dilation,
+        conv_general_dilated=conv_general_dilated,
+        **kwargs,
+    )
 
 
 class BatchNorm(nn.Module):

@@ -6,6 +6,7 @@ import flax.linen as nn
 from jaxtyping import Array, Float
 
 from cpnet_jax.models.layers import ConvBN, call
+from cpnet_jax.models.pooling import max_pool
 from cpnet_jax.models.sub_images import rearrange
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -159,4 +160,4 @@ class ResNet(nn.Module):
             x = ConvBN(64, (7, 7), 2, dtype=self.dtype, name="stem1")(x, train=train)
         else:
             raise ValueError(f"stem is {self.stem!r}; it must be 'deep' or 'classic'")
-        return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+        return max_pool(x)
