@@ -38,6 +38,7 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     "optimizer.skip_nonfinite",
     # The same updates but for rounding, as on another number of devices.
     "compiler.tpu_space_to_batch",
+    "model.stem_impl",
     "model.dilation_impl",
     "model.remat",
     "model.prior_impl",
@@ -71,6 +72,7 @@ UNKNOWN_TO_CONVERTED = {"trained_on.fingerprint", *EPOCHS.values()}
 CHOICES = {
     "model.depth": (18, 34, 50, 101),
     "model.stem": ("deep", "classic"),
+    "model.stem_impl": ("auto", "plain", "cells"),
     "model.dilation_impl": ("plain", "space_to_batch"),
     "model.remat": ("none", "blocks", "full"),
     "model.prior_impl": ("blocks", "dense"),

@@ -57,6 +57,7 @@ class CPNet(nn.Module):
       prior_impl: "blocks" works through the context prior a block of rows at a time, "dense" with N x N arrays: the
         same numbers but for rounding, and the same parameters.
       prior_block_rows: rows of an image in a block.
+      stem_impl: how the backbone's stem is computed: "plain" or "cells" (see `models.ResNet`).
       dilation_impl: how the backbone's dilated convolutions are computed: "plain" or "space_to_batch" (see
         `models.ResNet`).
       remat: what is computed again for the backward pass rather than kept: nothing ("none"), the inside of every
@@ -78,6 +79,7 @@ class CPNet(nn.Module):
     dropout: float = 0.1
     prior_impl: Literal["dense", "blocks"] = "blocks"
     prior_block_rows: int = DEFAULT_BLOCK_ROWS
+    stem_impl: Literal["plain", "cells"] = "plain"
     dilation_impl: Literal["plain", "space_to_batch"] = "plain"
     remat: Literal["none", "blocks", "full"] = "none"
     dtype: Any = None
@@ -106,6 +108,7 @@ class CPNet(nn.Module):
         backbone = ResNet(
             self.depth,
             self.stem,
+            stem_impl=self.stem_impl,
             dilation_impl=self.dilation_impl,
             remat=self.remat != "none",
             dtype=self.dtype,

@@ -25,7 +25,8 @@ PROGRAM = f"""HloModule jit_train_step, is_scheduled=true, entry_computation_lay
 }}
 
 %region_0.180_spmd.sunk (param: (s32[], f32[32])) -> (s32[], f32[32]) {{
-  %fusion.2 = f32[32]{{0:T(128)}} fusion(%param), kind=kLoop, calls=%fused_computation.1, {CYCLES % 100}
+  %fusion.2 = f32[32]{{0:T(128)}} fusion(%param), kind=kLoop, calls=%fused_computation.1, \
+metadata={{op_name="jit(train_step)/while/body/jvp(CPNet)/bn/add"}}, {CYCLES % 100}
   %all-reduce.2 = f32[32]{{0:T(128)S(1)}} all-reduce(%fusion.2), channel_id=3, \
 replica_groups=mesh['axis_0'=4] {{'axis_0'}}, to_apply=%add.1, \
 metadata={{op_name="jit(train_step)/while/body/jvp(CPNet)/bn/reduce_sum" stack_frame_id=12}}
@@ -56,6 +57,11 @@ collective-permute-start(%x), channel_id=5
 
 def test_cycles_of_a_loops_body_count_once_a_trip_and_those_inside_a_fusion_not_at_all():
     assert Program(PROGRAM).cycles() == 3 + 4 + 5 * 100
+
+
+def test_cycles_are_told_by_the_operation_that_they_are_for_where_the_compiler_tells_it():
+    found = Program(PROGRAM).cycles_by_origin()
+    assert found == {"": 3 + 4, "jit(train_step)/while/body/jvp(CPNet)/bn/add": 5 * 100}
 
 
 @pytest.mark.parametrize(
