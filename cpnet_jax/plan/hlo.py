@@ -16,6 +16,9 @@ RUNS = {
     "async-start": ("calls",),
 }
 
+# What the compiler writes where it has no estimate, the largest of its integers.
+NO_ESTIMATE = 2**63 - 1
+
 _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\w*\[([\d,]*)\]")
@@ -95,7 +98,7 @@ class Program:
     def _estimate(self, computation: str) -> Counter[str]:
         cycles = Counter()
         for instruction in self._computations[computation]:
-            if own := _CYCLES.search(instruction.rest):
+            if (own := _CYCLES.search(instruction.rest)) and int(own[1]) != NO_ESTIMATE:
                 cycles[_origin(instruction)] += int(own[1])
             if inner := [self._estimate(called) for called in _called(instruction)]:
                 run = [min(inner, key=Counter.total)] if instruction.operation == "conditional" else inner
