@@ -36,7 +36,11 @@ def prior_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
     return height // OUTPUT_STRIDE, width // OUTPUT_STRIDE
 
 
-def make_model(config: ml_collections.ConfigDict) -> CPNet:
+def make_model(config: ml_collections.ConfigDict, *, for_tpus: bool = False) -> CPNet:
+    """The network; what is left to be chosen automatically, as it is best for these devices."""
+    stem_impl = config.model.stem_impl
+    if stem_impl == "auto":
+        stem_impl = "cells" if for_tpus else "plain"
     return CPNet(
         num_classes=config.data.num_classes,
         depth=config.model.depth,
@@ -55,6 +59,7 @@ def make_model(config: ml_collections.ConfigDict) -> CPNet:
         prior_impl=config.model.prior_impl,
         prior_block_rows=config.model.prior_block_rows,
         multi_grid=tuple(config.model.multi_grid),
+        stem_impl=stem_impl,
         dilation_impl=config.model.dilation_impl,
         remat=config.model.remat,
         dtype=jnp.bfloat16 if config.model.bfloat16 else None,
@@ -135,7 +140,7 @@ def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
     """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""
     step = partial(
         train_step,
-        model=make_model(config),
+        model=make_model(config, for_tpus=sharding.is_on_tpus(mesh)),
         loss=make_loss(config),
         targets=make_targets(config),
         tx=make_optimizer(config),

@@ -40,6 +40,7 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     "optimizer.skip_nonfinite",
     # The same updates but for rounding, as on another number of devices.
     "compiler.tpu_space_to_batch",
+    "model.stem_impl",
     "model.dilation_impl",
     "model.remat",
     "model.prior_impl",
@@ -71,6 +72,7 @@ ADDED = {
         "multi_grid": [],
         "prior_impl": "blocks",
         "prior_block_rows": 256,
+        "stem_impl": "auto",
         "dilation_impl": "plain",
         "remat": "none",
     },
@@ -101,6 +103,7 @@ CHOICES = {
     "model.stem": ("deep", "classic"),
     "model.context": ("none", *CONTEXTS),
     "model.prior_contexts": ("both", "intra", "inter"),
+    "model.stem_impl": ("auto", "plain", "cells"),
     "model.dilation_impl": ("plain", "space_to_batch"),
     "model.remat": ("none", "blocks", "full"),
     "model.prior_impl": ("blocks", "dense"),

@@ -75,6 +75,7 @@ class CPNet(nn.Module):
         same numbers but for rounding, and the same parameters.
       prior_block_rows: rows of an image in a block.
       multi_grid: factors on the dilation of the last stage's blocks, see `models.ResNet`.
+      stem_impl: how the backbone's stem is computed: "plain" or "cells" (see `models.ResNet`).
       dilation_impl: how the backbone's dilated convolutions are computed: "plain" or "space_to_batch" (see
         `models.ResNet`).
       remat: what is computed again for the backward pass rather than kept: nothing ("none"), the inside of every
@@ -102,6 +103,7 @@ class CPNet(nn.Module):
     prior_impl: Literal["dense", "blocks"] = "blocks"
     prior_block_rows: int = DEFAULT_BLOCK_ROWS
     multi_grid: tuple[int, ...] = ()
+    stem_impl: Literal["plain", "cells"] = "plain"
     dilation_impl: Literal["plain", "space_to_batch"] = "plain"
     remat: Literal["none", "blocks", "full"] = "none"
     dtype: Any = None
@@ -132,6 +134,7 @@ class CPNet(nn.Module):
             self.depth,
             self.stem,
             multi_grid=self.multi_grid,
+            stem_impl=self.stem_impl,
             dilation_impl=self.dilation_impl,
             remat=self.remat != "none",
             dtype=self.dtype,

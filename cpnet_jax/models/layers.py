@@ -78,36 +78,55 @@ class BatchNorm(nn.Module):
     Attributes:
       scale_init: initialiser of the scale.
       dtype: of the result; parameters and statistics are float32 or, from a float64 x, float64.
+      positions: whose channels follow each other in the last axis of x (see `models.cells`); they are normalised alike.
     """
 
     scale_init: Any = nn.initializers.ones
     dtype: Any = None
+    positions: int = 1
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*positions c"], *, train: bool) -> Float[Array, "*positions c"]:
-        channels = x.shape[-1:]
+    def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:
+        channels = (x.shape[-1] // self.positions,)
         scale = self.param("scale", self.scale_init, channels)
         bias = self.param("bias", nn.initializers.zeros, channels)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
         mean, var = running_mean.value, running_var.value
         if train:
-            mean, var = _moments(x)
+            mean, var = _moments(x, self.positions)
             if not self.is_initializing():
                 move_running(running_mean, mean)
-                move_running(running_var, unbiased(var, x.size // x.shape[-1]))
-        y = (x - mean) * (jax.lax.rsqrt(var + BN_EPSILON) * scale) + bias
+                move_running(running_var, unbiased(var, x.size // channels[0]))
+        factor = jax.lax.rsqrt(var + BN_EPSILON) * scale
+        mean, factor, bias = (_spread(vector, x, self.positions) for vector in (mean, factor, bias))
+        y = (x - mean) * factor + bias
         return y.astype(self.dtype or y.dtype)
 
 
-def _moments(x: Float[Array, "*positions c"]) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+def _moments(x: Float[Array, "*b p*c"], positions: int) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """Mean and biased variance in one pass over x: the mean first would cost another one, and on a mesh another
     exchange."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    axes = tuple(range(x.ndim - 1))
-    mean, mean_of_squares = x.mean(axes), jnp.square(x).mean(axes)
+    mean, mean_of_squares = _mean(x, positions), _mean(jnp.square(x), positions)
     # Rounding can turn the difference negative.
     return mean, jnp.maximum(mean_of_squares - jnp.square(mean), 0)
+
+
+def _mean(x: Float[Array, "*b p*c"], positions: int) -> Float[Array, " c"]:
+    axes = tuple(range(x.ndim - 1))
+    if positions == 1:
+        return x.mean(axes)
+    # Within each example first, so that devices exchange one number a channel rather than one a channel and position.
+    return x.mean(axes[1:]).reshape(-1, x.shape[-1] // positions).mean(axis=0)
+
+
+def _spread(vector: Float[Array, " c"], x: Float[Array, "b *rest p*c"], positions: int) -> Array:
+    """To be broadcast to x; for every example by itself, so that the sums on the way back are made like `_mean`."""
+    if positions == 1:
+        return vector
+    b, *rest, channels = x.shape
+    return jnp.broadcast_to(vector, (b, positions, len(vector))).reshape(b, *(1 for _ in rest), channels)
 
 
 def unbiased(variance: Float[Array, " c"], positions: int) -> Float[Array, " c"]:

@@ -39,8 +39,9 @@ def _compared(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
 def _largest_of_three(x: Float[Array, "b n m c"]) -> Float[Array, "b n/2 m c"]:
     even, odd = x[:, ::2], x[:, 1::2]
     before = jnp.pad(odd[:, :-1], ((0, 0), (1, 0), (0, 0), (0, 0)), constant_values=-jnp.inf)
-    return _first_largest(_first_largest(before, even), odd)
+    return first_largest(first_largest(before, even), odd)
 
 
-def _first_largest(x: Array, y: Array) -> Array:
+def first_largest(x: Array, y: Array) -> Array:
+    """Elementwise; x where they are equal. The derivative of `jnp.maximum` would share the gradient, at a division."""
     return jnp.where(x >= y, x, y)

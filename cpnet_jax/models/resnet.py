@@ -5,11 +5,14 @@ from typing import Any, Literal
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from cpnet_jax.models import cells
 from cpnet_jax.models.layers import ConvBN, call
 from cpnet_jax.models.pooling import max_pool
 from cpnet_jax.models.sub_images import rearrange
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+# (channels, kernel size, stride) of the convolutions before the max-pool.
+STEMS = {"deep": ((32, 3, 2), (32, 3, 1), (64, 3, 1)), "classic": ((64, 7, 2),)}
 
 
 class BasicBlock(nn.Module):
@@ -88,13 +91,16 @@ class ResNet(nn.Module):
       multi_grid: factors on the dilation of the last stage's blocks, one for each; () for 1 throughout. The first block
         still has half its dilation: from (1, 2, 4) come 2, 8 and 16, as of TorchSeg, the framework of the authors,
         which halves wherever it takes a stride away. (DeepLabV3 does not halve: 4, 8 and 16.)
+      stem_impl: "plain", or "cells" to compute the stem on cells of 4x4 pixels (see `models.cells`) where the sides
+        divide: the same numbers but for rounding, and the same parameters.
       dilation_impl: "plain", or "space_to_batch" to compute dilated convolutions as ordinary ones of sub-images (see
         `models.sub_images`) where the sides divide: the same numbers but for rounding, and the same parameters.
       remat: whether the inside of every residual block is computed again for the backward pass rather than kept.
       dtype: of the activations.
 
     Raises:
-      ValueError: on an unknown depth, stem or dilation_impl, and on another number of factors than blocks.
+      ValueError: on an unknown depth, stem, stem_impl or dilation_impl, and on another number of factors than
+        blocks.
     """
 
     depth: int = 50
@@ -102,6 +108,7 @@ class ResNet(nn.Module):
     strides: tuple[int, ...] = (1, 2, 1, 1)
     dilations: tuple[int, ...] = (1, 1, 2, 4)
     multi_grid: tuple[int, ...] = ()
+    stem_impl: Literal["plain", "cells"] = "plain"
     dilation_impl: Literal["plain", "space_to_batch"] = "plain"
     remat: bool = False
     dtype: Any = None
@@ -113,6 +120,10 @@ class ResNet(nn.Module):
         """Features of the last two stages (res4, res5) of normalised images."""
         if self.depth not in STAGE_SIZES:
             raise ValueError(f"depth is {self.depth}; a ResNet here has depth {sorted(STAGE_SIZES)}")
+        if self.stem not in STEMS:
+            raise ValueError(f"stem is {self.stem!r}; it must be 'deep' or 'classic'")
+        if self.stem_impl not in ("plain", "cells"):
+            raise ValueError(f"stem_impl is {self.stem_impl!r}; it must be 'plain' or 'cells'")
         if self.dilation_impl not in ("plain", "space_to_batch"):
             raise ValueError(f"dilation_impl is {self.dilation_impl!r}; it must be 'plain' or 'space_to_batch'")
         if self.multi_grid and len(self.multi_grid) != STAGE_SIZES[self.depth][-1]:
@@ -152,12 +163,13 @@ class ResNet(nn.Module):
         return features[-2], features[-1]
 
     def _stem(self, x: Array, train: bool) -> Array:
-        if self.stem == "deep":
-            x = ConvBN(32, (3, 3), 2, dtype=self.dtype, name="stem1")(x, train=train)
-            x = ConvBN(32, (3, 3), dtype=self.dtype, name="stem2")(x, train=train)
-            x = ConvBN(64, (3, 3), dtype=self.dtype, name="stem3")(x, train=train)
-        elif self.stem == "classic":
-            x = ConvBN(64, (7, 7), 2, dtype=self.dtype, name="stem1")(x, train=train)
-        else:
-            raise ValueError(f"stem is {self.stem!r}; it must be 'deep' or 'classic'")
+        convolutions = [(f"stem{place}", *what) for place, what in enumerate(STEMS[self.stem], start=1)]
+        if self.stem_impl == "cells" and x.shape[1] % 4 == x.shape[2] % 4 == 0:
+            # Cast first: in the activations' dtype there is less to rearrange.
+            x = cells.to_cells(x.astype(self.dtype or x.dtype), 4)
+            for name, channels, size, stride in convolutions:
+                x = cells.ConvBNOfCells(channels, size, stride, dtype=self.dtype, name=name)(x, train=train)
+            return cells.max_pool_of_cells(x)
+        for name, channels, size, stride in convolutions:
+            x = ConvBN(channels, (size, size), stride, dtype=self.dtype, name=name)(x, train=train)
         return max_pool(x)

@@ -114,7 +114,7 @@ class Compiler:
     def __init__(self, config: ml_collections.ConfigDict, topology: Topology, cache: Path | None) -> None:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(
-                "--mode=plan needs libtpu, the compiler for TPUs, which is not installed: "
+                "planning needs libtpu, the compiler for TPUs, which is not installed: "
                 "pip install 'cpnet-jax[tpu]' (no TPU is needed)"
             )
         self._config, self.topology, self._cache = config, topology, cache

@@ -5,6 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
+from cpnet_jax.plan import parts
 from cpnet_jax.plan.compiler import Compiled
 from cpnet_jax.plan.hlo import Array, Collective, Program
 from cpnet_jax.plan.topologies import Chip
@@ -57,6 +58,11 @@ class Figures:
     def compute(self) -> float:
         """Seconds of a step, without the exchange."""
         return self._program.cycles() / self.chip.clock
+
+    @cached_property
+    def cycles(self) -> dict[str, int]:
+        """Of a step without the exchange, by part of the network (see `parts`)."""
+        return parts.by_part(self._program.cycles_by_origin())
 
     def seconds(self, chips: int) -> float:
         """Of a step on that many chips. Nothing is computed while they exchange: the compiled all-reduces are

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ RUNS = {
     "conditional": ("true_computation", "false_computation", "branch_computations"),
     "async-start": ("calls",),
 }
+
+# What the compiler writes where it has no estimate, the largest of its integers.
+NO_ESTIMATE = 2**63 - 1
 
 _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][\w-]*)\((.*)")
@@ -80,20 +84,26 @@ class Program:
     def cycles(self) -> int:
         """The compiler's estimate of one run: a lower bound, since it has none for exchanges and some others. Of
         alternatives, the cheapest counts."""
+        return self._cycles.total()
+
+    def cycles_by_origin(self) -> Counter[str]:
+        """The same, by the operation of the source, as JAX names it; "" where the compiler does not tell it. What it
+        has fused counts for one of the operations."""
         return self._cycles
 
     def collectives(self) -> list[Collective]:
         """In the program's order."""
         return [found for instruction, times in self._run if (found := _collective(instruction, times))]
 
-    def _estimate(self, computation: str) -> int:
-        cycles = 0
+    def _estimate(self, computation: str) -> Counter[str]:
+        cycles = Counter()
         for instruction in self._computations[computation]:
-            if own := _CYCLES.search(instruction.rest):
-                cycles += int(own[1])
+            if (own := _CYCLES.search(instruction.rest)) and int(own[1]) != NO_ESTIMATE:
+                cycles[_origin(instruction)] += int(own[1])
             if inner := [self._estimate(called) for called in _called(instruction)]:
-                one = min(inner) if instruction.operation == "conditional" else sum(inner)
-                cycles += one * self._times(instruction)
+                run = [min(inner, key=Counter.total)] if instruction.operation == "conditional" else inner
+                for origin, count in sum(run, Counter()).items():
+                    cycles[origin] += count * self._times(instruction)
         return cycles
 
     def _walk(self, computation: str, times: int) -> Iterator[tuple[_Instruction, int]]:
@@ -132,6 +142,11 @@ def _names(text: str, attribute: str) -> list[str]:
     return re.findall(r"[\w.-]+", match[1]) if match else []
 
 
+def _origin(instruction: _Instruction) -> str:
+    match = _OP_NAME.search(instruction.rest)
+    return match[1] if match else ""
+
+
 def _collective(instruction: _Instruction, times: int) -> Collective | None:
     kind = instruction.operation.removesuffix("-start")
     if kind not in COLLECTIVES:
@@ -144,5 +159,4 @@ def _collective(instruction: _Instruction, times: int) -> Collective | None:
         # An asynchronous one's type is (operands, results, and scalars that only the device needs).
         whole = [array for array in arrays if array.shape]
         arrays = whole[len(whole) // 2 :]
-    origin = _OP_NAME.search(instruction.rest)
-    return Collective(kind, tuple(arrays), origin[1] if origin else "", times)
+    return Collective(kind, tuple(arrays), _origin(instruction), times)

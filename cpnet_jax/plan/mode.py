@@ -34,18 +34,12 @@ def plan(
       UserError: on a config that cannot work, a number of images that is no multiple of the parts that the config works
         a batch through in, or where libtpu is missing.
     """
-    configuration.check(config)
+    cache = prepare(config)
     unit = config.optimizer.accumulate
     if wrong := [images for images in images_per_chip if images % unit]:
         raise UserError(
             f"--images_per_chip has {wrong[0]}: it must be a multiple of config.optimizer.accumulate, {unit}"
         )
-    if not config.data.num_classes:
-        configuration.resolve_classes(config, build.make_dataset(config))
-    cache = None
-    if config.compilation_cache:
-        cache = Path(config.compilation_cache).expanduser() / "plans"
-        files.make_folder(cache, "config.compilation_cache")
     for topology in slices:
         compiler = Compiler(config, topology, cache)
         images = images_per_chip or [max(config.batch_size // topology.chips // unit, 1) * unit]
@@ -57,6 +51,22 @@ def plan(
             largest = largest_fitting(search, steps, room=topology.chip.hbm, unit=unit)
         text = report(_title(config), config.batch_size, topology, _rising(steps), largest)
         print(f"\n{text}\n", flush=True)
+
+
+def prepare(config: ml_collections.ConfigDict) -> Path | None:
+    """Checks a config and fills in its number of classes -> the folder for what is compiled, if it wants one.
+
+    Raises:
+      UserError: on a config that cannot work.
+    """
+    configuration.check(config)
+    if not config.data.num_classes:
+        configuration.resolve_classes(config, build.make_dataset(config))
+    if not config.compilation_cache:
+        return None
+    cache = Path(config.compilation_cache).expanduser() / "plans"
+    files.make_folder(cache, "config.compilation_cache")
+    return cache
 
 
 def _compile_all(compiler: Compiler, images_per_chip: Sequence[int]) -> dict[int, Compiled]:

@@ -33,6 +33,8 @@ def report(
         parts += [
             "A step, from the compiler's estimate of its cycles (a lower bound) and the exchange between the chips:",
             _speed(steps, topology),
+            "Where its cycles go, by part of the network, millions (what the compiler fuses counts for one part):",
+            _parts(steps),
             "Memory of a chip, GiB:",
             _memory(steps, chip.hbm),
             f"What the chips exchange in a step (images a chip: {steps[-1].images}):",
@@ -64,6 +66,11 @@ def _speed(steps: Sequence[Figures], topology: Topology) -> str:
         for step in steps
     ]
     return _table(header, rows)
+
+
+def _parts(steps: Sequence[Figures]) -> str:
+    rows = [[step.images, *(f"{cycles / 1e6:.1f}" for cycles in step.cycles.values())] for step in steps]
+    return _table(["images a chip", *steps[0].cycles], rows)
 
 
 def _memory(steps: Sequence[Figures], room: int) -> str:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.experimental import topologies
+from jax.extend.core import Var
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -38,7 +39,7 @@ def compile_step(config: ml_collections.ConfigDict, topology: Topology, images: 
         "flops": flops.count(defined.jaxpr.jaxpr) // mesh.size,
         "state": {name: _bytes(getattr(state, name)) for name in ("params", "opt_state", "batch_stats")},
         "batch": _bytes(batch) // mesh.size,
-        "parameters": _shapes(state.params),
+        "parameters": _shapes([state.params, _made_of_parameters(config, mesh, state)]),
         "statistics": _shapes(state.batch_stats),
     }
     start = time.monotonic()
@@ -56,11 +57,32 @@ def compile_step(config: ml_collections.ConfigDict, topology: Topology, images: 
 
 
 def _as_defined(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The network without what is computed twice to save memory, which is no work that anyone asked for."""
+    """The network without what is computed twice to save memory, and without zeros in kernels: no work that anyone
+    asked for."""
     config = config.copy_and_resolve_references()
+    config.model.stem_impl = "plain"
     config.model.remat = "none"
     config.model.prior_impl = "dense"
     return config
+
+
+def _made_of_parameters(config: ml_collections.ConfigDict, mesh: Mesh, state: TrainState) -> list[jax.ShapeDtypeStruct]:
+    """What the network makes of its parameters alone, such as kernels in another order: a chip may have the gradient of
+    these summed instead."""
+    model = build.make_model(config, for_tpus=sharding.is_on_tpus(mesh))
+    images = jax.ShapeDtypeStruct((1, *config.data.crop_size, 3), jnp.float32)
+
+    def apply(params: PyTree, batch_stats: PyTree, images: jax.Array) -> PyTree:
+        return model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
+
+    jaxpr = jax.make_jaxpr(apply)(state.params, state.batch_stats, images).jaxpr
+    made = set(jaxpr.invars[: len(jax.tree.leaves(state.params))])
+    for equation in jaxpr.eqns:
+        variables = {variable for variable in equation.invars if isinstance(variable, Var)} - {*jaxpr.constvars}
+        # Broadcast, they are on their way to an activation's shape.
+        if variables and variables <= made and equation.primitive.name != "broadcast_in_dim":
+            made.update(equation.outvars)
+    return [variable.aval for variable in made]
 
 
 def _abstract_state(config: ml_collections.ConfigDict, mesh: Mesh) -> TrainState:

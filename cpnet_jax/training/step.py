@@ -73,7 +73,8 @@ def train_step(
                 rngs={"dropout": key},
                 **({"targets": targets(labels)} if targets else {}),
             )
-        value, terms = loss(output, labels)
+        with jax.named_scope("losses"):
+            value, terms = loss(output, labels)
         return value, (updates["batch_stats"], {"loss": value} | terms)
 
     def gradients(batch_stats: PyTree, key_and_part: tuple[jax.Array, Batch]) -> tuple[PyTree, Any]:
@@ -87,16 +88,17 @@ def train_step(
         batch_stats, stacked = jax.lax.scan(gradients, state.batch_stats, parts)
         grad, metrics = jax.tree.map(lambda x: x.mean(axis=0), stacked)
 
-    updates, opt_state = tx.update(grad, state.opt_state, trained)
-    new_state = state.replace(
-        step=state.step + 1,
-        params=finetune.join(optax.apply_updates(trained, updates), frozen),
-        batch_stats=batch_stats,
-        opt_state=opt_state,
-    )
-    metrics |= {"gradient_norm": optax.tree.norm(grad)}
-    finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
-    new_state = choose(state, new_state, finite, skip_nonfinite)
+    with jax.named_scope("optimiser"):
+        updates, opt_state = tx.update(grad, state.opt_state, trained)
+        new_state = state.replace(
+            step=state.step + 1,
+            params=finetune.join(optax.apply_updates(trained, updates), frozen),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        metrics |= {"gradient_norm": optax.tree.norm(grad)}
+        finite = jnp.isfinite(jnp.stack(list(metrics.values()))).all()
+        new_state = choose(state, new_state, finite, skip_nonfinite)
     return new_state, metrics | {"skipped": new_state.skipped}
 
 

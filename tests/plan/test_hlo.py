@@ -25,7 +25,8 @@ PROGRAM = f"""HloModule jit_train_step, is_scheduled=true, entry_computation_lay
 }}
 
 %region_0.180_spmd.sunk (param: (s32[], f32[32])) -> (s32[], f32[32]) {{
-  %fusion.2 = f32[32]{{0:T(128)}} fusion(%param), kind=kLoop, calls=%fused_computation.1, {CYCLES % 100}
+  %fusion.2 = f32[32]{{0:T(128)}} fusion(%param), kind=kLoop, calls=%fused_computation.1, \
+metadata={{op_name="jit(train_step)/while/body/jvp(CPNet)/bn/add"}}, {CYCLES % 100}
   %all-reduce.2 = f32[32]{{0:T(128)S(1)}} all-reduce(%fusion.2), channel_id=3, \
 replica_groups=mesh['axis_0'=4] {{'axis_0'}}, to_apply=%add.1, \
 metadata={{op_name="jit(train_step)/while/body/jvp(CPNet)/bn/reduce_sum" stack_frame_id=12}}
@@ -39,6 +40,7 @@ metadata={{op_name="jit(train_step)/while/body/jvp(CPNet)/bn/reduce_sum" stack_f
 ENTRY %main.274_spmd (param.21: f32[32]) -> f32[32] {{
   %param.21 = f32[32]{{0:T(128)}} parameter(0)
   %fusion.1 = f32[32]{{0:T(128)}} fusion(%param.21), kind=kLoop, calls=%fused_computation.1, {CYCLES % 3}
+  %fusion.9 = f32[32]{{0:T(128)}} fusion(%param.21), kind=kLoop, calls=%fused_computation.1, {CYCLES % (2**63 - 1)}
   %copy.655 = bf16[64,2,64,3]{{0,1,3,2:T(2,128)(2,1)S(1)}} copy(%fusion.1), {CYCLES % 4}
   %while.454 = (s32[]{{:T(128)}}, f32[32]{{0}}) while(%tuple), condition=%region_175.181_spmd, \
 body=%region_0.180_spmd.sunk
@@ -54,8 +56,13 @@ collective-permute-start(%x), channel_id=5
 """
 
 
-def test_cycles_of_a_loops_body_count_once_a_trip_and_those_inside_a_fusion_not_at_all():
+def test_cycles_of_a_loops_body_count_once_a_trip_and_those_inside_a_fusion_or_unknown_not_at_all():
     assert Program(PROGRAM).cycles() == 3 + 4 + 5 * 100
+
+
+def test_cycles_are_told_by_the_operation_that_they_are_for_where_the_compiler_tells_it():
+    found = Program(PROGRAM).cycles_by_origin()
+    assert found == {"": 3 + 4, "jit(train_step)/while/body/jvp(CPNet)/bn/add": 5 * 100}
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,18 @@ def test_what_is_compiled_is_what_training_runs():
     assert train_step.lower(*abstract).as_text() == train_step.lower(state, batch).as_text()
 
 
+def test_kernels_on_cells_are_known_as_made_of_parameters_and_activations_are_not():
+    config, mesh = small(), sharding.make_mesh()
+    state = step._abstract_state(config, mesh)
+    plain = step._shapes([state.params, step._made_of_parameters(config, mesh, state)])
+    config.model.stem_impl = "cells"
+    found = step._shapes(step._made_of_parameters(config, mesh, state))
+    assert [2, 2, 48, 128] in found and [2, 2, 48, 128] not in plain
+    assert [2, 2, 2, 2, 3, 4, 4, 32] in [sorted(side for side in shape if side > 1) for shape in found]
+    # The stem's output and the features.
+    assert not [shape for shape in found if shape[-3:-1] in ([8, 8], [4, 4])]
+
+
 @pytest.mark.parametrize("tpu", [True, False])
 @pytest.mark.parametrize("space_to_batch", [True, False])
 def test_only_tpus_are_told_to_leave_small_batches_whole(monkeypatch, tpu, space_to_batch):
@@ -65,15 +77,24 @@ def test_only_tpus_are_told_to_leave_small_batches_whole(monkeypatch, tpu, space
     assert told == (dict.fromkeys(passes, False) if tpu and not space_to_batch else {})
 
 
-def test_what_is_computed_twice_counts_once():
+def test_the_stem_is_computed_on_cells_where_tpus_are_told_of_or_it_is_asked_for():
+    config = small()
+    assert [build.make_model(config, for_tpus=tpu).stem_impl for tpu in (True, False)] == ["cells", "plain"]
+    config.model.stem_impl = "plain"
+    assert build.make_model(config, for_tpus=True).stem_impl == "plain"
+
+
+def test_what_is_computed_twice_or_with_zeros_counts_once():
     config, mesh = small(), sharding.make_mesh()
 
     def count(config):
         state, batch = step._abstract_state(config, mesh), step._abstract_batch(config, mesh, 1)
         return flops.count(build.make_train_step(config, mesh).trace(state, batch).jaxpr.jaxpr)
 
-    config.model.prior_impl = "dense"
+    config.model.prior_impl, config.model.stem_impl = "dense", "plain"
     once = count(config)
     config.model.prior_impl, config.model.remat = "blocks", "full"
+    assert count(config) > once
+    config.model.prior_impl, config.model.remat, config.model.stem_impl = "dense", "none", "cells"
     assert count(config) > once
     assert count(step._as_defined(config)) == once
