@@ -11,7 +11,7 @@ PATTERNS = {
     "res3": r"/layer2_",
     "res4": r"/layer3_",
     "res5": r"/layer4_",
-    "aggregation": r"/context/(aggregation|reduce)/",
+    "aggregation": r"/context\._aggregated/",
     "context module": r"/context_module/",
     "context prior": r"/context\b",
     "head": r"/head/",

@@ -16,7 +16,7 @@ from cpnet_jax.plan.parts import PATTERNS, REST, by_part, part_of
         ("jit(run)/jvp(CPNet)/backbone/backbone._stem/stem2/bn/reduce_sum", "stem"),
         ("jit(run)/transpose(jvp(CPNet))/backbone/backbone._stem/select_and_scatter_add", "stem"),
         ("jit(run)/transpose(jvp(CPNet))/backbone/layer3_5/conv2/conv/conv_general_dilated", "res4"),
-        ("jit(run)/jvp(CPNet)/context/aggregation/reduce/conv/conv_general_dilated", "aggregation"),
+        ("jit(run)/jvp(CPNet)/context/context._aggregated/aggregation/reduce/conv/conv_general_dilated", "aggregation"),
         ("jit(run)/transpose(jvp(CPNet))/context/shard_map/while/body/closed_call/dot_general", "context prior"),
         ("jit(run)/jvp(CPNet)/context_module/pool0/conv/conv_general_dilated", "context module"),
         ("jit(run)/jvp(CPNet)/aux_head/conv/conv/conv_general_dilated", "auxiliary head"),
