@@ -19,8 +19,9 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h/2 w/2 c"]:
     """
     if x.shape[1] % 2 or x.shape[2] % 2:
         return _windowed(x)
-    forms = (Form(form, partial(_gradient, form)) for form in (_compared, _windowed))
-    return by_platform(**dict(zip(("cpu", "default"), forms, strict=True)))(x)
+    return by_platform(
+        cpu=Form(_compared, partial(_gradient, _compared)), default=Form(_windowed, partial(_gradient, _windowed))
+    )(x)
 
 
 def _gradient(form: Callable[[Array], Array], x: Array, cotangent: Array) -> tuple[Array]:
