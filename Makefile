@@ -28,9 +28,11 @@ lint: $(VENV)/.ready-test-$(TORCH)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(VENV)/.ready-test-1  ## Against PyTorch: the context prior and a training step; half an hour.
+bench: $(VENV)/.ready-test-1  ## Against PyTorch: the context prior and a training step; the step on TPUs; half an hour.
 	$(BIN)/python benchmarks/context_prior.py
 	$(BIN)/python benchmarks/train_step.py
+	@# Status 2: libtpu is not installed, as it says.
+	$(BIN)/python benchmarks/tpu_plan.py || test $$? -eq 2
 
 compare: $(VENV)/.ready  ## What each part is worth on the scenes, three seeds each; an hour and a half.
 	$(BIN)/python benchmarks/ablation.py --table=scenes --classes=sea,sand,bed,table

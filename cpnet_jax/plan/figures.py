@@ -5,12 +5,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
+from cpnet_jax.models.cells import SIDE
 from cpnet_jax.plan import parts
 from cpnet_jax.plan.compiler import Compiled
 from cpnet_jax.plan.hlo import Array, Collective, Program
 from cpnet_jax.plan.topologies import Chip
 
 GRADIENTS, STATISTICS, SCALARS, OTHERS = "gradients", "BatchNorm statistics", "scalars", "something else"
+
+POSITIONS_OF_A_CELL = SIDE**2
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,8 @@ class Figures:
         forward = "transpose(" not in collective.origin
         if forward and (shape in channels or (len(set(shape)) == 1 and shape[:1] in channels)):
             return STATISTICS
+        if shape[:1] == (POSITIONS_OF_A_CELL,) and shape[1:] in channels:
+            return GRADIENTS  # of scale and bias, for each position of a cell (see `models.cells`)
         return GRADIENTS if shape in {_axes(shape) for shape in self.compiled.parameters} else OTHERS
 
     def memory(self) -> dict[str, int]:

@@ -29,6 +29,11 @@ def test_gradients_statistics_and_scalars_are_told_apart():
     assert step.exchanged == sum(group.bytes for group in step.traffic)
 
 
+def test_gradients_of_a_batch_norm_may_come_for_each_position_of_a_cell():
+    step = Figures(V5E, compiled(exchanges=[exchange("f32[4,64]{1,0}")]))
+    assert [group.content for group in step.traffic] == ["gradients"]
+
+
 @pytest.mark.parametrize(
     "surprise",
     [

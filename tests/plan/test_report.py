@@ -27,6 +27,15 @@ def test_a_global_batch_is_spent_on_every_number_of_chips_that_divides_it():
     assert "soonest on 16 chips, 1 each: 1.6 times as fast for 4.9 times the chip-hours" in text
 
 
+def test_cycles_are_told_by_part_of_the_network_for_every_number_of_images():
+    found = rows(report("a config", 16, SLICE, [compiled(2), compiled(4, cycles=2 * 10**6)]), "stem")
+    # The only operation of these steps has no name.
+    assert [(row["images a chip"], row["stem"], row["the rest"]) for row in found] == [
+        ("2", "0.0", "1.5"),
+        ("4", "0.0", "2.0"),
+    ]
+
+
 def test_scaling_goes_to_1024_chips_and_loses_only_the_exchange():
     found = rows(report("a config", 16, SLICE, [compiled(2)]), "efficiency")
     assert [(row["chips"], row["slices"]) for row in found][-2:] == [("256", "1"), ("1024", "4")]
