@@ -18,6 +18,7 @@ from cpnet_jax.data.catalog import Dataset, FolderLayout
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.data.pipeline import Transform, augmented
 from cpnet_jax.models import CPNet
+from cpnet_jax.models.context_prior import DEFAULT_BLOCK_ROWS, TPU_BLOCK_ROWS
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
 from cpnet_jax.training.state import TrainState, create_state
@@ -41,6 +42,7 @@ def make_model(config: ml_collections.ConfigDict, *, for_tpus: bool = False) -> 
     stem_impl = config.model.stem_impl
     if stem_impl == "auto":
         stem_impl = "cells" if for_tpus else "plain"
+    block_rows = config.model.prior_block_rows or (TPU_BLOCK_ROWS if for_tpus else DEFAULT_BLOCK_ROWS)
     return CPNet(
         num_classes=config.data.num_classes,
         depth=config.model.depth,
@@ -57,7 +59,7 @@ def make_model(config: ml_collections.ConfigDict, *, for_tpus: bool = False) -> 
         divide_by_n=config.model.divide_by_n,
         dropout=config.model.dropout,
         prior_impl=config.model.prior_impl,
-        prior_block_rows=config.model.prior_block_rows,
+        prior_block_rows=block_rows,
         multi_grid=tuple(config.model.multi_grid),
         stem_impl=stem_impl,
         dilation_impl=config.model.dilation_impl,

@@ -99,7 +99,7 @@ def test_defaults_are_the_papers():
         ("model.depth", 20, "one of"),
         ("model.stem", "soft", "one of"),
         ("model.prior_impl", "sparse", "one of"),
-        ("model.prior_block_rows", 0, "at least 1"),
+        ("model.prior_block_rows", -1, "at least 0"),
         ("loss.ignored", "drop", "one of"),
         ("loss.precision_weight", -1.0, "at least 0"),
         ("loss.ohem_threshold", 70.0, "between 0 and 1"),

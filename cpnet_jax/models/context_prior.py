@@ -12,8 +12,8 @@ from cpnet_jax.models.aggregation import Aggregation
 from cpnet_jax.models.layers import BN_EPSILON, ConvBN, he_fan_out, move_running, unbiased
 from cpnet_jax.models.row_blocks import RowFunction, map_rows
 
-# The fewest of which CPUs multiply matrices at full speed; accelerators want more, 1024 or so.
-DEFAULT_BLOCK_ROWS = 256
+# The fewest of which CPUs multiply matrices at full speed; TPUs want more. See docs/performance.md.
+DEFAULT_BLOCK_ROWS, TPU_BLOCK_ROWS = 256, 1024
 
 
 class RowTargets(Protocol):

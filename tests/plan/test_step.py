@@ -77,11 +77,13 @@ def test_only_tpus_are_told_to_leave_small_batches_whole(monkeypatch, tpu, space
     assert told == (dict.fromkeys(passes, False) if tpu and not space_to_batch else {})
 
 
-def test_the_stem_is_computed_on_cells_where_tpus_are_told_of_or_it_is_asked_for():
+def test_tpus_have_forms_of_their_own_unless_told_otherwise():
     config = small()
-    assert [build.make_model(config, for_tpus=tpu).stem_impl for tpu in (True, False)] == ["cells", "plain"]
-    config.model.stem_impl = "plain"
-    assert build.make_model(config, for_tpus=True).stem_impl == "plain"
+    chosen = [build.make_model(config, for_tpus=tpu) for tpu in (True, False)]
+    assert [(model.stem_impl, model.prior_block_rows) for model in chosen] == [("cells", 1024), ("plain", 256)]
+    config.model.stem_impl, config.model.prior_block_rows = "plain", 7
+    told = build.make_model(config, for_tpus=True)
+    assert (told.stem_impl, told.prior_block_rows) == ("plain", 7)
 
 
 def test_what_is_computed_twice_or_with_zeros_counts_once():
