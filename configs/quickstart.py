@@ -24,5 +24,6 @@ def get_config():
     config.model.depth = 18
     config.model.channels = 128
     config.model.aux_channels = 128
+    config.optimizer.head_lr_multiplier = 10.0  # as the authors' code: the run is short
     config.eval.scales = config.data.scales
     return config
