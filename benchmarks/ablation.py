@@ -156,7 +156,10 @@ def _words(text: str) -> list[str]:
 
 
 def _numbers(text: str) -> list[int]:
-    return [int(word) for word in _words(text)]
+    words = _words(text)
+    if not all(word.isdecimal() for word in words):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, as 0,1,2")
+    return [int(word) for word in words]
 
 
 def choose(name: str, rows: list[str]) -> table.Table:
@@ -166,7 +169,25 @@ def choose(name: str, rows: list[str]) -> table.Table:
     return dataclasses.replace(chosen, rows={row: chosen.rows[row] for row in rows or chosen.rows})
 
 
+def _folder(name: str) -> Path:
+    """That of --out, made."""
+    if files.is_remote(name):
+        raise UserError(f"--out is {name}: logs are written line by line, so name a folder on a local disk")
+    path = files.as_path(name)
+    files.make_folder(path, "--out")
+    return path
+
+
 def main() -> None:
+    """Ctrl-C is waited for by the runs that are at work, where there are some; here nothing is lost by it."""
+    try:
+        compare()
+    except KeyboardInterrupt:
+        print("Stopped at once: the same command goes on.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
+
+
+def compare() -> None:
     arguments, overrides = parse()
     sys.path.append(str(ROOT))  # the configs
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -179,7 +200,7 @@ def main() -> None:
         arguments.seeds,
         overrides=overrides,
         classes=arguments.classes,
-        out=files.as_path(arguments.out or f"runs/ablation/{chosen.name}"),
+        out=_folder(arguments.out or f"runs/ablation/{chosen.name}"),
     )
     run(ablation, arguments.jobs)
     print(ablation.write())

@@ -183,19 +183,36 @@ def report(case: str, found: dict[str, Any]) -> None:
         print(f"| {case} | {way} | {cells} |", flush=True)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Ends with a sentence where a case or way cannot be."""
+    for case in arguments.cases.split(","):
+        if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", case):
+            parser.error(f"--cases has {case!r}: give positions x images, as 4096x2,9216x2")
+    for way in arguments.ways.split(","):
+        if way not in ARRAYS:
+            parser.error(f"--ways has {way!r}: take some of {','.join(ARRAYS)}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", default="3600x2,4096x2,9216x2,16384x1,32768x1", help="positions x images")
     parser.add_argument("--ways", default=",".join(ARRAYS))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--channels", type=int, default=512)
-    parser.add_argument("--block-rows", type=int, default=256)
+    parser.add_argument("--rounds", type=_count, default=3)
+    parser.add_argument("--channels", type=_count, default=512)
+    parser.add_argument("--block-rows", type=_count, default=256)
     parser.add_argument("--one", help=argparse.SUPPRESS)  # WAY:CASE, in this process
     arguments = parser.parse_args()
     if arguments.one:
         way, case = arguments.one.split(":")
         print(json.dumps(measure(way, *map(int, case.split("x")), arguments)))
         return
+    check(arguments, parser)
     titles = "positions x images", "way", "CPU s", "wall s", "MB", f"CPU of {REFERENCE}", f"MB of {REFERENCE}"
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     found = {}

@@ -272,15 +272,34 @@ def default_backend() -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Ends with a sentence where the config that both sides are to have cannot be."""
+    from cpnet_jax import configuration
+    from cpnet_jax.errors import UserError
+
+    if not Path(arguments.config).is_file():
+        parser.error(f"--config={arguments.config} is no file: take one of those in configs/")
+    try:
+        configuration.check(get_config(arguments))
+    except UserError as error:
+        parser.error(str(error))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", help="file in configs/")
-    parser.add_argument("--depth", type=int, help="of the ResNet, instead of the config's")
-    parser.add_argument("--crop", type=int, help="side in pixels, instead of the config's")
-    parser.add_argument("--batch_size", type=int, help="instead of the config's")
+    parser.add_argument("--depth", type=_count, help="of the ResNet, instead of the config's")
+    parser.add_argument("--crop", type=_count, help="side in pixels, instead of the config's")
+    parser.add_argument("--batch_size", type=_count, help="instead of the config's")
     parser.add_argument("--bfloat16", action="store_true")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="of each side in each round")
+    parser.add_argument("--rounds", type=_count, default=5)
+    parser.add_argument("--steps", type=_count, default=4, help="of each side in each round")
     parser.add_argument("--peak_tflops", type=float, help="of the device")
     parser.add_argument("--side", choices=RUNS, help=argparse.SUPPRESS)
     parser.add_argument("--parameters", help=argparse.SUPPRESS)
@@ -293,6 +312,7 @@ def main() -> None:
         arguments.config = str(ROOT / "configs/quickstart.py")
     elif not arguments.config:
         arguments.config, arguments.crop, arguments.bfloat16 = str(ROOT / "configs/ade20k.py"), 512, True
+    check(arguments, parser)
     report(*measure(arguments), arguments)
 
 

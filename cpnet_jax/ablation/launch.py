@@ -1,6 +1,7 @@
 """Several processes after one another, some at once."""
 
 import os
+import signal
 import subprocess
 import time
 from collections import deque
@@ -33,6 +34,7 @@ def run_all(
 
     Raises:
       Stopped: at Ctrl-C or SIGTERM (as KeyboardInterrupt), when the runs that were going on have saved and stopped.
+      KeyboardInterrupt: at a second one, when they have stopped at once.
     """
     waiting, free, going = deque(runs), list(environments), {}
     try:
@@ -69,9 +71,17 @@ def _start(run: Run, environment: dict[str, str], main: Path) -> subprocess.Pope
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """As SIGTERM asks main.py to: it finishes its step and saves."""
+    """As SIGTERM asks main.py to: it finishes its step and saves. A second Ctrl-C stops it at once, as there."""
+    try:
+        _end(processes, signal.SIGTERM)
+    except KeyboardInterrupt:
+        _end(processes, signal.SIGINT)
+        raise
+
+
+def _end(processes: Sequence[subprocess.Popen], number: int) -> None:
     for process in processes:
-        process.terminate()
+        process.send_signal(number)
     for process in processes:
         process.wait()
 

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 from cpnet_jax import build, command_line, configuration, files
 from cpnet_jax.ablation.table import Table
 from cpnet_jax.errors import UserError
+from cpnet_jax.inference.settings import make_protocol
 
 # In the workdir of a run that is over: its config and its figures.
 RESULT = "ablation.json"
@@ -71,7 +72,12 @@ def of_table(table: Table, config: str, seeds: Sequence[int], overrides: Sequenc
 
 
 def _as_flags(fields: Any) -> Iterable[str]:
-    return (f"--config.{field}={str(value).replace(' ', '')}" for field, value in fields.items())
+    return (f"--config.{field}={_as_flag(value)}" for field, value in fields.items())
+
+
+def _as_flag(value: Any) -> str:
+    # Tuples without blanks need no quotes in a shell; those of a text are its own.
+    return value if isinstance(value, str) else str(value).replace(" ", "")
 
 
 def load_config(run: Run) -> ml_collections.ConfigDict:
@@ -91,35 +97,48 @@ def load_config(run: Run) -> ml_collections.ConfigDict:
 
 
 def read_result(run: Run, config: ml_collections.ConfigDict) -> Result | None:
-    """What the run left if it is over; None if it is not, or was one of another config."""
+    """What the run left if it is over; None if it is not, was one of another config, or what it left is damaged."""
     try:
         found = json.loads((run.workdir / RESULT).read_text())
-    except FileNotFoundError:
-        return None
-    return Result(**found["result"]) if found["config"] == configuration.as_dict(config) else None
+        return Result(**found["result"]) if found["config"] == configuration.as_dict(config) else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return None  # main.py sees at once whether there is something left to do, and eval.json has the figures
 
 
 def keep_result(run: Run, config: ml_collections.ConfigDict) -> Result:
     """The result of a run that main.py has just said is over, kept in its workdir for `read_result`.
 
     Raises:
-      UserError: where eval.json is not what the run left in the end, but made anew of another step or at other scales.
+      UserError: where eval.json is not of the last step, or was not found as the config says: a run that is over is not
+        evaluated again where only that is changed.
     """
     path = run.workdir / "eval.json"
     try:
         evaluation, resolved = json.loads(path.read_text()), json.loads((run.workdir / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): make it anew by --mode=eval") from error
-    settings = evaluation["settings"]
-    if (settings["step"], settings["multi_scale"]) != (resolved["total_steps"], config.eval.multi_scale):
-        raise UserError(
-            f"{path} is of step {settings['step']} with multi_scale {settings['multi_scale']}: evaluate the last step "
-            "as the config says, by --mode=eval"
-        )
+    for name, wanted in _evaluation_settings(config, resolved["total_steps"]).items():
+        if (found := evaluation["settings"].get(name)) != wanted:
+            raise UserError(
+                f"{path} is of {name} {found}, which is to be {wanted}: evaluate the last step as the config says, by "
+                "--mode=eval"
+            )
     figures = evaluation["mIoU"], evaluation["pixel_accuracy"], evaluation["per_class"]
     result = Result(*figures, parameters=count_parameters(config, classes=len(evaluation["per_class"])))
     files.write_json(run.workdir / RESULT, {"config": configuration.as_dict(config), "result": result._asdict()})
     return result
+
+
+def _evaluation_settings(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
+    """Those of eval.json on which its figures depend."""
+    protocol = make_protocol(config.eval.to_dict())
+    return {
+        "step": step,
+        "split": config.data.eval_split or build.make_dataset(config).eval_split,
+        "scales": list(protocol.scales),
+        "flip": protocol.flip,
+        "overlap": protocol.overlap,
+    }
 
 
 def count_parameters(config: ml_collections.ConfigDict, classes: int) -> int:

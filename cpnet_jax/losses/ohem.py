@@ -33,7 +33,12 @@ def hard_pixels(losses: Float[Array, "b h w"], labelled: Bool[Array, "b h w"], o
       losses: cross entropy of each pixel, -log of the probability of its class; that of others counts for nothing.
       labelled: pixels that have a class.
       ohem: which are hard. Pixels exactly as hard as the last of the hardest `min_kept` are kept with it.
+
+    Raises:
+      ValueError: on a threshold that is no probability, or a negative number to keep.
     """
+    if not 0 <= ohem.threshold <= 1 or ohem.min_kept < 0:
+        raise ValueError(f"ohem is {ohem}: the threshold must be in [0, 1], min_kept at least 0")
     losses = jax.lax.stop_gradient(losses)
     # With abs no loss that rounding has left below 0 has a sign, and no NaN, which thus is kept and seen.
     bits = jax.lax.bitcast_convert_type(jnp.abs(losses), _integers(losses.dtype))

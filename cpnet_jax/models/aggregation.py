@@ -39,6 +39,9 @@ class Aggregation(nn.Module):
       channels: of the output (the paper: 512).
       kernel_size: k, odd (the paper: 11, the peak of its ablation).
       dtype: of the activations.
+
+    Raises:
+      ValueError: on a kernel size that is not odd and positive.
     """
 
     channels: int = 512
@@ -47,6 +50,8 @@ class Aggregation(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w cin"], *, train: bool) -> Float[Array, "b h w channels"]:
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size is {self.kernel_size}; it must be odd and positive")
         x = ConvBN(self.channels, (3, 3), dtype=self.dtype, name="reduce")(x, train=train)
         column_row = SeparablePair(self.kernel_size, column_first=True, dtype=self.dtype, name="column_row")(x)
         row_column = SeparablePair(self.kernel_size, column_first=False, dtype=self.dtype, name="row_column")(x)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablation
+from cpnet_jax import exits
 from cpnet_jax.ablation import devices, report, runs
 from cpnet_jax.errors import UserError
 
@@ -84,6 +86,21 @@ def test_a_run_of_another_config_is_not_taken_for_this_one(tmp_path):
     assert len(calls(tmp_path)) == before
 
 
+@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"config": {}}'])
+def test_a_damaged_result_is_found_again(tmp_path, damaged):
+    _, first = complete(tmp_path, rows=["aux"], seeds=[0])
+    (tmp_path / "aux" / "seed_0" / runs.RESULT).write_text(damaged)
+    assert complete(tmp_path, rows=["aux"], seeds=[0])[1] == first
+
+
+def test_a_result_of_another_shape_is_found_again(tmp_path):
+    """As one that an older program left."""
+    _, first = complete(tmp_path, rows=["aux"], seeds=[0])
+    path = tmp_path / "aux" / "seed_0" / runs.RESULT
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"result": {"miou": 1.0}}))
+    assert complete(tmp_path, rows=["aux"], seeds=[0])[1] == first
+
+
 def test_a_failed_run_is_named_with_its_error_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAIL", "aux")
     made, table = complete(tmp_path)
@@ -105,10 +122,11 @@ def test_an_evaluation_of_something_else_is_not_taken_for_the_runs(tmp_path):
     made = make(tmp_path, rows=["full"], seeds=[0])
     ablation.run(made, 1)
     [run] = made.runs
-    for settings in ({"step": 4, "multi_scale": False}, {"step": 5, "multi_scale": True}):
-        evaluation = json.loads((run.workdir / "eval.json").read_text()) | {"settings": settings}
-        (run.workdir / "eval.json").write_text(json.dumps(evaluation))
-        with pytest.raises(UserError, match=f"is of step {settings['step']}"):
+    evaluation = json.loads((run.workdir / "eval.json").read_text())
+    for name, value in {"step": 4, "split": "test", "scales": [1.0, 0.5], "flip": True, "overlap": "average"}.items():
+        other = evaluation | {"settings": evaluation["settings"] | {name: value}}
+        (run.workdir / "eval.json").write_text(json.dumps(other))
+        with pytest.raises(UserError, match=f"is of {name} {re.escape(str(value))}, which is to be"):
             runs.keep_result(run, made.configs[run])
     (run.workdir / "eval.json").unlink()
     with pytest.raises(UserError, match=r"eval\.json cannot be read"):
@@ -156,6 +174,23 @@ def test_a_table_interrupted_and_resumed_is_the_same(tmp_path):
     assert found["rows"]["full"]["seeds"] == [0, 1]
 
 
+def test_a_second_interrupt_stops_at_once(tmp_path):
+    """The run at work is told as main.py would be by a terminal, and no traceback is shown."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "WAIT": "none", "DEAF": "1"}
+    process = subprocess.Popen(program(tmp_path), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    waiting = tmp_path / "none" / "seed_0"
+    for happened in ("waiting", "asked"):
+        deadline = time.monotonic() + 60
+        while not (waiting / happened).exists():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130, said
+    assert said.splitlines()[-1] == "Stopped at once: the same command goes on." and "Traceback" not in said
+    assert (waiting / "ended").exists()
+
+
 def test_a_failure_ends_with_exit_status_1_and_a_mistake_with_2(tmp_path, monkeypatch):
     for name, value in {"FAIL": "aux", "PYTHONPATH": str(ROOT)}.items():
         monkeypatch.setenv(name, value)
@@ -164,6 +199,25 @@ def test_a_failure_ends_with_exit_status_1_and_a_mistake_with_2(tmp_path, monkey
     mistake = subprocess.run(program(tmp_path, "--config.model.dept=18"), cwd=ROOT, capture_output=True, text=True)
     assert mistake.returncode == 2
     assert mistake.stderr.splitlines()[-1].startswith("error: row none: config.model.dept does not exist")
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("--out={file}", "error: --out is {file}, which cannot be written to (File exists): name another"),
+        ("--out=gs://bucket/table", "error: --out is gs://bucket/table: logs are written line by line"),
+        ("--seeds=0,b", "ablation.py: error: argument --seeds: '0,b' is no list of whole numbers, as 0,1,2"),
+        ("--jobs=0", "ablation.py: error: --jobs must be at least 1"),
+    ],
+)
+def test_a_mistake_in_an_argument_is_told_in_a_sentence(tmp_path, monkeypatch, capsys, argument, said):
+    (tmp_path / "file").touch()
+    argument, said = (text.format(file=tmp_path / "file") for text in (argument, said))
+    monkeypatch.setattr(sys, "argv", ["ablation.py", "--table=scenes", argument])
+    with pytest.raises(SystemExit) as ended:
+        exits.run(ablation.main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 
 
 @pytest.mark.parametrize(

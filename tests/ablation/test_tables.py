@@ -106,6 +106,38 @@ def test_a_table_that_is_not_there_is_told_in_a_sentence():
         table.load("nothing", FOLDER)
 
 
+def test_a_tables_file_with_a_mistake_is_named_in_a_sentence(tmp_path):
+    good = 'CONFIG = "configs/quickstart.py"\nROWS = {"a_row-1.5": {}}\nPUBLISHED = {}\n'
+    files = {
+        "good": (good, None),
+        "syntax": ("CONFIG =", "cannot be loaded: SyntaxError"),
+        "module": ("import nothing_like_it", "cannot be loaded: ModuleNotFoundError"),
+        "config": (good.replace("CONFIG", "CONFIGS"), "has no CONFIG as it must be"),
+        "published": (good.replace("{}\n", "3\n"), "has no PUBLISHED as it must be"),
+        "list": (good.replace('{"a_row-1.5": {}}', "[]"), "has no ROWS as it must be"),
+        "empty": (good.replace('{"a_row-1.5": {}}', "{}"), "is empty: give at least one row"),
+        "slash": (good.replace("a_row-1.5", "a/b"), "has 'a/b': name a row by letters"),
+        "dots": (good.replace("a_row-1.5", ".."), "has '..': name a row by letters"),
+        "comma": (good.replace("a_row-1.5", "a,b"), "has 'a,b': name a row by letters"),
+        "fields": (good.replace(": {}", ": None"), "row a_row-1.5 in .* is None: give the fields"),
+    }
+    for name, (text, said) in files.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        if said is None:
+            assert list(table.load(name, tmp_path).rows) == ["a_row-1.5"]
+            continue
+        with pytest.raises(UserError, match=said):
+            table.load(name, tmp_path)
+
+
+def test_a_rows_text_keeps_its_blanks(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    one = table.Table("one", "configs/quickstart.py", {"a": {"data.source": "my data", "data.scales": (0.5, 1.0)}}, {})
+    [run] = runs.of_table(one, one.config, [0], [], Path("out"))
+    config = runs.load_config(run)
+    assert config.data.source == "my data" and tuple(config.data.scales) == (0.5, 1.0)
+
+
 def test_parameters_are_counted_without_any_being_made():
     config = config_of("scenes", "none")
     fcn = runs.count_parameters(config, classes=12)

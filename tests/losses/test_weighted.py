@@ -137,6 +137,12 @@ def test_hard_pixels_may_have_class_weights(dtype, form):
     assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
 
 
+@pytest.mark.parametrize("ohem", [losses.Ohem(1.5), losses.Ohem(-0.1), losses.Ohem(math.nan), losses.Ohem(0.7, -1)])
+def test_a_threshold_or_number_of_hard_pixels_that_cannot_be_is_refused(form, ohem):
+    with pytest.raises(ValueError, match="the threshold must be in"):
+        jax.eval_shape(partial(form, ohem=ohem), make_logits(dtype="float32"), make_labels())
+
+
 def test_batch_without_a_label_has_no_hard_pixels(form):
     value, grad = evaluate(form, make_logits(dtype="float32"), np.full((3, *SIZE), 255), ohem=losses.Ohem())
     assert value == 0 and (np.asarray(grad) == 0).all()

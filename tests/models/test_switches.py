@@ -73,6 +73,8 @@ def test_a_context_works_in_bfloat16_and_at_any_size(name):
         ({"context": "psp", "context_options": {"pool_sizes": (1, 0)}}, "pool_sizes are"),
         ({"context": "aspp", "context_options": {"dilations": (0,)}}, "dilations are"),
         ({"prior_contexts": "none"}, "contexts is 'none'"),
+        ({"aggregation_kernel": 4}, "kernel_size is 4; it must be odd and positive"),
+        ({"aggregation_kernel": -1}, "kernel_size is -1"),
         ({"multi_grid": (1, 2, 4)}, "2 blocks"),
         ({"multi_grid": (1, 0)}, "1 or more"),
     ],
