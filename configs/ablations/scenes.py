@@ -4,10 +4,10 @@
     python main.py --config=configs/ablations/scenes.py:psp
 
 Two CPU cores: 2 to 3 minutes a run, ten rows. The last four rows cross the affinity loss with the aggregation: `full`
-has both. There is no published figure for generated scenes. Measured (mIoU %, mean +- standard deviation of the seeds 0,
-1, 2): none 63.8 +- 2.0, aux 63.2 +- 2.2, psp 80.4 +- 1.5, aspp 82.1 +- 0.4, non_local 74.0 +- 2.0, prior_unsupervised
-82.7 +- 0.2, prior_bce_without_aggregation 78.9 +- 1.7, prior_affinity_without_aggregation 75.1 +- 5.1, prior_bce 83.0 +-
-0.6, full 83.0 +- 0.6. What that supports is in README.md.
+has both. There is no published figure for generated scenes. Measured (mIoU %, mean +- standard deviation of the seeds
+0, 1, 2): none 63.8 +- 2.0, aux 63.2 +- 2.2, psp 80.4 +- 1.5, aspp 82.1 +- 0.4, non_local 74.0 +- 2.0,
+prior_unsupervised 82.7 +- 0.2, prior_bce_without_aggregation 78.9 +- 1.7, prior_affinity_without_aggregation
+75.1 +- 5.1, prior_bce 83.0 +- 0.6, full 83.0 +- 0.6. What that supports is in README.md.
 """
 
 from configs import quickstart
