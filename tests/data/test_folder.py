@@ -690,7 +690,7 @@ def test_added_images_are_told_of(tmp_path, capsys):
 
 def test_0_classes_are_as_many_as_the_dataset_has(tmp_path):
     dataset = builders.describe_folder(write(tmp_path), FolderLayout())
-    config = ConfigDict({"data": {"num_classes": 0}})
+    config = ConfigDict({"data": {"num_classes": 0}, "loss": {"class_weights": ()}})
     configuration.resolve_classes(config, dataset)
     assert config.data.num_classes == 3
     with pytest.raises(UserError, match=r"config\.data\.num_classes is 3: folder has 2"):
