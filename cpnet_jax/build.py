@@ -18,7 +18,7 @@ from cpnet_jax.data.catalog import Dataset, FolderLayout
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.data.pipeline import Transform, augmented
 from cpnet_jax.models import CPNet
-from cpnet_jax.models.context_prior import DEFAULT_BLOCK_ROWS, TPU_BLOCK_ROWS
+from cpnet_jax.models.context_prior import DEFAULT_BLOCK_ROWS, tpu_block_rows
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
 from cpnet_jax.training.state import TrainState, create_state
@@ -39,10 +39,12 @@ def prior_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
 
 def make_model(config: ml_collections.ConfigDict, *, for_tpus: bool = False) -> CPNet:
     """The network; what is left to be chosen automatically, as it is best for these devices."""
-    stem_impl = config.model.stem_impl
-    if stem_impl == "auto":
-        stem_impl = "cells" if for_tpus else "plain"
-    block_rows = config.model.prior_block_rows or (TPU_BLOCK_ROWS if for_tpus else DEFAULT_BLOCK_ROWS)
+
+    def chosen(impl: str, tpus: str) -> str:
+        return (tpus if for_tpus else "plain") if impl == "auto" else impl
+
+    height, width = prior_size(config)
+    block_rows = config.model.prior_block_rows or (tpu_block_rows(height * width) if for_tpus else DEFAULT_BLOCK_ROWS)
     return CPNet(
         num_classes=config.data.num_classes,
         depth=config.model.depth,
@@ -61,8 +63,9 @@ def make_model(config: ml_collections.ConfigDict, *, for_tpus: bool = False) -> 
         prior_impl=config.model.prior_impl,
         prior_block_rows=block_rows,
         multi_grid=tuple(config.model.multi_grid),
-        stem_impl=stem_impl,
+        stem_impl=chosen(config.model.stem_impl, "cells"),
         dilation_impl=config.model.dilation_impl,
+        norm_impl=chosen(config.model.norm_impl, "folded"),
         remat=config.model.remat,
         dtype=jnp.bfloat16 if config.model.bfloat16 else None,
     )

@@ -42,6 +42,7 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     "compiler.tpu_space_to_batch",
     "model.stem_impl",
     "model.dilation_impl",
+    "model.norm_impl",
     "model.remat",
     "model.prior_impl",
     "model.prior_block_rows",
@@ -74,6 +75,7 @@ ADDED = {
         "prior_block_rows": 0,
         "stem_impl": "auto",
         "dilation_impl": "plain",
+        "norm_impl": "auto",
         "remat": "none",
     },
     "loss": {
@@ -105,6 +107,7 @@ CHOICES = {
     "model.prior_contexts": ("both", "intra", "inter"),
     "model.stem_impl": ("auto", "plain", "cells"),
     "model.dilation_impl": ("plain", "space_to_batch"),
+    "model.norm_impl": ("auto", "plain", "folded"),
     "model.remat": ("none", "blocks", "full"),
     "model.prior_impl": ("blocks", "dense"),
     "loss.ignored": ("class", "mask"),

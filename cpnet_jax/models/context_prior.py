@@ -9,11 +9,18 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from cpnet_jax.models.aggregation import Aggregation
-from cpnet_jax.models.layers import BN_EPSILON, ConvBN, he_fan_out, move_running, unbiased
+from cpnet_jax.models.folded import fold
+from cpnet_jax.models.layers import ConvBN, he_fan_out
 from cpnet_jax.models.row_blocks import RowFunction, map_rows
 
-# The fewest of which CPUs multiply matrices at full speed; TPUs want more. See docs/performance.md.
-DEFAULT_BLOCK_ROWS, TPU_BLOCK_ROWS = 256, 1024
+# The fewest of which CPUs multiply matrices at full speed.
+DEFAULT_BLOCK_ROWS = 256
+
+
+def tpu_block_rows(n: int) -> int:
+    """The rows of an image of n positions that are computed fastest on TPUs; see docs/performance.md. All of them where
+    their logits fit a chip's vector memory, and would not have to go through the main memory."""
+    return n if n <= 4096 else 1024
 
 
 class RowTargets(Protocol):
@@ -50,7 +57,7 @@ class PriorFactors:
 
     def logits(self) -> Float[Array, "b n n"]:
         """Z with P = sigmoid(Z), at least float32 whatever the features are."""
-        x, kernel, bias = self._arrays()
+        x, kernel, bias = map(self._cast, (self.features, self.kernel, self.bias))
         return jnp.einsum("bnc,cm->bnm", x, kernel) + bias
 
     def contexts(
@@ -61,71 +68,68 @@ class PriorFactors:
         The division by N is the authors' release's; the paper, and `divide_by_n=False`, leaves it out. Returned in the
         dtype of `values`.
         """
-        return _contexts(self._of_rows(_gathered, self._cast(values)), values, divide_by_n)
+        return self._of_rows(_contexts, _Values.of(values, divide_by_n))
 
     def row_sums(self, targets: RowTargets) -> PyTree:
         """What the targets sum up over each row: arrays (b, n). From the `known` where that has such targets."""
         if self.known and jax.tree.structure(self.known[0]) == jax.tree.structure(targets):
             return self.known[1]
-        return self._of_rows(_row_sums, None, targets)
+        return self._of_rows(_row_sums, targets=targets)
 
     def contexts_and_row_sums(
         self, values: Float[Array, "b n c"], targets: RowTargets, *, divide_by_n: bool = True
     ) -> tuple[tuple[Float[Array, "b n c"], Float[Array, "b n c"]], PyTree]:
         """`contexts` and `row_sums` in one pass over the rows, of seven matrix products instead of eleven."""
-        gathered, sums = self._of_rows(_gathered_and_row_sums, self._cast(values), targets)
-        return _contexts(gathered, values, divide_by_n), sums
+        return self._of_rows(_contexts_and_row_sums, _Values.of(values, divide_by_n), targets)
 
-    def _of_rows(self, function: RowFunction, values: Array | None, targets: RowTargets | None = None) -> PyTree:
+    def _of_rows(
+        self, function: RowFunction, values: "_Values | None" = None, targets: RowTargets | None = None
+    ) -> PyTree:
         if self.block_rows is None:
             return function(self.logits(), jnp.arange(self.shape[1]), values, targets)
-        return map_rows(function, *self._arrays(), values, targets, block_rows=self.block_rows)
-
-    def _arrays(self) -> tuple[Array, Array, Array]:
-        return self._cast(self.features), self._cast(self.kernel), self._cast(self.bias)
+        factors = self.features, self._cast(self.kernel), self._cast(self.bias)
+        return map_rows(function, *factors, values, targets, block_rows=self.block_rows)
 
     def _cast(self, x: Array) -> Array:
         return x.astype(jnp.promote_types(self.features.dtype, jnp.float32))
 
 
-def _gathered(logits: Float[Array, "b r n"], rows: Any, values: Float[Array, "b n c"], targets: Any) -> Array:
-    """P V"""
-    return jax.nn.sigmoid(logits) @ values
+@flax.struct.dataclass
+class _Values:
+    """V, of which the contexts are made.
+
+    Attributes:
+      each: V in its own dtype.
+      total: its sum over all positions.
+      n: what the contexts are divided by.
+      dtype: of the contexts.
+    """
+
+    each: Float[Array, "b n c"]
+    total: Float[Array, "b 1 c"]
+    n: int = flax.struct.field(pytree_node=False)
+    dtype: Any = flax.struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, values: Float[Array, "b n c"], divide_by_n: bool) -> "_Values":
+        total = values.sum(axis=1, keepdims=True, dtype=jnp.promote_types(values.dtype, jnp.float32))
+        return cls(values, total, values.shape[1] if divide_by_n else 1, values.dtype)
+
+
+def _contexts(logits: Float[Array, "b r n"], rows: Any, values: _Values, targets: Any) -> tuple[Array, Array]:
+    """(P V / N, (1 - P) V / N), the second without a product of its own."""
+    gathered = jax.nn.sigmoid(logits) @ values.each.astype(logits.dtype)
+    return tuple((y / values.n).astype(values.dtype) for y in (gathered, values.total - gathered))
 
 
 def _row_sums(logits: Float[Array, "b r n"], rows: Int[Array, " r"], values: Any, targets: RowTargets) -> PyTree:
     return targets.row_sums(logits, rows)
 
 
-def _gathered_and_row_sums(
-    logits: Float[Array, "b r n"], rows: Int[Array, " r"], values: Float[Array, "b n c"], targets: RowTargets
-) -> tuple[Array, PyTree]:
-    return _gathered(logits, rows, values, targets), _row_sums(logits, rows, values, targets)
-
-
-def _contexts(gathered: Float[Array, "b n c"], values: Float[Array, "b n c"], divide_by_n: bool) -> tuple[Array, Array]:
-    """(P V / N, (1 - P) V / N) of P V, or both without the division, in the dtype of the values."""
-    n = values.shape[1] if divide_by_n else 1
-    # (1 - P) V without a second N x N product.
-    rest = values.astype(gathered.dtype).sum(axis=1, keepdims=True) - gathered
-    return (gathered / n).astype(values.dtype), (rest / n).astype(values.dtype)
-
-
-def product_moments(
-    x: Float[Array, "b n c"], kernel: Float[Array, "c m"]
-) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
-    """Mean and (biased) variance over all positions of x @ kernel, without forming the product.
-
-    mean = mu . W and var_j = W_j^T Cov(x) W_j. x is centred first: uncentred moments cancel and can turn negative.
-    """
-    positions = x.shape[0] * x.shape[1]
-    mu = x.mean(axis=(0, 1))
-    centred = x - mu
-    # TPUs multiply float32 in bfloat16 unless told otherwise, which a variance does not survive.
-    high = jax.lax.Precision.HIGHEST
-    covariance = jnp.einsum("bnc,bnd->cd", centred, centred, precision=high) / positions
-    variance = (kernel * jnp.matmul(covariance, kernel, precision=high)).sum(axis=0)
-    return jnp.matmul(mu, kernel, precision=high), variance
+def _contexts_and_row_sums(
+    logits: Float[Array, "b r n"], rows: Int[Array, " r"], values: _Values, targets: RowTargets
+) -> tuple[tuple[Array, Array], PyTree]:
+    return _contexts(logits, rows, values, targets), _row_sums(logits, rows, values, targets)
 
 
 class Prior(nn.Module):
@@ -136,21 +140,9 @@ class Prior(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> PriorFactors:
-        n = self.positions
-        kernel = self.param("kernel", he_fan_out, (x.shape[-1], n))
-        scale = self.param("scale", nn.initializers.ones, (n,))
-        bias = self.param("bias", nn.initializers.zeros, (n,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (n,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (n,))
-        mean, var = running_mean.value, running_var.value
-        if train:
-            dtype = jnp.promote_types(x.dtype, jnp.float32)
-            mean, var = product_moments(x.astype(dtype), kernel.astype(dtype))
-            if not self.is_initializing():
-                move_running(running_mean, mean)
-                move_running(running_var, unbiased(var, x.shape[0] * x.shape[1]))
-        factor = scale * jax.lax.rsqrt(var + BN_EPSILON)
-        return PriorFactors(x, kernel * factor, bias - mean * factor, block_rows=self.block_rows)
+        kernel = self.param("kernel", he_fan_out, (x.shape[-1], self.positions))
+        kernel, bias = fold(self, nn.initializers.ones, x, kernel, train=train)
+        return PriorFactors(x, kernel, bias, block_rows=self.block_rows)
 
 
 class ContextPrior(nn.Module):

@@ -1,13 +1,15 @@
 """Convolutions, each in the form that the platform computes fastest.
 
-GPUs and TPUs get `lax.conv_general_dilated` and its gradients. XLA's compiler for CPUs has weak sides: depthwise
-convolutions take it fifty times as long as memory would, the kernels' gradients of 1x1 convolutions five times as long
-as matrix products, and it knows no fast algorithm for 3x3 windows. See docs/performance.md for what these cost.
+GPUs get `lax.conv_general_dilated` and its gradients. XLA's compiler for CPUs has weak sides: depthwise convolutions
+take it fifty times as long as memory would, the kernels' gradients of 1x1 convolutions five times as long as matrix
+products, and it knows no fast algorithm for 3x3 windows. That for TPUs lays a batch's images side by side in the tiles
+of a convolution's arrays, which a few do not fill; 1x1 convolutions of these, and all that surrounds them, are better
+off as matrix products of positions. See docs/performance.md for what these cost.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cpnet_jax.models import winograd
-from cpnet_jax.models.platforms import Form, by_platform
+from cpnet_jax.models.platforms import Form, by_platform, fills_tiles
 
 Convolution = Callable[[Array, Array], Array]
 
@@ -32,7 +34,7 @@ def conv_general_dilated(
 ) -> Float[Array, "b h2 w2 cout"]:
     """`lax.conv_general_dilated` of NHWC images and HWIO kernels, with the same numbers but for rounding.
 
-    Where CPUs have a form of their own it has first derivatives, in reverse mode.
+    Where a platform has a form of its own it has first derivatives, in reverse mode.
     """
     plain = partial(
         lax.conv_general_dilated,
@@ -46,21 +48,31 @@ def conv_general_dilated(
         stride == 1 and size % 2 == 1 and tuple(edges) == (dilation * (size // 2),) * 2
         for stride, size, edges, dilation in zip(window_strides, kernel.shape[:2], padding, rhs_dilation, strict=True)
     )
-    # The forms below round sums to the dtype that they are given.
-    if not keeps_size or x.dtype not in (jnp.float32, jnp.float64):
+    if not keeps_size:
         return plain(x, kernel)
-    if feature_group_count == x.shape[-1] == kernel.shape[-1]:
-        cpu = Form(partial(_depthwise, rhs_dilation), partial(_depthwise_gradients, rhs_dilation))
-    elif feature_group_count > 1:
-        return plain(x, kernel)
-    elif kernel.shape[:2] == (1, 1):
-        cpu = Form(_pointwise, partial(_gradients, _pointwise))
-    elif winograd.suits(x.shape, kernel.shape, rhs_dilation):
-        convolve = partial(winograd.convolve, dilation=rhs_dilation)
-        cpu = Form(convolve, partial(_gradients, convolve))
-    else:
-        return plain(x, kernel)
-    return by_platform(cpu=cpu, default=Form(plain, partial(_gradients, plain)))(x, kernel)
+    forms = {}
+    if kernel.shape[:2] == (1, 1) and feature_group_count == 1 and not fills_tiles(len(x)):
+        forms["tpu"] = _POINTWISE
+    # The other forms round sums to the dtype that they are given.
+    if x.dtype in (jnp.float32, jnp.float64):
+        forms |= _for_cpus(x.shape, kernel.shape, rhs_dilation, feature_group_count)
+    return (
+        by_platform(default=Form(plain, partial(_gradients, plain)), **forms)(x, kernel) if forms else plain(x, kernel)
+    )
+
+
+def _for_cpus(
+    images: Sequence[int], kernel: Sequence[int], dilation: Sequence[int], groups: int
+) -> dict[Literal["cpu"], Form]:
+    """The form for arrays of these shapes, if there is one."""
+    if groups == images[-1] == kernel[-1]:
+        return {"cpu": Form(partial(_depthwise, dilation), partial(_depthwise_gradients, dilation))}
+    if groups == 1 and tuple(kernel[:2]) == (1, 1):
+        return {"cpu": _POINTWISE}
+    if groups == 1 and winograd.suits(images, kernel, dilation):
+        convolve = partial(winograd.convolve, dilation=dilation)
+        return {"cpu": Form(convolve, partial(_gradients, convolve))}
+    return {}
 
 
 def _gradients(convolve: Convolution, x: Array, kernel: Array, cotangent: Array) -> tuple[Array, Array]:
@@ -73,6 +85,9 @@ def _gradients(convolve: Convolution, x: Array, kernel: Array, cotangent: Array)
 def _pointwise(x: Float[Array, "b h w cin"], kernel: Float[Array, "1 1 cin cout"]) -> Float[Array, "b h w cout"]:
     """One matrix product of all positions."""
     return (x.reshape(-1, x.shape[-1]) @ kernel[0, 0]).reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+_POINTWISE = Form(_pointwise, partial(_gradients, _pointwise))
 
 
 def _depthwise(

@@ -78,6 +78,8 @@ class CPNet(nn.Module):
       stem_impl: how the backbone's stem is computed: "plain" or "cells" (see `models.ResNet`).
       dilation_impl: how the backbone's dilated convolutions are computed: "plain" or "space_to_batch" (see
         `models.ResNet`).
+      norm_impl: how the last BatchNorm of the backbone's bottlenecks is computed: "plain" or "folded" (see
+        `models.ResNet`).
       remat: what is computed again for the backward pass rather than kept: nothing ("none"), the inside of every
         residual block ("blocks"), that of the context prior and the heads, too ("full").
       dtype: of the activations, float32 when None; jnp.bfloat16 for accelerators. Parameters, BatchNorm statistics,
@@ -105,6 +107,7 @@ class CPNet(nn.Module):
     multi_grid: tuple[int, ...] = ()
     stem_impl: Literal["plain", "cells"] = "plain"
     dilation_impl: Literal["plain", "space_to_batch"] = "plain"
+    norm_impl: Literal["plain", "folded"] = "plain"
     remat: Literal["none", "blocks", "full"] = "none"
     dtype: Any = None
 
@@ -136,6 +139,7 @@ class CPNet(nn.Module):
             multi_grid=self.multi_grid,
             stem_impl=self.stem_impl,
             dilation_impl=self.dilation_impl,
+            norm_impl=self.norm_impl,
             remat=self.remat != "none",
             dtype=self.dtype,
             name="backbone",

@@ -1,6 +1,8 @@
 """The layers everything else is made of: convolution, BatchNorm, and convolution + BN (+ ReLU)."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -87,21 +89,41 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "*b c"], *, train: bool) -> Float[Array, "*b c"]:
-        channels = (x.shape[-1] // self.positions,)
-        scale = self.param("scale", self.scale_init, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        running_var = self.variable("batch_stats", "var", jnp.ones, channels)
-        mean, var = running_mean.value, running_var.value
-        if train:
-            mean, var = _moments(x, self.positions)
-            if not self.is_initializing():
-                move_running(running_mean, mean)
-                move_running(running_var, unbiased(var, x.size // channels[0]))
-        factor = jax.lax.rsqrt(var + BN_EPSILON) * scale
-        mean, factor, bias = (_spread(vector, x, self.positions) for vector in (mean, factor, bias))
+        channels = x.shape[-1] // self.positions
+        moments = partial(_moments, x, self.positions) if train else None
+        vectors = normalisation(self, channels, self.scale_init, moments, x.size // channels)
+        mean, factor, bias = (_spread(vector, x, self.positions) for vector in vectors)
         y = (x - mean) * factor + bias
         return y.astype(self.dtype or y.dtype)
+
+
+def normalisation(
+    module: nn.Module,
+    channels: int,
+    scale_init: Any,
+    moments: Callable[[], tuple[Float[Array, " c"], Float[Array, " c"]]] | None,
+    positions: int,
+) -> tuple[Float[Array, " c"], Float[Array, " c"], Float[Array, " c"]]:
+    """(mean, factor, bias) with which BatchNorm is (x - mean) * factor + bias.
+
+    Declares its parameters and statistics in the module, in whose compact method it has to be called.
+
+    Args:
+      moments: gives the mean and the biased variance of the batch, towards which the running ones move; None: these are
+        what is normalised with.
+      positions: that the moments are of.
+    """
+    scale = module.param("scale", scale_init, (channels,))
+    bias = module.param("bias", nn.initializers.zeros, (channels,))
+    running_mean = module.variable("batch_stats", "mean", jnp.zeros, (channels,))
+    running_var = module.variable("batch_stats", "var", jnp.ones, (channels,))
+    mean, var = running_mean.value, running_var.value
+    if moments:
+        mean, var = moments()
+        if not module.is_initializing():
+            _move_running(running_mean, mean)
+            _move_running(running_var, _unbiased(var, positions))
+    return mean, jax.lax.rsqrt(var + BN_EPSILON) * scale, bias
 
 
 def _moments(x: Float[Array, "*b p*c"], positions: int) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
@@ -129,7 +151,7 @@ def _spread(vector: Float[Array, " c"], x: Float[Array, "b *rest p*c"], position
     return jnp.broadcast_to(vector, (b, positions, len(vector))).reshape(b, *(1 for _ in rest), channels)
 
 
-def unbiased(variance: Float[Array, " c"], positions: int) -> Float[Array, " c"]:
+def _unbiased(variance: Float[Array, " c"], positions: int) -> Float[Array, " c"]:
     """The variance that torch keeps as its running one, of the biased one over so many positions.
 
     A single position, of which torch makes an error, has the variance 0 either way.
@@ -137,7 +159,7 @@ def unbiased(variance: Float[Array, " c"], positions: int) -> Float[Array, " c"]
     return variance * (positions / max(positions - 1, 1))
 
 
-def move_running(running: nn.Variable, value: Float[Array, " c"]) -> None:
+def _move_running(running: nn.Variable, value: Float[Array, " c"]) -> None:
     """Moves a running statistic a tenth of the way to that of the batch."""
     running.value = BN_MOMENTUM * running.value + (1 - BN_MOMENTUM) * value
 

@@ -1,12 +1,15 @@
 """Dilated ResNet-18/34/50/101 (the paper: output stride 8)."""
 
+from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
 from cpnet_jax.models import cells
+from cpnet_jax.models.folded import FoldedConvBN
 from cpnet_jax.models.layers import ConvBN, call
+from cpnet_jax.models.platforms import fills_tiles
 from cpnet_jax.models.pooling import max_pool
 from cpnet_jax.models.sub_images import rearrange
 
@@ -43,12 +46,13 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 (ResNet-50/101); the stride sits on the 3x3 convolution."""
+    """1x1, 3x3, 1x1 (ResNet-50/101); the stride sits on the 3x3 convolution. `folded`: see `ResNet.norm_impl`."""
 
     channels: int
     stride: int
     first_dilation: int
     dilation: int
+    folded: bool = False
     dtype: Any = None
     expansion = 4
 
@@ -58,14 +62,10 @@ class Bottleneck(nn.Module):
         y = ConvBN(self.channels, (3, 3), self.stride, self.first_dilation, dtype=self.dtype, name="conv2")(
             y, train=train
         )
-        y = ConvBN(
-            self.channels * self.expansion,
-            (1, 1),
-            relu=False,
-            scale_init=nn.initializers.zeros,
-            dtype=self.dtype,
-            name="conv3",
-        )(y, train=train)
+        last = FoldedConvBN if self.folded else partial(ConvBN, kernel_size=(1, 1), relu=False)
+        y = last(self.channels * self.expansion, scale_init=nn.initializers.zeros, dtype=self.dtype, name="conv3")(
+            y, train=train
+        )
         return nn.relu(_shortcut(x, y, self.stride, self.dtype, train) + y)
 
 
@@ -95,12 +95,15 @@ class ResNet(nn.Module):
         divide: the same numbers but for rounding, and the same parameters.
       dilation_impl: "plain", or "space_to_batch" to compute dilated convolutions as ordinary ones of sub-images (see
         `models.sub_images`) where the sides divide: the same numbers but for rounding, and the same parameters.
+      norm_impl: "plain", or "folded" to compute a bottleneck's last BatchNorm within its convolution, in training, too
+        (see `models.folded`), where a device's images fill the tiles of TPUs: the same numbers but for rounding, and the
+        same parameters.
       remat: whether the inside of every residual block is computed again for the backward pass rather than kept.
       dtype: of the activations.
 
     Raises:
-      ValueError: on an unknown depth, stem, stem_impl or dilation_impl, and on another number of factors than
-        blocks.
+      ValueError: on an unknown depth, stem, stem_impl, dilation_impl or norm_impl, and on another number of factors
+        than blocks.
     """
 
     depth: int = 50
@@ -110,6 +113,7 @@ class ResNet(nn.Module):
     multi_grid: tuple[int, ...] = ()
     stem_impl: Literal["plain", "cells"] = "plain"
     dilation_impl: Literal["plain", "space_to_batch"] = "plain"
+    norm_impl: Literal["plain", "folded"] = "plain"
     remat: bool = False
     dtype: Any = None
 
@@ -126,6 +130,8 @@ class ResNet(nn.Module):
             raise ValueError(f"stem_impl is {self.stem_impl!r}; it must be 'plain' or 'cells'")
         if self.dilation_impl not in ("plain", "space_to_batch"):
             raise ValueError(f"dilation_impl is {self.dilation_impl!r}; it must be 'plain' or 'space_to_batch'")
+        if self.norm_impl not in ("plain", "folded"):
+            raise ValueError(f"norm_impl is {self.norm_impl!r}; it must be 'plain' or 'folded'")
         if self.multi_grid and len(self.multi_grid) != STAGE_SIZES[self.depth][-1]:
             raise ValueError(
                 f"multi_grid is {tuple(self.multi_grid)}; the last stage of a ResNet-{self.depth} has "
@@ -133,7 +139,10 @@ class ResNet(nn.Module):
             )
         if min(self.multi_grid, default=1) < 1:
             raise ValueError(f"multi_grid is {tuple(self.multi_grid)}; each factor must be 1 or more")
-        block = Bottleneck if self.depth >= 50 else BasicBlock
+        block = BasicBlock
+        if self.depth >= 50:
+            # With fewer images it is slower, see docs/performance.md.
+            block = partial(Bottleneck, folded=self.norm_impl == "folded" and fills_tiles(len(images)))
         x = self._stem(images, train)
         features = []
         parts = 1  # every image of x is in parts x parts sub-images

@@ -1,4 +1,4 @@
-"""Functions of the rows of Z = X W + b, a block of rows at a time: the n x n array Z is never stored.
+"""Functions of the rows of Z = X W + b, a block of rows of an image at a time: the n x n array Z is never stored.
 
 Forward, for the rows R of a block:
 
@@ -19,15 +19,17 @@ of the cross entropy:
 Seven matrix products of n x n x c in all, where each of the two alone takes seven and four.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.experimental.layout import Layout, with_layout_constraint
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
+
+from cpnet_jax.models.platforms import axes_to_divide
 
 # (logits (b, r, n) of r rows, which rows these are (r,), values, constants) -> arrays (b, r, ...)
 RowFunction = Callable[[Float[Array, "b r n"], Int[Array, " r"], PyTree, PyTree], PyTree]
@@ -43,7 +45,7 @@ def map_rows(
     *,
     block_rows: int,
 ) -> PyTree:
-    """The function of all rows of x @ kernel + bias, in the dtype of these three; differentiable in reverse mode.
+    """The function of all rows of x @ kernel + bias, in the dtype of the latter two; differentiable in reverse mode.
 
     With a mesh in context (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`) every device works through the rows of
     its own part of the batch, which is taken to be divided over all axes of the mesh. Without one, on axes that a
@@ -54,13 +56,13 @@ def map_rows(
         and not close over traced arrays. Rows from n on are padding.
       values: arrays (b, ...) that the function reads whole, and that have a gradient.
       constants: arrays (b, ...) that the function reads whole, and that have none.
-      block_rows: most rows of an image in a block. What is stored at a time is a few arrays (b, block_rows, m).
+      block_rows: most rows of an image in a block. What is stored at a time is a few arrays (block_rows, m).
 
     Returns:
       Arrays (b, n, ...), as the function gives them for n rows at once.
     """
     run = partial(_map_rows, function, block_rows)
-    axes = _axes_to_divide(x.shape[0])
+    axes = axes_to_divide(x.shape[0])
     if axes:
         run = _per_device(run, axes)
     return run(x, kernel, bias, values, constants)
@@ -71,13 +73,17 @@ def _map_rows(
     function: RowFunction, block_rows: int, x: Array, kernel: Array, bias: Array, values: PyTree, constants: PyTree
 ) -> PyTree:
     blocks = _Blocks(x.shape[1], block_rows)
-    x = blocks.pad(x)
 
-    def block(start: Array) -> PyTree:
-        logits = _affine(blocks.cut(x, start), kernel, bias)
-        return function(logits, blocks.rows(start), values, constants)
+    def image(arrays: PyTree) -> PyTree:
+        x, values, constants = arrays
 
-    return blocks.join(jax.lax.map(block, blocks.starts()))
+        def block(start: Array) -> PyTree:
+            logits = _affine(blocks.cut(x, start), kernel, bias)
+            return _of_one(function, logits, blocks.rows(start), values, constants)
+
+        return jax.lax.map(block, blocks.starts())
+
+    return blocks.join(jax.lax.map(image, _image_by_image((blocks.pad(x), values, constants))))
 
 
 def _forward(
@@ -90,34 +96,58 @@ def _forward(
 def _backward(function: RowFunction, block_rows: int, saved: Any, y_bar: PyTree) -> tuple[PyTree, ...]:
     x, kernel, bias, values, constants = saved
     blocks = _Blocks(x.shape[1], block_rows)
-    x, y_bar = blocks.pad((x, y_bar))
 
-    def block(sums: PyTree, start: Array) -> tuple[PyTree, Array]:
-        rows, x_block = blocks.rows(start), blocks.cut(x, start)
-        logits = _affine(x_block, kernel, bias)
-        _, transposed = jax.vjp(lambda z, v: function(z, rows, v, constants), logits, values)
-        z_bar, values_bar = transposed(blocks.cut(y_bar, start))
-        kernel_bar = jnp.einsum("brc,brm->cm", x_block, z_bar)
-        sums = jax.tree.map(jnp.add, sums, (kernel_bar, z_bar.sum(axis=(0, 1)), values_bar))
-        return sums, jnp.einsum("brm,cm->brc", z_bar, kernel)
+    def image(shared_bar: PyTree, arrays: PyTree) -> tuple[PyTree, tuple[Array, PyTree]]:
+        x, y_bar, given, constants = arrays
+        # Their gradient is a sum over the blocks.
+        values = jax.tree.map(lambda v: v.astype(jnp.promote_types(v.dtype, kernel.dtype)), given)
 
-    zeros = jax.tree.map(jnp.zeros_like, (kernel, bias, values))
-    (kernel_bar, bias_bar, values_bar), x_bar = jax.lax.scan(block, zeros, blocks.starts())
+        def block(sums: PyTree, start: Array) -> tuple[PyTree, Array]:
+            rows, x_block = blocks.rows(start), blocks.cut(x, start)
+            logits = _affine(x_block, kernel, bias)
+            _, transposed = jax.vjp(lambda z, v: _of_one(function, z, rows, v, constants), logits, values)
+            z_bar, values_bar = transposed(blocks.cut(y_bar, start))
+            kernel_bar = x_block.astype(kernel.dtype).T @ z_bar
+            sums = jax.tree.map(jnp.add, sums, ((kernel_bar, z_bar.sum(axis=0)), values_bar))
+            return sums, (z_bar @ kernel.T).astype(x_block.dtype)
+
+        sums = shared_bar, jax.tree.map(jnp.zeros_like, values)
+        (shared_bar, values_bar), x_bar = jax.lax.scan(block, sums, blocks.starts())
+        return shared_bar, (x_bar, jax.tree.map(lambda v_bar, v: v_bar.astype(v.dtype), values_bar, given))
+
+    zeros = jax.tree.map(jnp.zeros_like, (kernel, bias))
+    images = _image_by_image((*blocks.pad((x, y_bar)), values, constants))
+    (kernel_bar, bias_bar), (x_bar, values_bar) = jax.lax.scan(image, zeros, images)
     return blocks.join(x_bar), kernel_bar, bias_bar, values_bar, None
 
 
 _map_rows.defvjp(_forward, _backward)
 
 
-def _affine(x: Float[Array, "b r c"], kernel: Float[Array, "c m"], bias: Float[Array, " m"]) -> Float[Array, "b r m"]:
-    return jnp.einsum("brc,cm->brm", x, kernel) + bias
+def _of_one(
+    function: RowFunction, logits: Float[Array, "r n"], rows: Int[Array, " r"], values: PyTree, constants: PyTree
+) -> PyTree:
+    """The function, which takes batches, of one image."""
+    batches = jax.tree.map(lambda x: x[None], (logits, values, constants))
+    return jax.tree.map(lambda y: y[0], function(batches[0], rows, *batches[1:]))
+
+
+def _affine(x: Float[Array, "r c"], kernel: Float[Array, "c m"], bias: Float[Array, " m"]) -> Float[Array, "r m"]:
+    return x.astype(kernel.dtype) @ kernel + bias
+
+
+def _image_by_image(arrays: PyTree) -> PyTree:
+    """The arrays (b, ...), laid out so. TPUs would keep what comes from convolutions as it lies there, row by row of a
+    tile an image, and take as long to pick out one image as all."""
+
+    def lay_out(arrays: PyTree) -> PyTree:
+        return jax.tree.map(lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim)))), arrays)
+
+    return jax.lax.platform_dependent(arrays, tpu=lay_out, default=lambda arrays: arrays)
 
 
 class _Blocks:
-    """n rows in as few blocks as hold at most `block_rows` each, of one size; the last is filled up with zeros.
-
-    The batch axis stays inside the blocks: a scan over images would gather every image on every device.
-    """
+    """n rows in as few blocks as hold at most `block_rows` each, of one size; the last is filled up with zeros."""
 
     def __init__(self, n: int, block_rows: int) -> None:
         self.n = n
@@ -136,27 +166,15 @@ class _Blocks:
         return jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, self.padding)] + [(0, 0)] * (x.ndim - 2)), arrays)
 
     def cut(self, arrays: PyTree, start: Int[Array, ""]) -> PyTree:
-        """(b, blocks * r, ...) -> (b, r, ...) of every array: one block."""
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.size, axis=1), arrays)
+        """(blocks * r, ...) -> (r, ...) of every array: one block."""
+        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.size), arrays)
 
     def join(self, blocks: PyTree) -> PyTree:
-        """(blocks, b, r, ...) -> (b, n, ...) of every array."""
-
-        def join(y: Array) -> Array:
-            return y.swapaxes(0, 1).reshape(y.shape[1], self.count * self.size, *y.shape[3:])[:, : self.n]
-
-        return jax.tree.map(join, blocks)
+        """(b, blocks, r, ...) -> (b, n, ...) of every array."""
+        return jax.tree.map(lambda y: y.reshape(len(y), self.count * self.size, *y.shape[3:])[:, : self.n], blocks)
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------
-
-
-def _axes_to_divide(batch: int) -> tuple[str, ...]:
-    """The axes of the mesh in context that nothing has divided yet; none where they do not divide the batch."""
-    mesh = jax.sharding.get_abstract_mesh()
-    types = zip(mesh.axis_names, mesh.axis_types, strict=True)
-    axes = tuple(name for name, kind in types if kind != AxisType.Manual and mesh.shape[name] > 1)
-    return axes if batch % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
 
 
 def _per_device(run: Callable[..., PyTree], axes: tuple[str, ...]) -> Callable[..., PyTree]:

@@ -45,7 +45,7 @@ SOURCES = (
     "sharding.py",
     "data/normalize.py",
     "losses/*.py",
-    "models/*.py",
+    "models/**/*.py",
     "training/optimizer.py",
     "training/state.py",
     "training/step.py",

@@ -57,10 +57,11 @@ def compile_step(config: ml_collections.ConfigDict, topology: Topology, images: 
 
 
 def _as_defined(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The network without what is computed twice to save memory, and without zeros in kernels: no work that anyone
-    asked for."""
+    """The network without what is computed twice to save memory, without zeros in kernels and covariances: no
+    work that anyone asked for."""
     config = config.copy_and_resolve_references()
     config.model.stem_impl = "plain"
+    config.model.norm_impl = "plain"
     config.model.remat = "none"
     config.model.prior_impl = "dense"
     return config

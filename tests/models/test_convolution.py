@@ -1,4 +1,4 @@
-"""What CPUs compute in forms of their own is what XLA computes, and accelerators never see these forms."""
+"""What platforms compute in forms of their own is what XLA computes, and other platforms never see these forms."""
 
 import re
 from functools import partial
@@ -113,9 +113,9 @@ def operations(function, shapes, platform):
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @pytest.mark.parametrize("name", [name for name, (*_, has_form) in CONVOLUTIONS.items() if has_form])
 def test_accelerators_are_given_the_operations_of_lax_alone(name, platform, however_small):
-    images, kernel, given, _ = CONVOLUTIONS[name]
+    (_, *image), kernel, given, _ = CONVOLUTIONS[name]
     given = options(kernel[:2], **given)
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in (images, kernel)]
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, *image), kernel)]
     of_lax, ours = (
         partial(operations, partial(function, **given), shapes)
         for function in (jax.lax.conv_general_dilated, conv_general_dilated)
@@ -156,11 +156,30 @@ def _negated(function):
     return lambda *arrays: jax.tree.map(jnp.negative, function(*arrays))
 
 
+def given_as_a_product(platform, images, dtype, mesh=None):
+    """Whether a 1x1 convolution of so many images reaches the platform as a product of matrices."""
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in ((images, 5, 3, 4), (1, 1, 4, 6))]
+    convolve = partial(conv_general_dilated, **options((1, 1)))
+    text = " ".join(operations(sharding.in_context(convolve, mesh) if mesh else convolve, shapes, platform))
+    assert ("stablehlo.dot_general" in text) != ("stablehlo.convolution" in text)
+    return "stablehlo.dot_general" in text
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_tpus_are_given_products_where_a_devices_images_do_not_fill_a_tile(dtype):
+    assert given_as_a_product("tpu", 4, dtype) and given_as_a_product("tpu", 12, dtype)
+    assert not given_as_a_product("tpu", 8, dtype) and not given_as_a_product("cuda", 4, dtype)
+    eight = sharding.make_mesh()
+    assert given_as_a_product("tpu", 32, dtype, eight) and not given_as_a_product("tpu", 64, dtype, eight)
+    # Which eight devices do not divide: each of them has all.
+    assert given_as_a_product("tpu", 12, dtype, eight)
+
+
 def test_bfloat16_is_left_to_xla_which_sums_in_float32(however_small):
-    for images, kernel, given, has_form in CONVOLUTIONS.values():
+    for (_, *image), kernel, given, has_form in CONVOLUTIONS.values():
         if has_form:
             given = options(kernel[:2], **given)
-            shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in (images, kernel)]
+            shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((8, *image), kernel)]
             ours, of_lax = (
                 str(jax.make_jaxpr(partial(function, **given))(*shapes))
                 for function in (conv_general_dilated, jax.lax.conv_general_dilated)

@@ -80,10 +80,18 @@ def test_only_tpus_are_told_to_leave_small_batches_whole(monkeypatch, tpu, space
 def test_tpus_have_forms_of_their_own_unless_told_otherwise():
     config = small()
     chosen = [build.make_model(config, for_tpus=tpu) for tpu in (True, False)]
-    assert [(model.stem_impl, model.prior_block_rows) for model in chosen] == [("cells", 1024), ("plain", 256)]
-    config.model.stem_impl, config.model.prior_block_rows = "plain", 7
+    choices = [(model.stem_impl, model.norm_impl, model.prior_block_rows) for model in chosen]
+    assert choices == [("cells", "folded", 16), ("plain", "plain", 256)]
+    config.model.stem_impl, config.model.norm_impl, config.model.prior_block_rows = "plain", "plain", 7
     told = build.make_model(config, for_tpus=True)
-    assert (told.stem_impl, told.prior_block_rows) == ("plain", 7)
+    assert (told.stem_impl, told.norm_impl, told.prior_block_rows) == ("plain", "plain", 7)
+
+
+@pytest.mark.parametrize(("crop", "rows"), [((480, 480), 3600), ((512, 512), 4096), ((520, 512), 1024)])
+def test_tpus_take_an_image_at_once_where_its_rows_fit_their_memory(crop, rows):
+    config = small()
+    config.data.crop_size = crop
+    assert build.make_model(config, for_tpus=True).prior_block_rows == rows
 
 
 def test_what_is_computed_twice_or_with_zeros_counts_once():
