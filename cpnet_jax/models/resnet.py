@@ -96,8 +96,8 @@ class ResNet(nn.Module):
       dilation_impl: "plain", or "space_to_batch" to compute dilated convolutions as ordinary ones of sub-images (see
         `models.sub_images`) where the sides divide: the same numbers but for rounding, and the same parameters.
       norm_impl: "plain", or "folded" to compute a bottleneck's last BatchNorm within its convolution, in training, too
-        (see `models.folded`), where a device's images fill the tiles of TPUs: the same numbers but for rounding, and the
-        same parameters.
+        (see `models.folded`), where the images of a device fill the tiles of TPUs: the same numbers but for rounding,
+        and the same parameters.
       remat: whether the inside of every residual block is computed again for the backward pass rather than kept.
       dtype: of the activations.
 
