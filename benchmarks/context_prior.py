@@ -1,7 +1,7 @@
 """What do the context prior and its affinity loss cost, forward and backward, and how much memory do they take?
 
     python benchmarks/context_prior.py [--cases=3600x2,4096x2,9216x2,16384x1,32768x1] [--rounds=3] [--channels=512]
-        [--ways=torch,compiled,dense,blocks,two-passes] [--block-rows=256]
+        [--ways=torch,compiled,dense,blocks,two-passes] [--block-rows=512]
 
 From the aggregated features of so many positions x images: 1x1 convolution, BatchNorm, sigmoid, both contexts and the
 affinity loss, and the gradients for the features and the parameters; float32, on CPUs (Linux).
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join(ARRAYS))
     parser.add_argument("--rounds", type=_count, default=3)
     parser.add_argument("--channels", type=_count, default=512)
-    parser.add_argument("--block-rows", type=_count, default=256)
+    parser.add_argument("--block-rows", type=_count, default=512)
     parser.add_argument("--one", help=argparse.SUPPRESS)  # WAY:CASE, in this process
     arguments = parser.parse_args()
     if arguments.one:

@@ -78,7 +78,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.multi_grid = ()
     model.dropout = 0.1
     model.prior_impl = "blocks"  # of rows of the context prior; "dense": N x N arrays, slower and far larger
-    model.prior_block_rows = 0  # a few arrays of this x N; 0: 1024 on TPUs (all up to 4096), else 256
+    model.prior_block_rows = 0  # a few arrays of this x N; 0: 1024 on TPUs (all up to 4096), else 512
     model.bfloat16 = False  # activations in bfloat16; parameters, statistics and the losses' sums stay float32
     model.stem_impl = "auto"  # "cells" of 4x4 pixels where training on TPUs, else "plain"; docs/performance.md
     model.dilation_impl = "plain"  # "space_to_batch": as ordinary convolutions of sub-images; docs/performance.md

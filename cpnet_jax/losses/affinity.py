@@ -102,7 +102,7 @@ class AffinityTargets:
             target &= rows[:, None] != jnp.arange(self.labels.shape[1])
         other = ~same & column
         p = jax.nn.sigmoid(logits)
-        cross_entropy = _softplus(logits) - jnp.where(same, logits, 0)
+        cross_entropy = _softplus(jnp.where(same, -logits, logits))
         return RowSums(
             cross_entropy=jnp.where(column, cross_entropy, 0).sum(axis=2),
             true_positive=jnp.where(target, p, 0).sum(axis=2),

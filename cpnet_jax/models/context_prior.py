@@ -14,7 +14,7 @@ from cpnet_jax.models.layers import ConvBN, he_fan_out
 from cpnet_jax.models.row_blocks import RowFunction, map_rows
 
 # The fewest of which CPUs multiply matrices at full speed.
-DEFAULT_BLOCK_ROWS = 256
+DEFAULT_BLOCK_ROWS = 512
 
 
 def tpu_block_rows(n: int) -> int:

@@ -81,7 +81,7 @@ def test_tpus_have_forms_of_their_own_unless_told_otherwise():
     config = small()
     chosen = [build.make_model(config, for_tpus=tpu) for tpu in (True, False)]
     choices = [(model.stem_impl, model.norm_impl, model.prior_block_rows) for model in chosen]
-    assert choices == [("cells", "folded", 16), ("plain", "plain", 256)]
+    assert choices == [("cells", "folded", 16), ("plain", "plain", 512)]
     config.model.stem_impl, config.model.norm_impl, config.model.prior_block_rows = "plain", "plain", 7
     told = build.make_model(config, for_tpus=True)
     assert (told.stem_impl, told.norm_impl, told.prior_block_rows) == ("plain", "plain", 7)
