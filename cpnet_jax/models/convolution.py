@@ -51,7 +51,7 @@ def conv_general_dilated(
     if not keeps_size:
         return plain(x, kernel)
     forms = {}
-    if kernel.shape[:2] == (1, 1) and feature_group_count == 1 and not fills_tiles(len(x)):
+    if kernel.shape[:2] == (1, 1) and feature_group_count == 1 and not fills_tiles(x.shape[0]):
         forms["tpu"] = _POINTWISE
     # The other forms round sums to the dtype that they are given.
     if x.dtype in (jnp.float32, jnp.float64):

@@ -142,7 +142,7 @@ class ResNet(nn.Module):
         block = BasicBlock
         if self.depth >= 50:
             # With fewer images it is slower, see docs/performance.md.
-            block = partial(Bottleneck, folded=self.norm_impl == "folded" and fills_tiles(len(images)))
+            block = partial(Bottleneck, folded=self.norm_impl == "folded" and fills_tiles(images.shape[0]))
         x = self._stem(images, train)
         features = []
         parts = 1  # every image of x is in parts x parts sub-images

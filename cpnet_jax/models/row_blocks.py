@@ -83,12 +83,13 @@ def _map_rows(
 
         return jax.lax.map(block, blocks.starts())
 
-    return blocks.join(jax.lax.map(image, _image_by_image((blocks.pad(x), values, constants))))
+    return blocks.join(jax.lax.map(image, (blocks.pad(x), values, constants)))
 
 
 def _forward(
     function: RowFunction, block_rows: int, x: Array, kernel: Array, bias: Array, values: PyTree, constants: PyTree
 ) -> tuple[PyTree, Any]:
+    x, values, constants = _image_by_image((x, values, constants))
     y = _map_rows(function, block_rows, x, kernel, bias, values, constants)
     return y, (x, kernel, bias, values, constants)
 
@@ -116,7 +117,7 @@ def _backward(function: RowFunction, block_rows: int, saved: Any, y_bar: PyTree)
         return shared_bar, (x_bar, jax.tree.map(lambda v_bar, v: v_bar.astype(v.dtype), values_bar, given))
 
     zeros = jax.tree.map(jnp.zeros_like, (kernel, bias))
-    images = _image_by_image((*blocks.pad((x, y_bar)), values, constants))
+    images = *blocks.pad((x, _image_by_image(y_bar))), values, constants
     (kernel_bar, bias_bar), (x_bar, values_bar) = jax.lax.scan(image, zeros, images)
     return blocks.join(x_bar), kernel_bar, bias_bar, values_bar, None
 
@@ -138,7 +139,7 @@ def _affine(x: Float[Array, "r c"], kernel: Float[Array, "c m"], bias: Float[Arr
 
 def _image_by_image(arrays: PyTree) -> PyTree:
     """The arrays (b, ...), laid out so. TPUs would keep what comes from convolutions as it lies there, row by row of a
-    tile an image, and take as long to pick out one image as all."""
+    tile an image, and take as long to pick out one image as all. In training only: it cannot be exported."""
 
     def lay_out(arrays: PyTree) -> PyTree:
         return jax.tree.map(lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim)))), arrays)
@@ -171,7 +172,7 @@ class _Blocks:
 
     def join(self, blocks: PyTree) -> PyTree:
         """(b, blocks, r, ...) -> (b, n, ...) of every array."""
-        return jax.tree.map(lambda y: y.reshape(len(y), self.count * self.size, *y.shape[3:])[:, : self.n], blocks)
+        return jax.tree.map(lambda y: y.reshape(y.shape[0], self.count * self.size, *y.shape[3:])[:, : self.n], blocks)
 
 
 # --- devices ----------------------------------------------------------------------------------------------------------

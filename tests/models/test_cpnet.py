@@ -73,7 +73,7 @@ def test_an_unknown_way_to_compute_the_prior_is_refused(option):
 def test_the_prior_is_computed_as_the_model_was_told():
     """And with what the loss compares with, it brings the loss's sums along."""
     images, targets = jnp.zeros((1, 32, 48, 3)), losses.AffinityTargets(jnp.zeros((1, 24), jnp.int32))
-    for options, rows in (({"prior_impl": "dense"}, None), ({}, 256), ({"prior_block_rows": 7}, 7)):
+    for options, rows in (({"prior_impl": "dense"}, None), ({}, 512), ({"prior_block_rows": 7}, 7)):
         model = tiny(**options)
         apply = partial(model.apply, train=False, targets=targets)
         output = jax.eval_shape(apply, abstract_init(model, (32, 48)), images)
