@@ -177,7 +177,15 @@ def test_a_table_interrupted_and_resumed_is_the_same(tmp_path):
 def test_a_second_interrupt_stops_at_once(tmp_path):
     """The run at work is told as main.py would be by a terminal, and no traceback is shown."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WAIT": "none", "DEAF": "1"}
-    process = subprocess.Popen(program(tmp_path), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        program(tmp_path),
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever started the tests in the background has them, and what they start, ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     waiting = tmp_path / "none" / "seed_0"
     for happened in ("waiting", "asked"):
         deadline = time.monotonic() + 60
