@@ -189,7 +189,7 @@ def test_by_blocks_and_all_at_once_are_the_same_with_every_switch_thrown(feature
 
 def dilations(size=(64, 64), **options):
     """Of the last stage's 3x3 convolutions, in their order."""
-    model = ResNet(**options, dtype=jnp.bfloat16)  # in which no platform has a form of its own
+    model = ResNet(**options, dtype=jnp.bfloat16)  # in which no platform has a 3x3 form of its own
     x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(shapes(model, x), x)
     blocks = {18: 2, 50: 3}[options["depth"]] * (2 if options["depth"] == 18 else 1)
