@@ -23,10 +23,11 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from configs import default
-from cpnet_jax import command_line, exits, files, last_words
-from cpnet_jax import flags as network_flags
+from cpnet_jax.config import command_line
 from cpnet_jax.errors import UserError
-from cpnet_jax.stopping import Stop
+from cpnet_jax.modes import flags as network_flags
+from cpnet_jax.runtime import exit_status, files, watchdog
+from cpnet_jax.runtime.signals import Stop
 
 CONFIG = config_flags.DEFINE_config_file("config", help_string="File of the experiment: configs/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME unless given.")
@@ -52,12 +53,13 @@ def main(stop: Stop, argv: list[str]) -> None:
     if MODE.value == "train":
         stop.expect_training()
     # Imported here, so that --help and mistakes in flags answer at once.
-    from cpnet_jax import distributed, modes, runtime, sharding
+    from cpnet_jax import modes
+    from cpnet_jax.runtime import distributed, jax_settings, processes
 
     if MODE.value != "plan":  # which needs no device
         distributed.start(**network_flags.processes())
-        runtime.configure((config or default.get_config()).compilation_cache)
-        last_words.prepare(*sharding.process())
+        jax_settings.configure((config or default.get_config()).compilation_cache)
+        watchdog.prepare(*processes.process())
         if MODE.value not in TOGETHER:
             distributed.refuse_several(MODE.value)
     modes.run(MODE.value, config, workdir, stop)
@@ -68,7 +70,7 @@ def run() -> None:
     stop = Stop()
     stop.listen()
     parse = partial(command_line.parse, without_config=WITHOUT_CONFIG)
-    exits.run(partial(app.run, partial(main, stop), flags_parser=parse))
+    exit_status.run(partial(app.run, partial(main, stop), flags_parser=parse))
 
 
 if __name__ == "__main__":

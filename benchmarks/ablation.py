@@ -23,10 +23,11 @@ from pathlib import Path
 import jax
 import ml_collections
 
-from cpnet_jax import build, exits, files
 from cpnet_jax.ablation import devices, launch, report, runs, table
+from cpnet_jax.config import build
 from cpnet_jax.errors import UserError
-from cpnet_jax.progress import Progress
+from cpnet_jax.runtime import exit_status, files
+from cpnet_jax.runtime.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 MAIN = ROOT / "main.py"
@@ -209,4 +210,4 @@ def compare() -> None:
 
 
 if __name__ == "__main__":
-    exits.run(main)
+    exit_status.run(main)

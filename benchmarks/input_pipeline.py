@@ -36,7 +36,8 @@ from torch.utils.data import DataLoader, Dataset
 from configs import camvid, default
 from cpnet_jax.data.augment import augment
 from cpnet_jax.data.builders.base import encode_label, stored_image
-from cpnet_jax.data.pipeline import TrainStream, augmented
+from cpnet_jax.data.records import augmented
+from cpnet_jax.data.stream import TrainStream
 
 BATCH, IGNORED = 16, 255
 OURS = "cpnet_jax"

@@ -24,10 +24,10 @@ from typing import Any
 import ml_collections
 
 from cpnet_jax.errors import UserError
+from cpnet_jax.modes.plan import prepare
 from cpnet_jax.plan import topologies
 from cpnet_jax.plan.compiler import Compiler
 from cpnet_jax.plan.figures import Figures
-from cpnet_jax.plan.mode import prepare
 
 ROOT = Path(__file__).resolve().parents[1]
 

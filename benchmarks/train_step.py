@@ -78,7 +78,8 @@ def run_jax(config: ml_collections.ConfigDict, parameters: Path) -> Callable[[],
     import jax
     from parity import transfer
 
-    from cpnet_jax import build, sharding
+    from cpnet_jax import sharding
+    from cpnet_jax.config import build
     from cpnet_jax.plan import flops
     from cpnet_jax.training.state import create_state
 
@@ -280,13 +281,13 @@ def _count(text: str) -> int:
 
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Ends with a sentence where the config that both sides are to have cannot be."""
-    from cpnet_jax import configuration
+    from cpnet_jax.config.check import check_config
     from cpnet_jax.errors import UserError
 
     if not Path(arguments.config).is_file():
         parser.error(f"--config={arguments.config} is no file: take one of those in configs/")
     try:
-        configuration.check(get_config(arguments))
+        check_config(get_config(arguments))
     except UserError as error:
         parser.error(str(error))
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpnet_jax.data import builders, pipeline
+from cpnet_jax.data import builders
 from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.records import Example, decode
+from cpnet_jax.data.stream import examples
 from cpnet_jax.errors import UserError
 
 
@@ -31,14 +33,12 @@ def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def prepared_examples(dataset: Dataset, data_dir: Path, source: Path) -> dict[str, dict[str, pipeline.Example]]:
+def prepared_examples(dataset: Dataset, data_dir: Path, source: Path) -> dict[str, dict[str, Example]]:
     """Split -> id -> decoded example."""
-    decode = partial(pipeline.decode, num_classes=len(dataset.classes), ignore_label=dataset.ignore_label)
+    decoder = partial(decode, num_classes=len(dataset.classes), ignore_label=dataset.ignore_label)
     builder = builders.prepare(dataset, data_dir, source)
     return {
-        split: {
-            example["id"]: example for example in pipeline.examples(builders.records(builder, split), decode=decode)
-        }
+        split: {example["id"]: example for example in examples(builders.records(builder, split), decode=decoder)}
         for split in builder.info.splits
     }
 

@@ -16,12 +16,14 @@ CONTEXTS = Path("cpnet_jax", "models", "contexts")
 TRAIN = """
 import jax, numpy as np
 from absl import app
-from cpnet_jax import build, command_line, configuration, sharding
+from cpnet_jax import sharding
+from cpnet_jax.config import build, command_line
+from cpnet_jax.config.check import check_config
 import main
 
 def train(_):
     config = main.CONFIG.value
-    configuration.check(config)
+    check_config(config)
     mesh = sharding.make_mesh()
     state = jax.jit(build.make_create_state(config), out_shardings=sharding.replicated(mesh))()
     before = jax.device_get(state.params)

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cpnet_jax import files
 from cpnet_jax.ablation.runs import Run
 from cpnet_jax.errors import Stopped
+from cpnet_jax.runtime import files
 
 # Between two looks at the processes.
 SECONDS = 0.2

@@ -12,10 +12,13 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from cpnet_jax import build, command_line, configuration, files
 from cpnet_jax.ablation.table import Table
+from cpnet_jax.config import build, command_line
+from cpnet_jax.config.check import check_config
+from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.settings import make_protocol
+from cpnet_jax.runtime import files
 
 # In the workdir of a run that is over: its config and its figures.
 RESULT = "ablation.json"
@@ -90,7 +93,7 @@ def load_config(run: Run) -> ml_collections.ConfigDict:
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
         command_line.parse(argv, flag_values=values)
-        configuration.check(config.value)
+        check_config(config.value)
     except UserError as error:
         raise UserError(f"row {run.row}: {error}") from error
     return config.value
@@ -100,7 +103,7 @@ def read_result(run: Run, config: ml_collections.ConfigDict) -> Result | None:
     """What the run left if it is over; None if it is not, was one of another config, or what it left is damaged."""
     try:
         found = json.loads((run.workdir / RESULT).read_text())
-        return Result(**found["result"]) if found["config"] == configuration.as_dict(config) else None
+        return Result(**found["result"]) if found["config"] == as_dict(config) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None  # main.py sees at once whether there is something left to do, and eval.json has the figures
 
@@ -125,7 +128,7 @@ def keep_result(run: Run, config: ml_collections.ConfigDict) -> Result:
             )
     figures = evaluation["mIoU"], evaluation["pixel_accuracy"], evaluation["per_class"]
     result = Result(*figures, parameters=count_parameters(config, classes=len(evaluation["per_class"])))
-    files.write_json(run.workdir / RESULT, {"config": configuration.as_dict(config), "result": result._asdict()})
+    files.write_json(run.workdir / RESULT, {"config": as_dict(config), "result": result._asdict()})
     return result
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from jax.sharding import Mesh
 
 from cpnet_jax import sharding
-from cpnet_jax.data.pipeline import TrainStream
+from cpnet_jax.data.stream import TrainStream
 
 
 class DeviceBatches:

@@ -8,11 +8,13 @@ import ml_collections
 import numpy as np
 from jaxtyping import Int, PyTree, UInt8
 
-from cpnet_jax import build, losses, sharding
-from cpnet_jax.data import augment, pipeline
+from cpnet_jax import losses, sharding
+from cpnet_jax.config import build
+from cpnet_jax.data import augment
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.normalize import normalize
-from cpnet_jax.data.pipeline import Example, Record
+from cpnet_jax.data.records import Example, Record, decode
+from cpnet_jax.data.stream import examples
 from cpnet_jax.evaluation.evaluate import Evaluation, evaluate, merge
 from cpnet_jax.evaluation.inspection import Inspector, Subject
 from cpnet_jax.evaluation.samples import PriorSample, Sample
@@ -22,7 +24,8 @@ from cpnet_jax.inference.predictor import Predictor, usual_batch_size
 from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows
 from cpnet_jax.inference.settings import limits, make_protocol
 from cpnet_jax.models import CPNet
-from cpnet_jax.progress import track
+from cpnet_jax.runtime import processes
+from cpnet_jax.runtime.progress import track
 from cpnet_jax.training.state import TrainState
 
 # Of the context prior, shown of one window.
@@ -64,17 +67,17 @@ class Evaluator:
 
     def evaluate(self, state: TrainState) -> Evaluation:
         """Every image once, at its label's own size; the result is the same on every process."""
-        places = sharding.my_places(len(self))
+        places = processes.my_places(len(self))
         predictions = self._predictor(state).classes(self._examples(places))
         predictions = track(predictions, f"Evaluating on {self.split}", total=len(places))
-        return merge(sharding.gather(evaluate(predictions, self._dataset, start=places.start, step=places.step)))
+        return merge(processes.gather(evaluate(predictions, self._dataset, start=places.start, step=places.step)))
 
     def validation_loss(self, state: TrainState) -> dict[str, float]:
         """The loss and its terms, means over the images' central crops; empty for an empty split."""
-        crops = map(self._central_crop, self._examples(sharding.my_places(len(self))))
+        crops = map(self._central_crop, self._examples(processes.my_places(len(self))))
         unasked = np.zeros(PRIOR_ROWS, np.int32)
         subjects = (Subject(crop["image"], crop["label"], unasked) for crop in crops)
-        parts = sharding.gather([found.losses for found in self._inspect(self._variables(state), subjects)])
+        parts = processes.gather([found.losses for found in self._inspect(self._variables(state), subjects)])
         images = [losses for part in parts for losses in part]
         return {name: float(np.mean([losses[name] for losses in images])) for name in (images[0] if images else ())}
 
@@ -118,10 +121,8 @@ class Evaluator:
 
     def _examples(self, places: Sequence[int]) -> Iterator[Example]:
         """Those at these places, decoded, at their own size."""
-        decode = partial(
-            pipeline.decode, num_classes=len(self._dataset.classes), ignore_label=self._dataset.ignore_label
-        )
-        return pipeline.examples(self._records, decode=decode, threads=self._config.data.threads, places=places)
+        decoder = partial(decode, num_classes=len(self._dataset.classes), ignore_label=self._dataset.ignore_label)
+        return examples(self._records, decode=decoder, threads=self._config.data.threads, places=places)
 
     def _central_crop(self, example: Example) -> Example:
         """What the network sees of an example in one window."""

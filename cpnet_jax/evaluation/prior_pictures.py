@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from cpnet_jax.data.pictures import BACKGROUND, GAP, MIN_PANE, enlargement, overlay, titles
 from cpnet_jax.evaluation.samples import PriorSample
-from cpnet_jax.pictures import BACKGROUND, GAP, MIN_PANE, enlargement, overlay, titles
 
 # Of a prior row over its image.
 HEAT_OPACITY = 0.75

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from cpnet_jax import files, pictures
+from cpnet_jax.data import pictures
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.evaluate import Evaluation
@@ -11,6 +11,7 @@ from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.evaluation.prior_pictures import prior_panel
 from cpnet_jax.evaluation.report import write_report
 from cpnet_jax.evaluation.samples import Sample
+from cpnet_jax.runtime import files
 from cpnet_jax.training.metrics import MetricsWriter
 from cpnet_jax.training.state import TrainState
 

@@ -11,7 +11,9 @@ import ml_collections
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from cpnet_jax import build, configuration, sharding
+from cpnet_jax import sharding
+from cpnet_jax.config import build
+from cpnet_jax.config.same_run import completed
 from cpnet_jax.data import catalog
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.catalog.voc import voc_palette
@@ -49,7 +51,7 @@ def restore(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest", *, name
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         step = _choose(checkpoints, checkpoint, workdir, named_by)
         try:
-            saved = configuration.completed(checkpoints.config(step))
+            saved = completed(checkpoints.config(step))
             config = ml_collections.ConfigDict(saved)
             model = build.make_model(config)
             variables = checkpoints.restore_variables(step, _abstract_variables(config, model, mesh))

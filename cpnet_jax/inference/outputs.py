@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cpnet_jax import files
 from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.pictures import MAX_WIDTH, PANEL_HEIGHT, colourise, legend, overlay
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.submissions import Submission
-from cpnet_jax.pictures import MAX_WIDTH, PANEL_HEIGHT, colourise, legend, overlay
+from cpnet_jax.runtime import files
 
 # Longer sides are shrunk in overlays; the indices always keep the image's size.
 MAX_OVERLAY = 2048

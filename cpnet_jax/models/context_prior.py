@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from cpnet_jax.models.aggregation import Aggregation
-from cpnet_jax.models.folded import fold
+from cpnet_jax.models.forms.folded_norm import fold
+from cpnet_jax.models.forms.row_blocks import RowFunction, map_rows
 from cpnet_jax.models.layers import ConvBN, he_fan_out
-from cpnet_jax.models.row_blocks import RowFunction, map_rows
 
 # The fewest of which CPUs multiply matrices at full speed.
 DEFAULT_BLOCK_ROWS = 512
@@ -36,8 +36,8 @@ class PriorFactors:
 
     N is the number of positions of the feature map, row-major. Row i of P belongs to position i; column j says how
     much position j shares its class. The layer's BatchNorm is folded into `kernel` and `bias`, so the factors are all
-    that the contexts and the affinity loss need. Both work through the rows of P a block at a time (see `row_blocks`)
-    in float32, or in float64 where the features are: no N x N array is ever stored.
+    that the contexts and the affinity loss need. Both work through the rows of P a block at a time (see
+    `forms.row_blocks`) in float32, or in float64 where the features are: no N x N array is ever stored.
 
     Attributes:
       block_rows: rows of P in a block; None: all at once, with N x N arrays, as the formulas have it.

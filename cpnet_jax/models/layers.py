@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cpnet_jax.models.convolution import conv_general_dilated
+from cpnet_jax.models.forms.convolution import conv_general_dilated
 
 BN_EPSILON = 1e-5
 # linen weighs the old value, torch the new one: this is torch's momentum 0.1.
@@ -80,7 +80,7 @@ class BatchNorm(nn.Module):
     Attributes:
       scale_init: initialiser of the scale.
       dtype: of the result; parameters and statistics are float32 or, from a float64 x, float64.
-      positions: whose channels follow each other in the last axis of x (see `models.cells`); they are normalised alike.
+      positions: whose channels follow each other in the last axis of x (`space_to_depth`); they are normalised alike.
     """
 
     scale_init: Any = nn.initializers.ones

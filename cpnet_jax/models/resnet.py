@@ -6,11 +6,11 @@ from typing import Any, Literal
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from cpnet_jax.models import cells
-from cpnet_jax.models.folded import FoldedConvBN
+from cpnet_jax.models.forms import space_to_depth
+from cpnet_jax.models.forms.folded_norm import FoldedConvBN
+from cpnet_jax.models.forms.max_pool import max_pool
+from cpnet_jax.models.forms.platforms import fills_tiles
 from cpnet_jax.models.layers import ConvBN, call
-from cpnet_jax.models.platforms import fills_tiles
-from cpnet_jax.models.pooling import max_pool
 from cpnet_jax.models.sub_images import rearrange
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -91,12 +91,12 @@ class ResNet(nn.Module):
       multi_grid: factors on the dilation of the last stage's blocks, one for each; () for 1 throughout. The first block
         still has half its dilation: from (1, 2, 4) come 2, 8 and 16, as of TorchSeg, the framework of the authors,
         which halves wherever it takes a stride away. (DeepLabV3 does not halve: 4, 8 and 16.)
-      stem_impl: "plain", or "cells" to compute the stem on cells of 4x4 pixels (see `models.cells`) where the sides
+      stem_impl: "plain", or "cells" to compute the stem on cells of 4x4 pixels (`forms.space_to_depth`) where the sides
         divide: the same numbers but for rounding, and the same parameters.
       dilation_impl: "plain", or "space_to_batch" to compute dilated convolutions as ordinary ones of sub-images (see
         `models.sub_images`) where the sides divide: the same numbers but for rounding, and the same parameters.
       norm_impl: "plain", or "folded" to compute a bottleneck's last BatchNorm within its convolution, in training, too
-        (see `models.folded`), where the images of a device fill the tiles of TPUs: the same numbers but for rounding,
+        (`forms.folded_norm`), where the images of a device fill the tiles of TPUs: the same numbers but for rounding,
         and the same parameters.
       remat: whether the inside of every residual block is computed again for the backward pass rather than kept.
       dtype: of the activations.
@@ -175,10 +175,10 @@ class ResNet(nn.Module):
         convolutions = [(f"stem{place}", *what) for place, what in enumerate(STEMS[self.stem], start=1)]
         if self.stem_impl == "cells" and x.shape[1] % 4 == x.shape[2] % 4 == 0:
             # Cast first: in the activations' dtype there is less to rearrange.
-            x = cells.to_cells(x.astype(self.dtype or x.dtype), 4)
+            x = space_to_depth.to_cells(x.astype(self.dtype or x.dtype), 4)
             for name, channels, size, stride in convolutions:
-                x = cells.ConvBNOfCells(channels, size, stride, dtype=self.dtype, name=name)(x, train=train)
-            return cells.max_pool_of_cells(x)
+                x = space_to_depth.ConvBNOfCells(channels, size, stride, dtype=self.dtype, name=name)(x, train=train)
+            return space_to_depth.max_pool_of_cells(x)
         for name, channels, size, stride in convolutions:
             x = ConvBN(channels, (size, size), stride, dtype=self.dtype, name=name)(x, train=train)
         return max_pool(x)

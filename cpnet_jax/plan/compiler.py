@@ -17,10 +17,11 @@ from typing import Any
 
 import ml_collections
 
-from cpnet_jax import configuration, files
+from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError
 from cpnet_jax.plan.topologies import Topology
 from cpnet_jax.plan.waiting import wait
+from cpnet_jax.runtime import files
 
 PACKAGE = Path(__file__).parents[1]
 # Unless told otherwise, libtpu looks for the chips of the machine it runs on, and for Google Cloud around it. The
@@ -41,7 +42,7 @@ FIELDS = {
 }
 # What of this package makes another program, or describes it otherwise.
 SOURCES = (
-    "build.py",
+    "config/build.py",
     "sharding.py",
     "data/normalize.py",
     "losses/*.py",
@@ -139,7 +140,7 @@ class Compiler:
         """
         if found := self.known(images):
             return found
-        request = {"config": configuration.as_dict(self._config), "topology": self.topology.name, "images": images}
+        request = {"config": as_dict(self._config), "topology": self.topology.name, "images": images}
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
             asked, answer = Path(folder) / "request.json", Path(folder) / "compiled.json.gz"
             asked.write_text(json.dumps(request))
@@ -165,7 +166,7 @@ class Compiler:
     def _path(self, images: int) -> Path | None:
         if self._cache is None:
             return None
-        config = configuration.as_dict(self._config)
+        config = as_dict(self._config)
         key = {
             "config": {name: config[name] for name in SECTIONS}
             | {section: {name: config[section][name] for name in names} for section, names in FIELDS.items()},

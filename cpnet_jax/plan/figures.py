@@ -5,7 +5,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
-from cpnet_jax.models.cells import SIDE
+from cpnet_jax.models.forms.space_to_depth import SIDE
 from cpnet_jax.plan import parts
 from cpnet_jax.plan.compiler import Compiled
 from cpnet_jax.plan.hlo import Array, Collective, Program
@@ -117,7 +117,7 @@ class Figures:
         if forward and (shape in channels or (len(set(shape)) == 1 and shape[:1] in channels)):
             return STATISTICS
         if shape[:1] == (POSITIONS_OF_A_CELL,) and shape[1:] in channels:
-            return GRADIENTS  # of scale and bias, for each position of a cell (see `models.cells`)
+            return GRADIENTS  # of scale and bias, for each position of a cell (see `models.forms.space_to_depth`)
         return GRADIENTS if shape in {_axes(shape) for shape in self.compiled.parameters} else OTHERS
 
     def memory(self) -> dict[str, int]:

@@ -17,7 +17,8 @@ from jax.extend.core import Var
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from cpnet_jax import build, sharding
+from cpnet_jax import sharding
+from cpnet_jax.config import build
 from cpnet_jax.plan import flops
 from cpnet_jax.plan.topologies import Topology
 from cpnet_jax.training.state import TrainState

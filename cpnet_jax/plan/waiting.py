@@ -6,7 +6,7 @@ import time
 
 from tqdm import tqdm
 
-from cpnet_jax.progress import on_terminal
+from cpnet_jax.runtime.progress import on_terminal
 
 # Without a terminal, one line about every so many seconds.
 QUIET_SECONDS = 60.0

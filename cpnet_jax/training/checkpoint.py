@@ -15,8 +15,8 @@ from etils import epath
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
-from cpnet_jax import sharding
 from cpnet_jax.errors import Stopped, WriteFailed
+from cpnet_jax.runtime import processes
 from cpnet_jax.training import checksums
 
 METRIC = "mIoU"
@@ -72,7 +72,7 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
-        if error is not None and sharding.is_lost_peer(error):
+        if error is not None and processes.is_lost_peer(error):
             return  # to finish a write takes all processes
         # A failure to save is told unless another one is on its way already.
         with suppress(*(() if kind is None or issubclass(kind, Stopped) else (Exception,))):
@@ -166,14 +166,14 @@ class Checkpoints:
     def _inspect(self) -> dict[int, str]:
         """{step: what is wrong with it}, the same on every process: process 0 reads for all."""
         found = {}
-        if sharding.is_main_process() and self._directory.is_dir():
+        if processes.is_main_process() and self._directory.is_dir():
             folders = {int(path.name): path for path in self._directory.iterdir() if path.name.isdecimal()}
             found = {step: damage for step in sorted(folders) if (damage := _damage(folders[step]))}
-        return sharding.gather(found)[0]
+        return processes.gather(found)[0]
 
     def _report_damage(self) -> None:
         """Tells what is passed over, and sets it aside."""
-        if not sharding.is_main_process() or not self._directory.is_dir():
+        if not processes.is_main_process() or not self._directory.is_dir():
             return
         for step, damage in self.damaged.items():
             line = f"{self._directory / str(step)} is damaged and passed over: {damage}"
@@ -187,14 +187,14 @@ class Checkpoints:
 
     def _write_checksums(self) -> None:
         """Called by Orbax when all files are written, just before their folder gets its final name."""
-        if sharding.is_main_process():
+        if processes.is_main_process():
             name = str(self._saving)
             [folder] = [path for path in self._directory.iterdir() if path.name in (name, name + UNFINISHED)]
             checksums.write(folder, unfinished=[METADATA])
 
     def _complete_checksums(self) -> None:
         """Adds what Orbax writes at the very end; nothing that a restore depends on."""
-        if self._saving is not None and sharding.is_main_process():
+        if self._saving is not None and processes.is_main_process():
             checksums.write(self._directory / str(self._saving))
         self._saving = None
 
@@ -213,7 +213,7 @@ class Checkpoints:
         try:
             yield
         except Exception as error:  # Orbax and TensorStore have no error in common
-            if sharding.is_lost_peer(error):
+            if processes.is_lost_peer(error):
                 raise
             kept = [path.name for path in self._committed()]
             remains = f"step {max(map(int, kept))} is the newest that is whole" if kept else "none is there"

@@ -12,8 +12,8 @@ import flax.linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import PyTree
 
-from cpnet_jax import patterns
 from cpnet_jax.errors import UserError
+from cpnet_jax.training import patterns
 
 
 def split(params: PyTree, freeze: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
@@ -21,7 +21,7 @@ def split(params: PyTree, freeze: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
 
     Args:
       params: nested dicts.
-      freeze: patterns on the parameters' paths, see `patterns`.
+      freeze: patterns on the parameters' paths, see `training.patterns`.
 
     Raises:
       UserError: on a pattern that matches no parameter, and where nothing is left to train.

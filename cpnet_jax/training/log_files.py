@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from etils import epath
 from tensorboardX import record_writer
 
-from cpnet_jax import files
+from cpnet_jax.runtime import files
 
 # Between two uploads of an object that grows.
 UPLOAD_SECONDS = 10.0

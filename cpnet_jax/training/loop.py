@@ -15,13 +15,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from cpnet_jax import configuration, distributed, files, sharding
+from cpnet_jax.config.check import profiled_steps
+from cpnet_jax.config.same_run import check_same_run
 from cpnet_jax.errors import Stopped, TrainingDiverged
 from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.evaluate import Evaluation
-from cpnet_jax.experiment import Experiment
-from cpnet_jax.progress import Progress
-from cpnet_jax.stopping import Stop
+from cpnet_jax.modes.experiment import Experiment
+from cpnet_jax.runtime import distributed, files, processes
+from cpnet_jax.runtime.progress import Progress
+from cpnet_jax.runtime.signals import Stop
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.metrics import MetricsWriter
 from cpnet_jax.training.monitor import Monitor, NonFiniteStep
@@ -42,19 +44,19 @@ def train(config: ml_collections.ConfigDict, workdir: Path, stop: Stop) -> None:
       TrainingDiverged: on a loss that is not finite.
     """
     experiment = Experiment(config)
-    sharding.on_all(lambda: files.make_folder(workdir, "--workdir"))
+    processes.on_all(lambda: files.make_folder(workdir, "--workdir"))
     distributed.check_shared(workdir)
     with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         state, start = _start(experiment, checkpoints, workdir)
         if start == config.total_steps:
-            if sharding.is_main_process():
+            if processes.is_main_process():
                 print(_finished(workdir, start))
             return
-        if sharding.is_main_process():
+        if processes.is_main_process():
             files.write_json(workdir / "config.json", experiment.description())
         with MetricsWriter(workdir, start) as writer:
             evaluation = _loop(experiment, state, start, checkpoints, writer, workdir, stop)
-    if not sharding.is_main_process():
+    if not processes.is_main_process():
         return
     print(f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
 
@@ -64,10 +66,10 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, workdir: Path) -> t
     step = checkpoints.latest()
     if step is None:
         return experiment.initial_state(), 0
-    configuration.check_same_run(experiment.description(), checkpoints.config(step), workdir)
+    check_same_run(experiment.description(), checkpoints.config(step), workdir)
     state, position = checkpoints.restore(step, experiment.abstract_state())
     assert position == step, "one global batch is taken a step"
-    if (experiment.config.init.backbone or experiment.config.init.checkpoint) and sharding.is_main_process():
+    if (experiment.config.init.backbone or experiment.config.init.checkpoint) and processes.is_main_process():
         print(f"config.init is not read again: {workdir} goes on from its own checkpoint of step {step}.")
     return state, step
 
@@ -89,7 +91,7 @@ def _loop(
         Progress(total, "Training", initial=start) as progress,
         Monitor(experiment, writer, progress, batches) as monitor,
         Profile(
-            configuration.profiled_steps(config),
+            profiled_steps(config),
             begin=start,
             end=total,
             folder=workdir / "tensorboard",
@@ -176,7 +178,7 @@ def _report(
 ) -> None:
     evaluator, config = experiment.evaluator, experiment.config
     losses = evaluator.validation_loss(state)
-    if not sharding.is_main_process():
+    if not processes.is_main_process():
         return
     found = publish.figures(evaluation, evaluator, step)
     means = {name: found[name] for name in ("mIoU", "pixel_accuracy", "mean_accuracy") if found[name] is not None}

@@ -9,8 +9,8 @@ from types import TracebackType
 
 from PIL import Image
 
-from cpnet_jax import files, sharding
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import files, processes
 from cpnet_jax.training.log_files import AppendedText
 from cpnet_jax.training.tensorboard import EventFile
 
@@ -25,7 +25,7 @@ class MetricsWriter:
     """
 
     def __init__(self, workdir: Path, step: int) -> None:
-        self._path, self._writes = workdir / "metrics.jsonl", sharding.is_main_process()
+        self._path, self._writes = workdir / "metrics.jsonl", processes.is_main_process()
         if self._writes:
             _drop_after(self._path, step)
             self._file = AppendedText(self._path)

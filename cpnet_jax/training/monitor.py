@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
-from cpnet_jax import sharding
 from cpnet_jax.data.device_batches import DeviceBatches
-from cpnet_jax.experiment import Experiment
-from cpnet_jax.progress import Progress
+from cpnet_jax.modes.experiment import Experiment
+from cpnet_jax.runtime import processes
+from cpnet_jax.runtime.progress import Progress
 from cpnet_jax.training.metrics import MetricsWriter
 from cpnet_jax.training.state import STOPPED
 
@@ -170,7 +170,7 @@ class Monitor:
 
     def _tell_of_unreadable(self, *, last: bool) -> int:
         """Says every unreadable record once; how many examples of all processes were replaced since the last time."""
-        found = sum(sharding.gather(self._batches.unreadable), Counter())
+        found = sum(processes.gather(self._batches.unreadable), Counter())
         for record in sorted(found.keys() - self._said.keys()):
             self._progress.say(f"Replaced by another: {self._batches.stream.why_unreadable(record)}")
         if last and found:

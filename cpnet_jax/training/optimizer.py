@@ -8,7 +8,7 @@ import optax
 from flax.traverse_util import flatten_dict, path_aware_map
 from jaxtyping import PyTree
 
-from cpnet_jax import patterns
+from cpnet_jax.training import patterns
 
 
 def poly_schedule(

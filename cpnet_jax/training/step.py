@@ -41,7 +41,7 @@ def train_step(
     """(state, batch) -> (state after one update, metrics).
 
     Args:
-      batch: "image" and "label", see `data.pipeline`.
+      batch: "image" and "label", see `data.stream`.
       model, loss, tx: what is trained, on what, how.
       normalize: uint8 images -> what the model takes.
       targets: for a model that takes some of the loss's sums itself; those that the loss would take, only faster.

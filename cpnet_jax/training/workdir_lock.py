@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cpnet_jax import sharding
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import processes
 
 NAME = "lock"
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOENT}
@@ -26,9 +26,9 @@ def locked(workdir: Path) -> Iterator[None]:
     Raises:
       UserError: on every process, where another run holds it; it names that one's host and process.
     """
-    descriptor, refusal = _take(workdir / NAME) if sharding.is_main_process() else (None, None)
+    descriptor, refusal = _take(workdir / NAME) if processes.is_main_process() else (None, None)
     try:
-        refusal = sharding.gather(refusal)[0]
+        refusal = processes.gather(refusal)[0]
         if refusal:
             raise UserError(refusal)
         yield

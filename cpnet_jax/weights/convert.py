@@ -9,8 +9,8 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Shaped
 
-from cpnet_jax import sharding
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import processes
 from cpnet_jax.weights import layouts
 from cpnet_jax.weights.architecture import ResNetKind, in_words, resnet_kind
 from cpnet_jax.weights.rules import Layout, Rule
@@ -130,7 +130,7 @@ def _to_variables(
     }
     if missing or left_over or unfit:
         raise UserError(_mismatch(name, missing, left_over, unfit))
-    if unused and sharding.is_main_process():
+    if unused and processes.is_main_process():
         what = ", ".join(sorted(set(unused.values())))
         print(f"{name}: {', '.join(sorted(unused))} not used ({what})", file=sys.stderr, flush=True)
     found = {

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from cpnet_jax import files, sharding
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import files, processes
 from cpnet_jax.weights import hub, pixels, tensor_files
 from cpnet_jax.weights.pixels import Pixels
 
@@ -119,5 +119,5 @@ def _card(path: Path | None) -> dict[str, Any]:
 
 
 def _say(line: str) -> None:
-    if sharding.is_main_process():
+    if processes.is_main_process():
         print(line, file=sys.stderr, flush=True)

@@ -11,9 +11,12 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from cpnet_jax import build, files, patterns, sharding, weights
+from cpnet_jax import sharding, weights
+from cpnet_jax.config import build
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference import load
+from cpnet_jax.runtime import files, processes
+from cpnet_jax.training import patterns
 from cpnet_jax.weights.merge import Variables, merge, paths
 from cpnet_jax.weights.resize_prior import Size, resize_prior
 
@@ -110,15 +113,15 @@ def _read_backbone(source: Source, part: Variables) -> Loaded:
         found = weights.backbone_variables(tensors, like=like, skip=source.skip, name=source.backbone)
         return {name: {"backbone": tree} for name, tree in found.items()}
 
-    return Loaded(sharding.arrays_from_main(read), source.backbone)
+    return Loaded(processes.arrays_from_main(read), source.backbone)
 
 
 def _read_checkpoint(source: Source, initial: Variables, mesh: Mesh) -> Loaded:
     # One process decides for all, since the others may not see its files.
-    workdir = sharding.from_main(partial(_as_workdir, source.checkpoint))
+    workdir = processes.from_main(partial(_as_workdir, source.checkpoint))
     if workdir:
         return _read_workdir(source, *workdir, mesh)
-    found = sharding.arrays_from_main(partial(_read_file, source, initial))
+    found = processes.arrays_from_main(partial(_read_file, source, initial))
     prior = found["params"].get("context", {}).get("prior", {})
     size = _saved_prior_size(source, prior["scale"].size) if "scale" in prior else None
     return Loaded(found, source.checkpoint, size)

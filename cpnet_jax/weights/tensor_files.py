@@ -16,8 +16,8 @@ import safetensors
 from jaxtyping import Shaped
 from safetensors.numpy import save
 
-from cpnet_jax import files
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import files
 
 SAFETENSORS = ".safetensors"
 TORCH = (".pth", ".pt", ".bin")

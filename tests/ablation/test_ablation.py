@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import ablation
-from cpnet_jax import exits
 from cpnet_jax.ablation import devices, report, runs
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import exit_status
 
 FAKE = Path(__file__).with_name("fake_main.py")
 ROOT = Path(__file__).parents[2]
@@ -137,9 +137,9 @@ PROGRAM = f"""
 import sys
 from pathlib import Path
 from benchmarks import ablation
-from cpnet_jax import exits
+from cpnet_jax.runtime import exit_status
 ablation.MAIN = Path({str(FAKE)!r})
-exits.run(ablation.main)
+exit_status.run(ablation.main)
 """
 
 
@@ -223,7 +223,7 @@ def test_a_mistake_in_an_argument_is_told_in_a_sentence(tmp_path, monkeypatch, c
     argument, said = (text.format(file=tmp_path / "file") for text in (argument, said))
     monkeypatch.setattr(sys, "argv", ["ablation.py", "--table=scenes", argument])
     with pytest.raises(SystemExit) as ended:
-        exits.run(ablation.main)
+        exit_status.run(ablation.main)
     assert ended.value.code == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(said)
 

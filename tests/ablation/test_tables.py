@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from cpnet_jax import build, command_line, configuration
 from cpnet_jax.ablation import runs, table
+from cpnet_jax.config import build, command_line
+from cpnet_jax.config.check import check_config
+from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError
 from cpnet_jax.training.step import train_step
 
@@ -31,15 +33,15 @@ def config_of(name, row):
 def test_a_row_passes_the_checks_and_is_the_same_as_an_ordinary_config(name, row):
     config = config_of(name, row)
     ordinary = importlib.import_module(f"configs.ablations.{name}").get_config(row)
-    configuration.check(ordinary)
+    check_config(ordinary)
     assert ordinary.name == f"{config.name}_{row}"
     ordinary.name = config.name
-    assert configuration.as_dict(ordinary) == configuration.as_dict(config)
+    assert as_dict(ordinary) == as_dict(config)
 
 
 def test_the_rows_of_a_table_all_differ():
     for name, one in TABLES.items():
-        configs = [configuration.as_dict(config_of(name, row)) for row in one.rows]
+        configs = [as_dict(config_of(name, row)) for row in one.rows]
         assert all(configs.count(config) == 1 for config in configs), name
 
 

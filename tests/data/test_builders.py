@@ -16,14 +16,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cpnet_jax.data import builders, catalog, pipeline, scenes
+from cpnet_jax.data import builders, catalog, scenes
 from cpnet_jax.data.builders import base as base_module
 from cpnet_jax.data.builders import scenes as scenes_module
+from cpnet_jax.data.records import decode
+from cpnet_jax.data.stream import TrainStream, examples
 from cpnet_jax.errors import UserError
 
 VOID, IGNORED = 11, 255
 COUNTS = {"train": 5, "val": 3, "test": 2}
-decode11 = partial(pipeline.decode, num_classes=11, ignore_label=IGNORED)
+decode11 = partial(decode, num_classes=11, ignore_label=IGNORED)
 
 
 def raw_pair(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -74,7 +76,7 @@ def source(tmp_path) -> Path:
 @pytest.mark.parametrize("split", COUNTS)
 def test_records_are_the_pairs_of_the_folders(camvid, split):
     records = builders.records(camvid[2], split)
-    found = {example["id"]: example for example in pipeline.examples(records, decode=decode11)}
+    found = {example["id"]: example for example in examples(records, decode=decode11)}
     assert len(records) == COUNTS[split]
     assert sorted(found) == [f"{split}_{index}" for index in range(COUNTS[split])]
     for index in range(COUNTS[split]):
@@ -113,7 +115,7 @@ def test_preparing_and_reading_need_no_tensorflow(source, tmp_path, monkeypatch)
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(sys, "meta_path", [NotInstalled(), *sys.meta_path])
     records = builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out", source), "train")
-    stream = pipeline.TrainStream(
+    stream = TrainStream(
         records, transform=lambda record, _: {"image": decode11(record)["image"][:4, :4]}, batch_size=2, seed=0
     )
     assert next(stream)["image"].shape == (2, 4, 4, 3)
@@ -141,7 +143,7 @@ def test_prepared_records_outlive_their_source(source, tmp_path):
     builders.prepare(catalog.CAMVID, tmp_path / "out", source)
     shutil.rmtree(source)
     records = builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out"), "val")
-    assert len(list(pipeline.examples(records, decode=decode11))) == 2
+    assert len(list(examples(records, decode=decode11))) == 2
 
 
 def test_records_of_another_source_are_refused(camvid, source):
@@ -337,8 +339,8 @@ def test_scenes_splits_never_share_an_image(few_scenes):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_scenes_records_are_the_renders(few_scenes, split):
-    decode = partial(pipeline.decode, num_classes=len(scenes.CLASSES), ignore_label=IGNORED)
-    for example in pipeline.examples(builders.records(few_scenes[1], split), decode=decode):
+    decoder = partial(decode, num_classes=len(scenes.CLASSES), ignore_label=IGNORED)
+    for example in examples(builders.records(few_scenes[1], split), decode=decoder):
         name, index = example["id"].rsplit("_", 1)
         image, label = scenes.render(scenes_module.SEEDS[split], int(index))
         assert name == split

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from raw_data import assert_refused, cut_short, pack, prepared_examples, save
 
-from cpnet_jax import configuration
+from cpnet_jax.config.check import resolve_classes
 from cpnet_jax.data import catalog
 
 # name, id, trainId, colour: the table of the official labels.py. A trainId of 255 or -1 is not evaluated.
@@ -158,7 +158,7 @@ def test_names_and_palette_are_the_published_ones():
 
 def test_the_config_fits_the_dataset():
     config = importlib.import_module("configs.cityscapes").get_config()
-    configuration.resolve_classes(config, catalog.get(config.data.name))
+    resolve_classes(config, catalog.get(config.data.name))
 
 
 # what is done to the tree -> what the sentence must name

@@ -20,8 +20,9 @@ from cpnet_jax.data.doctor.findings import KINDS
 from cpnet_jax.data.doctor.scan import Observation, examine
 from cpnet_jax.data.doctor.sheet import COLUMNS, ROWS, UNKNOWN_COLOUR, choose
 from cpnet_jax.data.doctor.subject import Entry, Subject
-from cpnet_jax.data.modes import check_data, prepare
 from cpnet_jax.errors import UserError
+from cpnet_jax.modes.check_data import check_data
+from cpnet_jax.modes.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
 VOID, SIZE = 11, (64, 96)

@@ -17,8 +17,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from cpnet_jax import configuration
-from cpnet_jax.data import builders, pipeline
+from cpnet_jax.config.check import resolve_classes
+from cpnet_jax.data import builders
 from cpnet_jax.data.builders import masks as mask_reading
 from cpnet_jax.data.builders.pairing import find_pairs
 from cpnet_jax.data.builders.sources import Source
@@ -26,6 +26,8 @@ from cpnet_jax.data.catalog import FolderLayout
 from cpnet_jax.data.catalog.class_file import parse
 from cpnet_jax.data.doctor.scan import scan
 from cpnet_jax.data.doctor.subject import raw_subject
+from cpnet_jax.data.records import decode
+from cpnet_jax.data.stream import examples
 from cpnet_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +36,7 @@ COLOURS = ((128, 64, 128), (70, 130, 180), (107, 142, 35))
 NAMES = ("road", "sky", "tree")
 PLAIN = "road\nsky\ntree\n"
 COLOURED = "road 128 64 128\nsky #4682b4\ntree 107,142,35\nignore 0 0 0\n"
-decode3 = partial(pipeline.decode, num_classes=3, ignore_label=IGNORED)
+decode3 = partial(decode, num_classes=3, ignore_label=IGNORED)
 
 
 def ids(index: int) -> np.ndarray:
@@ -75,10 +77,10 @@ def prepare(source: Path, data_dir: Path, **layout) -> builders.FolderBuilder:
     return builders.prepare(dataset, data_dir, source)
 
 
-def examples(builder) -> dict[str, dict]:
+def examples_of(builder) -> dict[str, dict]:
     """By id, of all splits."""
     splits = [builders.records(builder, split) for split in builder.info.splits]
-    return {example["id"]: example for records in splits for example in pipeline.examples(records, decode=decode3)}
+    return {example["id"]: example for records in splits for example in examples(records, decode=decode3)}
 
 
 def split_names(source: Path, **layout) -> dict[str, list[str]]:
@@ -97,7 +99,7 @@ def assert_one_sentence(error: UserError, *named: str) -> None:
 def test_images_masks_and_classes_txt_are_all_it_takes(tmp_path):
     source = write(tmp_path / "own")
     builder = prepare(source, tmp_path / "data")
-    found = examples(builder)
+    found = examples_of(builder)
     assert sorted(found) == ["a0", "a1", "a2", "a3"]
     assert set(builder.info.splits) == {"train", "val"}
     for index in range(4):
@@ -224,14 +226,14 @@ def test_pairs_are_found_in_every_layout(layout, tmp_path):
 def test_masks_in_colours_are_recognised_by_the_first(tmp_path):
     source = write(tmp_path / "own")
     in_colours(source)
-    found = examples(prepare(source, tmp_path / "data"))
+    found = examples_of(prepare(source, tmp_path / "data"))
     assert all(np.array_equal(found[f"a{index}"]["label"], ids(index)) for index in range(4))
 
 
 def test_images_that_are_neither_jpeg_nor_png_become_png(tmp_path):
     builder = prepare(write(tmp_path / "own", image="images/{}.bmp"), tmp_path / "data")
     assert all(record["image"].startswith(b"\x89PNG") for record in builders.records(builder, "train"))
-    found = examples(builder)
+    found = examples_of(builder)
     assert all(np.array_equal(found[f"a{index}"]["image"], np.asarray(picture(index))) for index in range(4))
 
 
@@ -239,7 +241,7 @@ def test_jpegs_for_print_become_rgb(tmp_path):
     source = write(tmp_path / "own")
     (source / IMAGE).unlink()
     Image.new("CMYK", (14, 11), (0, 255, 255, 0)).save(source / "images/a1.jpg")
-    found = examples(prepare(source, tmp_path / "data"))["a1"]["image"]
+    found = examples_of(prepare(source, tmp_path / "data"))["a1"]["image"]
     assert np.abs(found.astype(int) - (255, 0, 0)).max() < 8, "red"
 
 
@@ -250,7 +252,7 @@ def test_a_zip_archive_is_read_in_place(outer, tmp_path):
         for path in source.rglob("*.*"):
             archive.write(path, outer / path.relative_to(source))
     shutil.rmtree(source)
-    found = examples(prepare(tmp_path / "own.zip", tmp_path / "data"))
+    found = examples_of(prepare(tmp_path / "own.zip", tmp_path / "data"))
     assert np.array_equal(found[str(outer / "a2")]["label"], ids(2)) and len(found) == 4
 
 
@@ -604,7 +606,7 @@ def left_is_bright(image: np.ndarray) -> bool:
 
 def test_a_photograph_is_turned_where_its_mask_was_made_for_the_turned_one(tmp_path, capfd):
     source = with_orientation(write(tmp_path / "own"), 6, np.ones((24, 16), np.uint8))
-    example = examples(prepare(source, tmp_path / "data"))["a1"]
+    example = examples_of(prepare(source, tmp_path / "data"))["a1"]
     # 6: the viewer turns it clockwise, so that its left edge comes to the top.
     assert example["image"].shape == (24, 16, 3) and left_is_bright(np.swapaxes(example["image"], 0, 1))
     assert "1 images" in capfd.readouterr().err
@@ -612,7 +614,7 @@ def test_a_photograph_is_turned_where_its_mask_was_made_for_the_turned_one(tmp_p
 
 def test_a_photograph_stays_as_stored_where_its_mask_fits_that(tmp_path, capfd):
     source = with_orientation(write(tmp_path / "own"), 6, np.ones((16, 24), np.uint8))
-    assert left_is_bright(examples(prepare(source, tmp_path / "data"))["a1"]["image"])
+    assert left_is_bright(examples_of(prepare(source, tmp_path / "data"))["a1"]["image"])
     assert "left as they are stored" in capfd.readouterr().err
 
 
@@ -623,7 +625,7 @@ def test_where_its_size_does_not_tell_the_user_must(orientation, size, tmp_path)
         prepare(source, tmp_path / "data")
     assert_one_sentence(caught.value, "images/a1.jpg", "config.data.folder.orientation")
     stored, turned = (
-        examples(prepare(source, tmp_path / choice, orientation=choice))["a1"]["image"]
+        examples_of(prepare(source, tmp_path / choice, orientation=choice))["a1"]["image"]
         for choice in ("stored", "turned")
     )
     assert left_is_bright(stored) and not left_is_bright(turned)
@@ -641,15 +643,15 @@ def test_prepared_twice_is_not_written_again(tmp_path, capsys):
     prepare(source, tmp_path / "data")
     before = stamps(tmp_path / "data")
     capsys.readouterr()
-    assert len(examples(prepare(source, tmp_path / "data"))) == 4
+    assert len(examples_of(prepare(source, tmp_path / "data"))) == 4
     assert stamps(tmp_path / "data") == before and not capsys.readouterr().out
 
 
 def test_folders_of_the_same_name_are_kept_apart(tmp_path):
     ours, theirs = write(tmp_path / "a/own"), write(tmp_path / "b/own", 3)
-    assert len(examples(prepare(ours, tmp_path / "data"))) == 4
-    assert len(examples(prepare(theirs, tmp_path / "data"))) == 3
-    assert len(examples(prepare(ours, tmp_path / "data"))) == 4
+    assert len(examples_of(prepare(ours, tmp_path / "data"))) == 4
+    assert len(examples_of(prepare(theirs, tmp_path / "data"))) == 3
+    assert len(examples_of(prepare(ours, tmp_path / "data"))) == 4
 
 
 CHANGES = {
@@ -678,11 +680,11 @@ def test_added_images_are_told_of(tmp_path, capsys):
     prepare(source, tmp_path / "data")
     write(source, 6)
     capsys.readouterr()
-    assert len(examples(prepare(source, tmp_path / "data"))) == 4
+    assert len(examples_of(prepare(source, tmp_path / "data"))) == 4
     assert "Note" in capsys.readouterr().out
     write(source, 7)
     (source / "masks/a6.png").unlink()  # not yet drawn: no reason to stop
-    assert len(examples(prepare(source, tmp_path / "data"))) == 4
+    assert len(examples_of(prepare(source, tmp_path / "data"))) == 4
 
 
 # --- the number of classes --------------------------------------------------------------------------------------------
@@ -691,10 +693,10 @@ def test_added_images_are_told_of(tmp_path, capsys):
 def test_0_classes_are_as_many_as_the_dataset_has(tmp_path):
     dataset = builders.describe_folder(write(tmp_path), FolderLayout())
     config = ConfigDict({"data": {"num_classes": 0}, "loss": {"class_weights": ()}})
-    configuration.resolve_classes(config, dataset)
+    resolve_classes(config, dataset)
     assert config.data.num_classes == 3
     with pytest.raises(UserError, match=r"config\.data\.num_classes is 3: folder has 2"):
-        configuration.resolve_classes(config, replace(dataset, classes=NAMES[:2], palette=COLOURS[:2]))
+        resolve_classes(config, replace(dataset, classes=NAMES[:2], palette=COLOURS[:2]))
 
 
 # --- the whole program ------------------------------------------------------------------------------------------------

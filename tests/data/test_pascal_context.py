@@ -10,7 +10,8 @@ import scipy.io
 from PIL import Image
 from pycocotools import mask as rle
 
-from cpnet_jax.data import builders, catalog, pipeline
+from cpnet_jax.data import builders, catalog
+from cpnet_jax.data.records import decode
 from cpnet_jax.errors import UserError
 
 # pycocotools speaks to numpy as before version 2.
@@ -170,7 +171,7 @@ FORMS = {
 def read(builder: builders.SegmentationBuilder, split: str) -> dict[str, np.ndarray]:
     records = builders.records(builder, split)
     num_classes = len(builder.DATASET.classes)
-    decoded = (pipeline.decode(record, num_classes=num_classes, ignore_label=255) for record in records)
+    decoded = (decode(record, num_classes=num_classes, ignore_label=255) for record in records)
     return {example["id"]: example["label"] for example in decoded}
 
 

@@ -9,8 +9,9 @@ import scipy.io
 import scipy.sparse
 from PIL import Image
 
-from cpnet_jax.data import builders, catalog, pipeline
+from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.catalog.voc import voc_palette
+from cpnet_jax.data.records import decode
 from cpnet_jax.errors import UserError
 
 TRAIN, VAL = ["2007_000032", "2007_000039"], ["2007_000033", "2007_000042"]
@@ -112,7 +113,7 @@ FORMS = {
 
 def read(builder: builders.SegmentationBuilder, split: str) -> dict[str, np.ndarray]:
     records = builders.records(builder, split)
-    decoded = (pipeline.decode(record, num_classes=21, ignore_label=255) for record in records)
+    decoded = (decode(record, num_classes=21, ignore_label=255) for record in records)
     return {example["id"]: example["label"] for example in decoded}
 
 

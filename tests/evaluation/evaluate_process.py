@@ -32,7 +32,7 @@ def main(folder: str, workdir: str, index: str, count: str, port: str) -> None:
     jax.config.update("jax_num_cpu_devices", DEVICES // int(count))
     if count != "1":
         jax.distributed.initialize(f"localhost:{port}", int(count), int(index))
-    from cpnet_jax.evaluation.mode import evaluate_workdir
+    from cpnet_jax.modes.evaluate import evaluate_workdir
 
     evaluate_workdir(get_config(Path(folder)), Path(workdir))
 

@@ -5,9 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from cpnet_jax.data.pictures import overlay
 from cpnet_jax.evaluation.prior_pictures import HEAT_OPACITY, heat, marked, prior_panel, prior_row
 from cpnet_jax.evaluation.samples import PriorSample
-from cpnet_jax.pictures import overlay
 
 
 def test_heat_grows_brighter_with_the_value_and_takes_its_ends_from_zero_to_one():

@@ -15,7 +15,7 @@ import random_weights
 from evaluation import evaluate_process
 from raw_data import save
 
-from cpnet_jax.experiment import Experiment
+from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]

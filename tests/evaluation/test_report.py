@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from cpnet_jax.data.catalog import ADE20K, CAMVID, Dataset
+from cpnet_jax.data.pictures import WRONG_COLOUR
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.evaluation.report import write_report
 from cpnet_jax.evaluation.report.matrix import draw_matrix
 from cpnet_jax.evaluation.samples import PriorSample, Sample
-from cpnet_jax.pictures import WRONG_COLOUR
 
 VOID = {"meta", "link", "img", "image", "rect", "br"}
 IGNORED = 255

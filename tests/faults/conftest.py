@@ -4,7 +4,7 @@ import signal
 
 import pytest
 from faults.tiny_run import Run, final_state
-from test_main import write_camvid
+from whole_program import write_camvid
 
 
 @pytest.fixture(scope="session", autouse=True)

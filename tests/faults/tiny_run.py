@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from test_main import command
+from whole_program import command
 
 from cpnet_jax.training.checkpoint import Checkpoints
 

@@ -5,21 +5,21 @@ import sys
 import jax
 
 import main
-from cpnet_jax import runtime
+from cpnet_jax.runtime import jax_settings
 
 HEARTBEAT_SECONDS = 10
 
 
 def join(index: int, port: int) -> None:
     """Lets this process meet the other one where main looks for the devices; JAX's own heartbeat is 100 seconds."""
-    configure = runtime.configure
+    configure = jax_settings.configure
 
     def join_and_configure(*arguments):
         jax.config.update("jax_num_cpu_devices", 1)
         jax.distributed.initialize(f"localhost:{port}", 2, index, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
         configure(*arguments)
 
-    runtime.configure = join_and_configure
+    jax_settings.configure = join_and_configure
 
 
 if __name__ == "__main__":

@@ -16,13 +16,16 @@ from jax import export
 from PIL import Image
 
 from configs import camvid
-from cpnet_jax import build, configuration, sharding
+from cpnet_jax import sharding
+from cpnet_jax.config import build
+from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.data.catalog import CAMVID, Dataset
 from cpnet_jax.errors import UserError
-from cpnet_jax.inference.export import artifact, export_model, load_exported, mode
-from cpnet_jax.inference.export.mode import export_workdir
+from cpnet_jax.inference.export import artifact, export_model, load_exported
 from cpnet_jax.inference.export.verify import TOLERANCE, Agreement, probe_images, verify
 from cpnet_jax.models import CPNet, upsample
+from cpnet_jax.modes import export as export_mode
+from cpnet_jax.modes.export import export_workdir
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.state import create_state
 
@@ -346,7 +349,7 @@ def workdir(tmp_path_factory):
     config = camvid.get_config()
     config.data.crop_size, config.data.num_classes, config.data.source = CROP, len(CAMVID.classes), "/nowhere"
     config.model.channels, config.model.aux_channels, config.model.aggregation_kernel = 8, 4, 3
-    description = configuration.as_dict(config) | {"trained_on": {"classes": list(CAMVID.classes)}}
+    description = as_dict(config) | {"trained_on": {"classes": list(CAMVID.classes)}}
     model = MODEL.clone(num_classes=len(CAMVID.classes))
     state = create_state(model, build.make_optimizer(config), CROP, 0).replace(**trained_variables(model))
     folder = tmp_path_factory.mktemp("run")
@@ -375,7 +378,7 @@ def test_the_best_or_latest_checkpoint_is_exported_into_the_workdir_unless_a_fil
         path.write_text(str(origin["step"]))
         return Agreement(0, 1)
 
-    monkeypatch.setattr(mode, "export_model", write)
+    monkeypatch.setattr(export_mode, "export_model", write)
     export_workdir(workdir, None, checkpoint)
     assert (workdir / "camvid.cpnet").read_text() == str(step)
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 
 from cpnet_jax.data.catalog import ADE20K, CAMVID
+from cpnet_jax.data.pictures import colourise, overlay
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference import outputs
 from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.outputs import MAX_OVERLAY, PredictionWriter, picture
-from cpnet_jax.pictures import colourise, overlay
 
 SIZE = (300, 400)
 RNG = np.random.default_rng(0)

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from cpnet_jax import distributed, sharding
+from cpnet_jax import sharding
 from cpnet_jax.errors import UserError
 from cpnet_jax.models import ResNet
+from cpnet_jax.runtime import distributed
 from cpnet_jax.weights import Pixels
 from cpnet_jax.weights.start import Source, start_from
 

@@ -11,9 +11,9 @@ import pytest
 from fsspec import AbstractFileSystem
 from raw_data import save
 
-from cpnet_jax import files
 from cpnet_jax.data import builders, catalog
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import files
 from cpnet_jax.training import log_files
 from cpnet_jax.training.metrics import MetricsWriter
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import jax
 import pytest
 from multihost.processes import finish, free_port, start
-from test_main import command, write_camvid
+from whole_program import command, write_camvid
 
-from cpnet_jax import distributed
-from cpnet_jax.configuration import check_same_everywhere
+from cpnet_jax.config.same_run import check_same_everywhere
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import distributed
 
 ROOT = Path(__file__).parents[2]
 START = """
 import sys, jax
-from cpnet_jax import distributed
+from cpnet_jax.runtime import distributed
 address, count, index = sys.argv[1:] or (None, None, None)
 distributed.start(address, count and int(count), index and int(index), timeout=5)
 print("processes", jax.process_count(), "runtime", jax.distributed.is_initialized())

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cpnet_jax import distributed
-from cpnet_jax.experiment import Experiment
 from cpnet_jax.models import resnet
+from cpnet_jax.modes.experiment import Experiment
+from cpnet_jax.runtime import distributed
 from cpnet_jax.training.checkpoint import Checkpoints
 
 DEVICES, STEPS, SAVED = 4, 20, 10

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from configs import ade20k
-from cpnet_jax import build, sharding
+from cpnet_jax import sharding
+from cpnet_jax.config import build
 from cpnet_jax.plan import step
 from cpnet_jax.plan.parts import PATTERNS, REST, by_part, part_of
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from configs import ade20k
-from cpnet_jax import build, sharding
+from cpnet_jax import sharding
+from cpnet_jax.config import build
 from cpnet_jax.plan import flops, step
 from cpnet_jax.training.state import create_state
 

@@ -8,7 +8,8 @@ import pytest
 from jax.sharding import Mesh
 
 from configs import ade20k
-from cpnet_jax import build, losses, sharding
+from cpnet_jax import losses, sharding
+from cpnet_jax.config import build
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.models import CPNet
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd

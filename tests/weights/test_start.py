@@ -10,7 +10,10 @@ from flax.traverse_util import flatten_dict
 from random_weights import draw
 
 from configs import default
-from cpnet_jax import build, configuration, sharding, weights
+from cpnet_jax import sharding, weights
+from cpnet_jax.config import build
+from cpnet_jax.config.check import check_config
+from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError
 from cpnet_jax.training import loop
 from cpnet_jax.training.checkpoint import Checkpoints
@@ -62,7 +65,7 @@ def assert_equal(ours, theirs):
 def workdir(tmp_path_factory):
     """A finished run of 11 classes: steps 3, the best, and 7."""
     path, config = tmp_path_factory.mktemp("runs") / "a", make_config()
-    description = configuration.as_dict(config) | {"trained_on": {"classes": [f"class {i}" for i in range(11)]}}
+    description = as_dict(config) | {"trained_on": {"classes": [f"class {i}" for i in range(11)]}}
     with Checkpoints(path / "checkpoints") as checkpoints:
         for step, miou in ((3, 0.5), (7, 0.1)):
             state = jax.tree.map(jax.numpy.asarray, make_variables(config, seed=step) | {"opt_state": {"momentum": 0}})
@@ -247,7 +250,7 @@ def test_a_resumed_run_does_not_read_what_it_started_from(workdir, capsys):
     """Its own checkpoint is what it goes on from, also where the other one is gone."""
     config = make_config()
     config.init.checkpoint = "gone"
-    description = {"trained_on": {"classes": list("ab")}} | configuration.as_dict(config)
+    description = {"trained_on": {"classes": list("ab")}} | as_dict(config)
     variables = jax.tree.map(jax.numpy.asarray, make_variables(config, seed=4))
 
     class Resumed:
@@ -291,7 +294,7 @@ def test_a_value_that_cannot_work_is_refused_by_its_field(field, value, said):
     config = default.get_config()
     config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=said) as error:
-        configuration.check(config)
+        check_config(config)
     assert f"config.{field}" in str(error.value)
 
 

@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 import tensorflow_datasets as tfds
 
-from cpnet_jax import files, progress
 from cpnet_jax.data.builders import object_store
 from cpnet_jax.data.builders.ade20k import Ade20kBuilder
 from cpnet_jax.data.builders.base import SegmentationBuilder
@@ -28,6 +27,7 @@ from cpnet_jax.data.builders.scenes import ScenesBuilder
 from cpnet_jax.data.builders.voc import VocBuilder
 from cpnet_jax.data.catalog import Dataset, FolderDataset
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import files, progress
 
 __all__ = ["BUILDERS", "FolderBuilder", "SegmentationBuilder", "describe_folder", "make_builder", "prepare", "records"]
 

@@ -19,7 +19,7 @@ from cpnet_jax.data import codecs
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
-from cpnet_jax.progress import track
+from cpnet_jax.runtime.progress import track
 
 JPEG_START = b"\xff\xd8"
 

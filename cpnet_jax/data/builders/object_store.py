@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 from cpnet_jax.errors import UserError
-from cpnet_jax.progress import track
+from cpnet_jax.runtime.progress import track
 
 # Uploaded after all others: where it is, they are.
 LAST = "dataset_info.json"

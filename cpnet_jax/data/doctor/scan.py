@@ -10,12 +10,12 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import ExifTags, Image
 
-from cpnet_jax.data import pipeline
 from cpnet_jax.data.builders.base import JPEG_START, encode_label, open_image
 from cpnet_jax.data.doctor.findings import Finding
 from cpnet_jax.data.doctor.subject import Entry, Subject
+from cpnet_jax.data.records import decode
 from cpnet_jax.errors import UserError
-from cpnet_jax.progress import track
+from cpnet_jax.runtime.progress import track
 
 # Pixels of 0 this near to another value are counted as an outline's: void is drawn about 5 pixels wide.
 OUTLINE_REACH = 3
@@ -107,7 +107,7 @@ def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3
     """
     nothing = encode_label(np.zeros(size[::-1], np.uint8))
     record = {"id": "", "image": data, "label": nothing}
-    return pipeline.decode(record, num_classes=1, ignore_label=255)["image"]
+    return decode(record, num_classes=1, ignore_label=255)["image"]
 
 
 def _look_at_label(seen: Observation, subject: Subject) -> Integer[np.ndarray, "h w"] | None:

@@ -11,7 +11,7 @@ from cpnet_jax.data.doctor.census import Census
 from cpnet_jax.data.doctor.findings import KINDS
 from cpnet_jax.data.doctor.scan import Observation, decode_image
 from cpnet_jax.data.doctor.subject import Subject
-from cpnet_jax.pictures import BACKGROUND, GAP, IGNORED_COLOUR, colourise, legend, overlay
+from cpnet_jax.data.pictures import BACKGROUND, GAP, IGNORED_COLOUR, colourise, legend, overlay
 
 COLUMNS, ROWS = 4, 6
 TILE_WIDTH, TILE_HEIGHT = 300, 300  # at most

@@ -10,13 +10,14 @@ import numpy as np
 from jaxtyping import Float, Int64
 from PIL import Image
 
-from cpnet_jax import files, pictures
+from cpnet_jax.data import pictures
 from cpnet_jax.data.catalog import Colour, Dataset
 from cpnet_jax.evaluation import prior_pictures
 from cpnet_jax.evaluation.report import rows
 from cpnet_jax.evaluation.report.embed import Embedded, jpeg, shrink
 from cpnet_jax.evaluation.report.matrix import draw_matrix, frequent_confusions
 from cpnet_jax.evaluation.samples import PriorSample, Sample
+from cpnet_jax.runtime import files
 
 # All pictures together, in characters of the page, whatever their number; and no side is longer than this.
 PICTURES_LIMIT = 6_000_000

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree, UInt8
 
 import cpnet_jax
-from cpnet_jax import files
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.inference.export import artifact
@@ -20,6 +19,7 @@ from cpnet_jax.inference.export.program import PLATFORMS, make_network, serialis
 from cpnet_jax.inference.export.verify import Agreement, verify
 from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
+from cpnet_jax.runtime import files
 
 
 def export_model(

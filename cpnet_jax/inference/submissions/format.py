@@ -13,7 +13,7 @@ from PIL import Image
 
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
-from cpnet_jax.files import replacing
+from cpnet_jax.runtime.files import replacing
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from cpnet_jax.inference.submissions.format import Format
-from cpnet_jax.progress import track
+from cpnet_jax.runtime.progress import track
 
 # "P": a palette shows colours, and the values are class numbers all the same.
 MODES = ("L", "P")

@@ -1,0 +1,135 @@
+"""The parts of one experiment, put together from its config."""
+
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from jaxtyping import Bool
+
+from cpnet_jax import sharding
+from cpnet_jax.config import build
+from cpnet_jax.config.check import check_config, resolve_classes, resolve_durations
+from cpnet_jax.config.same_run import as_dict, check_same_everywhere
+from cpnet_jax.data import builders, class_presence
+from cpnet_jax.data.device_batches import DeviceBatches
+from cpnet_jax.data.records import fingerprint
+from cpnet_jax.data.stream import TrainStream
+from cpnet_jax.errors import UserError
+from cpnet_jax.evaluation.evaluator import Evaluator
+from cpnet_jax.runtime import processes
+from cpnet_jax.training import finetune
+from cpnet_jax.training.state import TrainState
+from cpnet_jax.weights.start import Source, start_from
+
+
+class Experiment:
+    """Data, model, optimiser and mesh of a config. Resolves the config's durations and number of classes.
+
+    Raises:
+      UserError: where the config or the data cannot work.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict) -> None:
+        check_config(config)
+        self.dataset = build.make_dataset(config)
+        resolve_classes(config, self.dataset)
+        self.mesh = sharding.make_mesh()
+        devices = self.mesh.size
+        if config.batch_size // config.optimizer.accumulate % devices:
+            raise UserError(
+                f"config.batch_size is {config.batch_size} in {config.optimizer.accumulate} part(s): each part must be "
+                f"a multiple of the {devices} devices"
+            )
+        self._train_split = config.data.train_split or self.dataset.train_split
+        eval_split = config.data.eval_split or self.dataset.eval_split
+        self._builder, self.train_records, eval_records = processes.main_first(partial(self._open, config, eval_split))
+        resolve_durations(config, len(self.train_records))
+        self.config = config
+        self.model = build.make_model(config)
+        self.schedule = build.make_schedule(config)
+        if any(config.finetune.values()):
+            # Tracing the state finds the patterns that match nothing, before anything is written.
+            finetune.norms(self.abstract_state().batch_stats, config.finetune.norms_in_eval_mode)
+        self.evaluator = Evaluator(config, self.dataset, self.model, eval_split, eval_records)
+        if jax.process_count() > 1:
+            check_same_everywhere(processes.gather(self.description()))
+
+    def _open(self, config: ml_collections.ConfigDict, eval_split: str) -> tuple[Any, Any, Any]:
+        """The builder of prepared data, and its records to train and to evaluate on."""
+        builder = builders.prepare(self.dataset, config.data.dir, config.data.source, cache=config.data.cache)
+        return builder, builders.records(builder, self._train_split), builders.records(builder, eval_split)
+
+    def description(self) -> dict[str, Any]:
+        """The resolved config, and by what the training data are recognised when a run is resumed: moved or prepared
+        anew they are the same, but another folder's are not. All that prediction needs to know of them is here, too."""
+        data = {
+            "classes": list(self.dataset.classes),
+            "fingerprint": self._fingerprint,
+            "palette": [list(colour) for colour in self.dataset.palette],
+            "ignore_label": self.dataset.ignore_label,
+        }
+        return {**as_dict(self.config), "trained_on": data}
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self.train_records)
+
+    def initial_state(self) -> TrainState:
+        """The state at step 0, on every device: random, but for what config.init names."""
+        state = self._create_state()
+        initial = {"params": state.params, "batch_stats": state.batch_stats}
+        variables, lines = start_from(self._source(), initial, self.mesh)
+        if processes.is_main_process():
+            print(*lines, sep="\n", end="\n" if lines else "")
+        return state.replace(**variables)
+
+    def _source(self) -> Source:
+        init, data, model = self.config.init, self.config.data, self.config.model
+        return Source(
+            backbone=init.backbone.replace("{depth}", str(model.depth)),
+            checkpoint=init.checkpoint,
+            skip=init.skip,
+            saved_prior_size=init.prior_size,
+            prior_size=build.prior_size(self.config) if model.context_prior else None,
+            mean=tuple(data.mean),
+            std=tuple(data.std),
+        )
+
+    def abstract_state(self) -> TrainState:
+        """Its shapes, dtypes and shardings."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(self.mesh)),
+            jax.eval_shape(self._create_state),
+        )
+
+    @cached_property
+    def _create_state(self) -> Any:
+        return jax.jit(build.make_create_state(self.config), out_shardings=sharding.replicated(self.mesh))
+
+    def train_stream(self, position: int) -> DeviceBatches:
+        """The global training batches from that one on, on the devices."""
+        data = self.config.data
+        stream = TrainStream(
+            self.train_records,
+            transform=build.make_augmentation(self.config, self.dataset),
+            batch_size=self.config.batch_size,
+            seed=self.config.seed,
+            position=position,
+            process=(jax.process_index(), jax.process_count()),
+            threads=data.threads,
+            workers=data.workers,
+            presence=self._class_presence() if data.class_uniform else None,
+            replace_unreadable=data.on_error == "skip",
+        )
+        return DeviceBatches(self.mesh, stream, ahead=data.batches_ahead)
+
+    def _class_presence(self) -> Bool[np.ndarray, "n classes"]:
+        cache = class_presence.cache_file(self._builder.data_dir, self._train_split)
+        say = (lambda reason: print(f"Not drawn: {reason}")) if self.config.data.on_error == "skip" else None
+        return class_presence.class_presence(self.train_records, self.dataset, cache, on_unreadable=say)
+
+    def train_step(self) -> Any:
+        """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""
+        return build.make_train_step(self.config, self.mesh)

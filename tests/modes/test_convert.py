@@ -1,0 +1,290 @@
+"""--mode=convert, there and back through a workdir and through files."""
+
+import errno
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from absl import flags
+from absl.testing import flagsaver
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from weights import key_lists
+
+from configs import camvid
+from cpnet_jax import sharding, weights
+from cpnet_jax.config.same_run import as_dict, check_same_run
+from cpnet_jax.data.catalog import CAMVID
+from cpnet_jax.errors import UserError
+from cpnet_jax.inference.load import restore
+from cpnet_jax.modes import flags as network_flags
+from cpnet_jax.modes.convert import convert
+from cpnet_jax.training import checksums
+from cpnet_jax.training.checkpoint import Checkpoints
+from cpnet_jax.weights import tensor_files
+from cpnet_jax.weights.expressible import check_expressible
+
+CROP = (16, 24)
+
+
+def config():
+    fields = camvid.get_config()
+    fields.data.crop_size = CROP
+    fields.model.update(depth=18, stem="deep", channels=8, aux_channels=4, aggregation_kernel=3)
+    return fields
+
+
+@pytest.fixture(scope="module")
+def tensors():
+    like = key_lists.cpnet(18, prior_size=(2, 3), num_classes=11, channels=8, aux_channels=4, aggregation_kernel=3)
+    rng = np.random.default_rng(0)
+    variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), like)
+    return weights.cpnet_tensors(variables, batches_tracked=0)
+
+
+def run(source=None, *, config=None, workdir=None, output=None, **pixels):
+    given = {"order": None, "mean": None, "std": None} | pixels
+    convert(
+        source=source and str(source),
+        config=config,
+        workdir=workdir,
+        output=output,
+        checkpoint="latest",
+        pixels=given,
+    )
+
+
+@pytest.fixture(scope="module")
+def converted(tensors, tmp_path_factory):
+    """A file and the workdir that was made of it."""
+    folder = tmp_path_factory.mktemp("converted")
+    save_file(tensors, folder / "cpnet.safetensors", {"experiment": "lake"})
+    run(folder / "cpnet.safetensors", config=config(), workdir=folder / "run")
+    return folder / "cpnet.safetensors", folder / "run"
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
+def test_a_file_through_a_workdir_is_the_same_bit_for_bit(converted, tensors):
+    _, workdir = converted
+    run(workdir=workdir)
+    assert_same(load_file(workdir / "camvid.safetensors"), tensors)
+
+
+def test_the_file_says_which_classes_and_images_it_is_for(converted, tmp_path):
+    run(workdir=converted[1], output=tmp_path / "out.safetensors")
+    with safe_open(tmp_path / "out.safetensors", framework="np") as file:
+        metadata = file.metadata()
+    fields = config()
+    assert metadata["format"] == "pt" and metadata["channel_order"] == "rgb"
+    assert json.loads(metadata["mean"]) == list(fields.data.mean) and json.loads(metadata["std"]) == list(
+        fields.data.std
+    )
+    assert json.loads(metadata["classes"]) == list(CAMVID.classes)
+    assert json.loads(metadata["palette"]) == [list(colour) for colour in CAMVID.palette]
+    assert json.loads(metadata["crop_size"]) == list(CROP)
+
+
+def test_others_may_read_what_they_may_read_elsewhere(converted, tmp_path):
+    run(workdir=converted[1], output=tmp_path / "out.safetensors")
+    (tmp_path / "any").touch()
+    assert (tmp_path / "out.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def test_a_file_for_torch_is_what_mmsegmentation_opens(converted, tensors, tmp_path):
+    torch = pytest.importorskip("torch", reason="torch writes its own files")
+    run(workdir=converted[1], output=tmp_path / "out.pth")
+    written = torch.load(tmp_path / "out.pth", weights_only=True)
+    assert_same({key: tensor.numpy() for key, tensor in written["state_dict"].items()}, tensors)
+    assert written["meta"]["CLASSES"] == CAMVID.classes == written["meta"]["dataset_meta"]["classes"]
+    assert written["meta"]["PALETTE"] == [list(colour) for colour in CAMVID.palette]
+
+
+def test_the_workdir_predicts_and_is_evaluated_with_the_data_it_has_not_seen(converted):
+    source, workdir = converted
+    found = restore(workdir, sharding.make_mesh())
+    assert found.step == 0 and found.dataset.classes == CAMVID.classes and found.config.model.depth == 18
+    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
+        saved = checkpoints.config(0)
+    assert saved["trained_on"]["weights"] == str(source)
+    ours = as_dict(config())
+    ours["total_steps"] += 1  # of a duration in epochs
+    ours["trained_on"] = {**saved["trained_on"], "fingerprint": "of some data"}
+    del ours["trained_on"]["weights"]
+    check_same_run(ours, saved, workdir)
+    ours["model"]["dropout"] = 0.5
+    with pytest.raises(UserError, match=r"config.model.dropout"):
+        check_same_run(ours, saved, workdir)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"context": "psp"}, "config.model.context is 'psp'.*with context prior.*'none'"),
+        ({"context": "strips", "context_prior": False}, "config.model.context is 'strips'.*without context prior"),
+        ({"aggregation": False}, "config.model.aggregation is False"),
+        ({"prior_contexts": "intra"}, "config.model.prior_contexts is 'intra'"),
+        ({"divide_by_n": False}, "config.model.divide_by_n is False"),
+    ],
+    ids=str,
+)
+def test_a_network_that_there_is_not_in_pytorch_is_refused(fields, said):
+    model = config().model
+    model.update(fields)
+    with pytest.raises(UserError, match=said):
+        check_expressible(model)
+
+
+def copy_with(workdir, copy, **fields):
+    """The workdir with other fields in its checkpoint's config.model."""
+    shutil.copytree(workdir, copy)
+    path = copy / "checkpoints" / "0" / "config" / "metadata"
+    saved = json.loads(path.read_text())
+    saved["model"] |= fields
+    path.write_text(json.dumps(saved))
+    (copy / "checkpoints" / "0" / checksums.NAME).unlink()
+    return copy
+
+
+def test_tensors_do_not_hide_that_the_network_is_another(converted, tmp_path, capsys):
+    """Division and dilation are in no tensor: the one has no place there, the other has to be said."""
+    source, workdir = converted
+    changed = config()
+    changed.model.divide_by_n = False
+    with pytest.raises(UserError, match="divide_by_n"):
+        run(source, config=changed, workdir=tmp_path / "in")
+    with pytest.raises(UserError, match="divide_by_n"):
+        run(workdir=copy_with(workdir, tmp_path / "out", divide_by_n=False))
+    run(workdir=copy_with(workdir, tmp_path / "grid", multi_grid=[1, 2]))
+    assert "needs multi_grid=(2, 8) in the backbone" in capsys.readouterr().err
+
+
+def test_a_workdir_that_holds_checkpoints_is_left_as_it_is(converted):
+    source, workdir = converted
+    with pytest.raises(UserError, match="holds checkpoints already: name another"):
+        run(source, config=config(), workdir=workdir)
+
+
+def test_weights_of_another_network_leave_no_workdir(converted, tmp_path):
+    fields = config()
+    fields.model.depth = 50
+    with pytest.raises(UserError, match="or set config"):
+        run(converted[0], config=fields, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_a_disk_that_takes_no_more_is_told_and_leaves_nothing(tmp_path, monkeypatch, suffix):
+    if suffix == "pth":
+        pytest.importorskip("torch", reason="torch writes its own files")
+
+    def write_a_part(path, contents):
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_a_part)
+    with pytest.raises(UserError, match=rf"out\.{suffix} cannot be written \(No space left on device\)"):
+        tensor_files.write(tmp_path / f"out.{suffix}", {"a": np.zeros(3, np.float32)}, {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_a_folder_is_refused(converted, tmp_path):
+    (tmp_path / "folder.pth").mkdir()
+    with pytest.raises(UserError, match=r"folder\.pth is a folder: name a file"):
+        run(converted[0], output=tmp_path / "folder.pth")
+
+
+def test_from_file_to_file_only_the_first_convolution_changes(converted, tensors, tmp_path):
+    path = tmp_path / "rgb.safetensors"
+    run(converted[0], output=path, order="bgr", std=(1.0, 1.0, 1.0))
+    found, first = load_file(path), "backbone.stem.0.weight"
+    assert_same({**found, first: tensors[first]}, tensors)
+    expected = tensors[first][:, ::-1] * np.reshape(weights.Pixels().std, (3, 1, 1))
+    np.testing.assert_allclose(found[first], expected, rtol=1e-6)
+    # What was adapted once is not adapted again.
+    run(path, output=tmp_path / "again.safetensors")
+    assert_same(load_file(tmp_path / "again.safetensors"), found)
+    with safe_open(tmp_path / "again.safetensors", framework="np") as file:
+        assert file.metadata()["experiment"] == "lake", "what the first file says is not lost"
+
+
+def test_another_mean_is_refused_until_the_config_has_it(converted, tmp_path):
+    fields = config()
+    with pytest.raises(UserError, match=r"set config.data.mean=\(1,2,3\)"):
+        run(converted[0], config=fields, output=tmp_path / "out.safetensors", mean=(1.0, 2.0, 3.0))
+    assert not (tmp_path / "out.safetensors").exists()
+    fields.data.mean = (1.0, 2.0, 3.0)
+    run(converted[0], config=fields, output=tmp_path / "out.safetensors", mean=(1.0, 2.0, 3.0))
+    assert weights.load(str(tmp_path / "out.safetensors")).pixels.mean == (1.0, 2.0, 3.0)
+
+
+def test_basic_blocks_which_mmsegmentation_dilates_otherwise_come_from_here_only(converted, tensors, tmp_path, capsys):
+    foreign = tmp_path / "foreign.safetensors"
+    save_file(tensors, foreign)
+    with pytest.raises(UserError, match="undilated, so that it would answer differently here"):
+        run(foreign, config=config(), workdir=tmp_path / "run")
+    run(foreign, output=tmp_path / "rewritten.safetensors")
+    with pytest.raises(UserError, match="would answer differently here"):
+        run(tmp_path / "rewritten.safetensors", config=config(), workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    run(workdir=converted[1], output=tmp_path / "out.safetensors")
+    assert "will answer differently on mmsegmentation" in capsys.readouterr().err
+    # A ResNet-50 has no such blocks, and a backbone of ImageNet's no dilation.
+    for name in ("cpnet_resnet50", "torchvision_resnet18"):
+        weights.check_dilation(weights.Weights(name, key_lists.shapes(name), weights.Pixels()))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"config": None}, "--config is missing"),
+        ({"workdir": Path("x"), "output": Path("x.pth")}, "--output and --workdir both"),
+        ({"output": Path("x.npz")}, "x.npz is of no known kind"),
+        ({"output": Path("x.pth"), "std": (0.0, 1.0, 1.0)}, "--weights_std=0.0,1.0,1.0: each must be positive"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_arguments_that_cannot_be_are_refused(converted, arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        run(converted[0], **{"config": config(), **arguments})
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "--weights is missing"),
+        (["--weights="], "--weights is missing"),
+        (["--weights=x.pth", "--checkpoint=best"], "--checkpoint is given with --weights"),
+        (["--weights_order=bgr"], "--weights_order is given without --weights"),
+        (["--weights=x.pth", "--weights_mean=1,2"], "--weights_mean=1,2: give three numbers"),
+        (["--weights=x.pth", "--weights_std=nan,1,1"], "--weights_std=nan,1,1: give three numbers"),
+    ],
+    ids=str,
+)
+def test_flags_that_cannot_be_are_refused(given, said):
+    with flagsaver.flagsaver(), pytest.raises(UserError) as refused:
+        flags.FLAGS(["main.py", *given])
+        network_flags.convert_arguments(None, None)
+    assert str(refused.value).startswith(said)
+
+
+def test_flags_of_converting_are_for_no_other_mode():
+    with flagsaver.flagsaver(), pytest.raises(UserError, match="--weights is given with --mode=train"):
+        flags.FLAGS(["main.py", "--weights=x.pth"])
+        network_flags.check("train")
+
+
+def test_flags_come_to_arguments():
+    with flagsaver.flagsaver():
+        flags.FLAGS(["main.py", "--weights=x.pth", "--output=y.pt", "--weights_std=1,2,3.5", "--weights_order=bgr"])
+        network_flags.check("convert")
+        arguments = network_flags.convert_arguments(None, None)
+    assert arguments["pixels"] == {"order": "bgr", "mean": None, "std": (1.0, 2.0, 3.5)}
+    assert (arguments["source"], arguments["output"], arguments["workdir"]) == ("x.pth", Path("y.pt"), None)

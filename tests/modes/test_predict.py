@@ -1,0 +1,326 @@
+"""--mode=predict needs a workdir and images, nothing else, and tells what it could not do."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import cv2
+import jax
+import ml_collections
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from configs import default
+from cpnet_jax import sharding
+from cpnet_jax.config import build
+from cpnet_jax.config.same_run import ADDED, check_same_run
+from cpnet_jax.data.normalize import normalize
+from cpnet_jax.errors import UserError
+from cpnet_jax.inference.inputs import InputImage
+from cpnet_jax.inference.load import from_workdir
+from cpnet_jax.inference.protocol import Protocol
+from cpnet_jax.inference.settings import make_protocol
+from cpnet_jax.modes import flags as network_flags
+from cpnet_jax.modes import predict
+from cpnet_jax.modes.experiment import Experiment
+from cpnet_jax.training import checksums
+from cpnet_jax.training.checkpoint import Checkpoints
+
+ROOT = Path(__file__).parents[2]
+CROP = (32, 48)
+CLASSES = "water 10 20 200\nsand 230 220 100\numbrella 200 30 40\n"
+PALETTE = ((10, 20, 200), (230, 220, 100), (200, 30, 40))
+STEPS = (3, 7)
+
+
+def tiny_config(folder: Path) -> ml_collections.ConfigDict:
+    config = default.get_config()
+    fields = {
+        "name": "tiny",
+        "batch_size": 8,
+        "total_steps": STEPS[-1],
+        "compilation_cache": "",
+        "data.name": "folder",
+        "data.num_classes": 0,
+        "data.source": str(folder),
+        "data.dir": str(folder / "prepared"),
+        "data.crop_size": CROP,
+        "model.depth": 18,
+        "model.channels": 16,
+        "model.aux_channels": 8,
+    }
+    config.update_from_flattened_dict(fields)
+    return config
+
+
+def made_up_weights(rng: np.random.Generator, like: jax.ShapeDtypeStruct) -> np.ndarray:
+    """Positive, as the variances among them must be; compiling the initialisation would take longer."""
+    return np.resize(0.05 * rng.uniform(size=1009), like.shape).astype(like.dtype)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """As training leaves it, the best checkpoint before the latest; the data it was trained on are gone."""
+    root = tmp_path_factory.mktemp("predict")
+    folder, rng = root / "folder", np.random.default_rng(0)
+    for index in range(20):
+        for kind, picture in (("images", rng.integers(0, 256, (40, 56, 3))), ("masks", rng.integers(0, 3, (40, 56)))):
+            path = folder / kind / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), picture.astype(np.uint8))
+    (folder / "classes.txt").write_text(CLASSES)
+    experiment = Experiment(tiny_config(folder))
+    workdir = root / "run"
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        for step, miou in zip(STEPS, (0.5, 0.1), strict=True):
+            state = jax.tree.map(partial(made_up_weights, rng), experiment.abstract_state())
+            checkpoints.save(step, state, position=step, config=experiment.description(), miou=miou)
+    shutil.rmtree(folder)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def model(workdir):
+    return from_workdir(workdir, sharding.make_mesh())
+
+
+def change_config(workdir: Path, copy: Path, change) -> Path:
+    """A copy of the workdir whose checkpoints hold another config."""
+    shutil.copytree(workdir, copy)
+    for step in STEPS:
+        path = copy / "checkpoints" / str(step) / "config" / "metadata"
+        config = json.loads(path.read_text())
+        change(config)
+        path.write_text(json.dumps(config))
+        (copy / "checkpoints" / str(step) / checksums.NAME).unlink()
+    return copy
+
+
+def test_a_network_comes_with_its_classes_their_own_colours_and_its_normalisation(model, workdir):
+    assert (model.dataset.classes, model.dataset.palette) == (("water", "sand", "umbrella"), PALETTE)
+    assert (model.dataset.name, model.dataset.ignore_label, model.crop_size) == ("folder", 255, CROP)
+    assert model.mean == default.get_config().data.mean and model.std == default.get_config().data.std
+    assert model.origin["step"] == 7 and model.origin["experiment"] == "tiny"
+    json.dumps(model.origin)
+
+
+def test_its_logits_are_the_checkpoints_split_over_the_devices(model, workdir):
+    windows = np.random.default_rng(1).integers(0, 256, (8, *CROP, 3)).astype(np.uint8)
+    logits = model.logits(sharding.to_devices(sharding.make_mesh(), windows))
+    assert len(logits.sharding.device_set) == 8 and not logits.sharding.is_fully_replicated
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        state, config = checkpoints.restore_as_saved(7), ml_collections.ConfigDict(checkpoints.config(7))
+    variables = {name: state[name] for name in ("params", "batch_stats")}
+    images = normalize(windows, model.mean, model.std)
+    expected = jax.jit(partial(build.make_model(config).apply, train=False))(variables, images).logits
+    np.testing.assert_allclose(logits, expected, rtol=1e-3)
+    assert np.ptp(expected) > 0.01
+
+
+@pytest.mark.parametrize(("checkpoint", "step"), [("latest", 7), ("best", 3), (3, 3)])
+def test_the_checkpoint_can_be_chosen(workdir, checkpoint, step):
+    assert from_workdir(workdir, sharding.make_mesh(), checkpoint).origin["step"] == step
+
+
+def test_older_workdirs_get_their_colours_from_the_catalog_or_made_up_ones(workdir, tmp_path):
+    def forget(config):
+        del config["trained_on"]["palette"], config["trained_on"]["ignore_label"]
+
+    def become_camvid(config):
+        forget(config)
+        config["data"]["name"] = "camvid"
+
+    made_up = from_workdir(change_config(workdir, tmp_path / "a", forget), sharding.make_mesh()).dataset
+    assert len(set(made_up.palette)) == 3 and made_up.ignore_label == 255
+    renamed = from_workdir(change_config(workdir, tmp_path / "b", become_camvid), sharding.make_mesh()).dataset
+    assert renamed.classes == made_up.classes and renamed.palette == made_up.palette
+
+
+def test_older_workdirs_are_resumed_although_they_know_no_colours(workdir):
+    with Checkpoints(workdir / "checkpoints") as checkpoints:
+        ours, theirs = checkpoints.config(7), checkpoints.config(7)
+    del theirs["trained_on"]["palette"], theirs["trained_on"]["ignore_label"]
+    check_same_run(ours, theirs, workdir)
+    theirs["trained_on"]["classes"] = ["other"]
+    with pytest.raises(UserError, match=r"trained_on\.classes"):
+        check_same_run(ours, theirs, workdir)
+
+
+def test_workdirs_older_than_some_fields_are_read_and_resumed(workdir, tmp_path):
+    def forget(config):
+        for part, fields in ADDED.items():
+            for field in fields:
+                del config[part][field]
+
+    older = change_config(workdir, tmp_path / "older", forget)
+    assert from_workdir(older, sharding.make_mesh()).origin["step"] == 7
+    with Checkpoints(workdir / "checkpoints") as new, Checkpoints(older / "checkpoints", read_only=True) as old:
+        ours, theirs = new.config(7), old.config(7)
+    assert "context" in ours["model"] and "context" not in theirs["model"]
+    check_same_run(ours, theirs, older)
+    ours["model"]["context"] = "psp"
+    with pytest.raises(UserError, match=r"config.model.context is 'none' there and 'psp' here"):
+        check_same_run(ours, theirs, older)
+
+
+def test_a_workdir_without_a_usable_checkpoint_is_refused(workdir, tmp_path):
+    mesh = sharding.make_mesh()
+    with pytest.raises(UserError, match="holds no checkpoints"):
+        from_workdir(tmp_path, mesh)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        from_workdir(tmp_path, mesh)
+    with pytest.raises(UserError, match=r"no step 5: take latest, best or one of \[3, 7\]"):
+        from_workdir(workdir, mesh, 5)
+    damaged = shutil.copytree(workdir, tmp_path / "damaged")
+    for path in (damaged / "checkpoints" / "7" / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert from_workdir(damaged, mesh).origin["step"] == 3, "the newest whole one is taken"
+    shutil.rmtree(damaged / "checkpoints" / "3")
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        from_workdir(damaged, mesh)
+
+
+SETTINGS = {"multi_scale": False, "scales": [0.5, 1.0], "flip": True, "overlap": "average"}
+
+
+def test_scales_and_flip_count_where_multi_scale_is_wanted():
+    single, multiple = Protocol(overlap="average"), Protocol((0.5, 1.0), True, "average")
+    assert make_protocol(SETTINGS) == single
+    assert make_protocol(SETTINGS, multi_scale=True) == multiple
+    assert make_protocol({**SETTINGS, "multi_scale": True}) == multiple
+    assert make_protocol({**SETTINGS, "multi_scale": True}, multi_scale=False) == single
+    assert make_protocol({}) == Protocol()
+    with pytest.raises(UserError, match="--multi_scale"):
+        make_protocol({}, multi_scale=True)
+
+
+class Oracle:
+    """A predictor that knows: every pixel's class is its red value."""
+
+    def probabilities(self, examples):
+        for example in examples:
+            yield example, np.eye(3, dtype=np.float32)[example["image"][..., 0]]
+
+    def classes(self, examples):
+        for example, probabilities in self.probabilities(examples):
+            yield example, probabilities.argmax(-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_each_prediction_is_written_under_its_own_images_name(tmp_path, model, probabilities):
+    rng, expected = np.random.default_rng(0), {}
+    for index in range(6):
+        expected[f"{index}"] = rng.integers(0, 3, (5 + index, 7)).astype(np.uint8)
+        Image.fromarray(np.dstack([expected[f"{index}"]] * 3)).save(tmp_path / f"{index}.png")
+    (tmp_path / "2.png").write_bytes(b"")
+    del expected["2"]
+    with predict.PredictionWriter(tmp_path / "out", model.dataset, description={}) as writer:
+        images = [InputImage(tmp_path / f"{index}.png", str(index)) for index in range(6)]
+        unreadable = predict._run(images, partial(predict._read, upright=True), Oracle(), writer, probabilities)
+    assert [str(tmp_path / "2.png") in str(error) for error in unreadable] == [True]
+    assert {path.stem for path in (tmp_path / "out" / "classes").iterdir()} == set(expected)
+    for name, classes in expected.items():
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "out" / "classes" / f"{name}.png")), classes)
+        if probabilities:
+            with np.load(tmp_path / "out" / "probabilities" / f"{name}.npz") as found:
+                assert np.array_equal(found["probabilities"].argmax(-1), classes)
+    assert (tmp_path / "out" / "probabilities").exists() == probabilities
+
+
+def run(home, *arguments):
+    """The program as its users run it, on one device."""
+    program = [sys.executable, "main.py", "--mode=predict", *map(str, arguments)]
+    environment = {"JAX_PLATFORMS": "cpu", **os.environ, "HOME": str(home)}
+    return subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def test_one_command_predicts_all_that_can_be_read_and_names_the_rest(workdir, tmp_path, model):
+    rng = np.random.default_rng(0)
+    sizes = {"a.png": (50, 70), "day/b.jpg": (20, 90), "night/b.jpg": (1, 1)}
+    for name, size in sizes.items():
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(path)
+    (tmp_path / "photos" / "notes.txt").touch()
+    cut = tmp_path / "photos" / "cut.png"
+    cut.write_bytes((tmp_path / "photos" / "a.png").read_bytes()[:200])
+    result = run(tmp_path, f"--workdir={workdir}", f"--images={tmp_path / 'photos'}")
+    assert result.returncode == 0, result.stderr
+    assert "1 other file(s) skipped" in result.stdout and f"3 prediction(s) in {workdir}/predictions" in result.stdout
+    assert f"warning: {cut} cannot be read" in result.stderr
+    output = workdir / "predictions"
+    for name, size in sizes.items():
+        classes = np.asarray(Image.open(output / "classes" / Path(name).with_suffix(".png")))
+        assert classes.shape == size and classes.max() <= 2
+        assert (output / "overlays" / Path(name).with_suffix(".png")).exists()
+    described = json.loads((output / "predictions.json").read_text())
+    assert described["classes"] == ["water", "sand", "umbrella"] and described["network"]["step"] == 7
+    assert described["settings"]["window"] == list(CROP)
+
+
+MISTAKES = {
+    "only unreadable images": (["--workdir={workdir}", "--images={tmp}/empty.bin"], "none of the 1 image(s)"),
+    "a pattern that the shell expanded": (["--images", "a.jpg", "b.jpg"], "needs quotes"),
+    "a field without its config": (["--config.seed=1", "--images=a.jpg"], "config.seed is given without"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_exit_2(workdir, tmp_path, mistake):
+    arguments, said = MISTAKES[mistake]
+    (tmp_path / "empty.bin").touch()
+    result = run(tmp_path, *(argument.format(workdir=workdir, tmp=tmp_path) for argument in arguments))
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert said in line
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """The arguments that flags and a --config and a --workdir make."""
+
+    def arguments(*, config=None, workdir=None, **values):
+        for name, value in values.items():
+            monkeypatch.setattr(flags.FLAGS[name], "value", value)
+        return network_flags.predict_arguments(config, workdir)
+
+    flags.FLAGS.mark_as_parsed()
+    return arguments
+
+
+def test_the_network_is_that_of_the_workdir_of_the_configs_own_or_an_exported_one(given):
+    config = default.get_config()
+    assert given(workdir=Path("w"))["workdir"] == given(workdir=Path("w"), config=config)["workdir"] == Path("w")
+    assert given(config=config)["workdir"] == Path("runs/default")
+    assert given(config=config)["settings"]["batch_size"] == config.eval.batch_size
+    assert given(workdir=Path("w"))["settings"] is None, "the workdir's own config counts"
+    exported = given(config=config, model="m")
+    assert (exported["workdir"], exported["exported"]) == (None, Path("m"))
+
+
+def test_a_config_that_cannot_work_is_refused(given):
+    config = default.get_config()
+    config.eval.batch_size = -1
+    with pytest.raises(UserError, match=r"config\.eval\.batch_size is -1"):
+        given(config=config)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "--workdir is missing"),
+        ({"workdir": Path("w"), "model": "m"}, "--model and --workdir"),
+        ({"workdir": Path("w"), "checkpoint": "first"}, "--checkpoint is 'first'"),
+    ],
+)
+def test_flags_that_name_no_network_or_two_are_refused(given, values, said):
+    with pytest.raises(UserError, match=said):
+        given(**values)
