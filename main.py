@@ -58,7 +58,7 @@ def main(stop: Stop, argv: list[str]) -> None:
 
     if MODE.value != "plan":  # which needs no device
         distributed.start(**network_flags.processes())
-        jax_settings.configure((config or default.get_config()).compilation_cache)
+        jax_settings.configure((config or default.get_config()).system.compilation_cache)
         watchdog.prepare(*processes.process())
         if MODE.value not in TOGETHER:
             distributed.refuse_several(MODE.value)

@@ -22,14 +22,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.total_epochs = placeholder(float)
     config.eval_every_epochs = placeholder(float)
     config.checkpoint_every_epochs = placeholder(float)
-    config.log_every = 50  # steps between entries of metrics.jsonl and TensorBoard
-    config.compilation_cache = "~/.cache/cpnet_jax"  # compiled programs kept from run to run; empty: none
 
     config.data = data = ml_collections.ConfigDict()
     data.name = "ade20k"
     data.num_classes = 150  # 0: as many as the dataset has
     data.dir = "data"  # prepared datasets: a folder, or gs://BUCKET/FOLDER
-    data.cache = "~/.cache/cpnet_jax/data"  # where each host copies those that are in a bucket
     data.source = ""  # folder of the raw files, for datasets that need one
     data.train_split = ""  # empty: the dataset's own
     data.eval_split = ""
@@ -42,9 +39,6 @@ def get_config() -> ml_collections.ConfigDict:
     data.photometric_jitter = False  # brightness, contrast, saturation and hue, as mmsegmentation's
     data.class_uniform = False  # draw the images of every class equally often, however rare it is
     data.on_error = "stop"  # at an unreadable training example; "skip": draw another instead, say so and count it
-    data.workers = 0  # processes that decode and augment; 0: in this one
-    data.threads = 4  # that do so in each of these processes
-    data.batches_ahead = 2  # moved to the devices before the step asks for them
 
     # Of the dataset "folder", one's own images; paths are as below data.source. See docs/your_own_data.md.
     data.folder = folder = ml_collections.ConfigDict()
@@ -83,7 +77,6 @@ def get_config() -> ml_collections.ConfigDict:
     model.stem_impl = "auto"  # "cells" of 4x4 pixels where training on TPUs, else "plain"; docs/performance.md
     model.dilation_impl = "plain"  # "space_to_batch": as ordinary convolutions of sub-images; docs/performance.md
     model.norm_impl = "auto"  # "folded" into bottlenecks' last convolutions where training on TPUs, else "plain"
-    model.remat = "none"  # compute again rather than keep: "blocks" of the backbone, or "full": heads and context too
 
     config.compiler = compiler = ml_collections.ConfigDict()
     # Whether XLA may divide the convolutions of small batches along the width: twice the step, by its own estimate.
@@ -145,6 +138,14 @@ def get_config() -> ml_collections.ConfigDict:
     evaluation.canvas_mib = 1024  # of scores on a device; larger images are predicted in tiles, with equal results
     evaluation.pictures = 8  # images that are drawn: in the report, in TensorBoard, in predictions/
 
-    config.profile = profile = ml_collections.ConfigDict()
-    profile.steps = ""  # "10:15" traces the steps 10 to 15, for TensorBoard (profile) and Perfetto; empty: none
+    # How the work is done. Nothing here changes what is learned, so all of it may change when a run is resumed.
+    config.system = system = ml_collections.ConfigDict()
+    system.compilation_cache = "~/.cache/cpnet_jax"  # folder that keeps compiled programs between runs; "": none
+    system.data_cache = "~/.cache/cpnet_jax/data"  # where each host copies prepared data that are in a bucket
+    system.threads = 4  # threads that decode and augment, in each input process
+    system.workers = 0  # processes that decode and augment; 0: the training process itself
+    system.batches_ahead = 2  # batches moved to the devices before the step asks for them
+    system.remat = "none"  # "blocks": recompute the inside of the backbone's blocks in the backward pass
+    system.log_every = 50  # steps between entries of metrics.jsonl and TensorBoard
+    system.profile_steps = ""  # "10:15" traces steps 10 to 15 for TensorBoard and Perfetto; "": none
     return config

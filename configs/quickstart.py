@@ -16,7 +16,7 @@ def get_config():
     config.total_steps = 150
     config.eval_every = 0
     config.checkpoint_every = 50
-    config.log_every = 10
+    config.system.log_every = 10
     config.data.name = "scenes"
     config.data.num_classes = 12
     config.data.crop_size = (128, 128)

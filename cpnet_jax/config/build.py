@@ -66,7 +66,7 @@ def make_model(config: ml_collections.ConfigDict, *, for_tpus: bool = False) -> 
         stem_impl=chosen(config.model.stem_impl, "cells"),
         dilation_impl=config.model.dilation_impl,
         norm_impl=chosen(config.model.norm_impl, "folded"),
-        remat=config.model.remat,
+        remat=config.system.remat,
         dtype=jnp.bfloat16 if config.model.bfloat16 else None,
     )
 

@@ -32,7 +32,7 @@ CHOICES = {
     "model.stem_impl": ("auto", "plain", "cells"),
     "model.dilation_impl": ("plain", "space_to_batch"),
     "model.norm_impl": ("auto", "plain", "folded"),
-    "model.remat": ("none", "blocks", "full"),
+    "system.remat": ("none", "blocks", "full"),
     "model.prior_impl": ("blocks", "dense"),
     "loss.ignored": ("class", "mask"),
     "eval.checkpoint": ("latest", "best"),
@@ -49,14 +49,14 @@ RANGES = (
     ("total_steps", 1, math.inf),
     ("eval_every", 0, math.inf),
     ("checkpoint_every", 1, math.inf),
-    ("log_every", 1, math.inf),
+    ("system.log_every", 1, math.inf),
     ("data.num_classes", 0, 255),
     ("data.folder.val_fraction", 0.001, 0.999),
     ("data.flip_probability", 0, 1),
     ("data.cat_max_ratio", 0, 1),
-    ("data.threads", 0, math.inf),
-    ("data.workers", 0, math.inf),
-    ("data.batches_ahead", 1, math.inf),
+    ("system.threads", 0, math.inf),
+    ("system.workers", 0, math.inf),
+    ("system.batches_ahead", 1, math.inf),
     ("model.channels", 1, math.inf),
     ("model.aux_channels", 0, math.inf),
     ("model.aggregation_kernel", 1, math.inf),
@@ -97,8 +97,8 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.name is {config.name!r}: it names a folder in runs/, so give a word without a slash")
     if not config.data.dir:
         raise UserError("config.data.dir is empty: name the folder of prepared datasets")
-    if not config.data.cache or files.is_remote(config.data.cache):
-        raise UserError(f"config.data.cache is {config.data.cache!r}: name a folder on a local disk")
+    if not config.system.data_cache or files.is_remote(config.system.data_cache):
+        raise UserError(f"config.system.data_cache is {config.system.data_cache!r}: name a folder on a local disk")
     if files.is_remote(config.data.source):
         raise UserError(
             f"config.data.source is {config.data.source}: raw files are read from local disks, so copy them here, or "
@@ -205,14 +205,14 @@ def _check_finetuning(config: ml_collections.ConfigDict) -> None:
 
 
 def profiled_steps(config: ml_collections.ConfigDict) -> range:
-    """The steps that config.profile.steps names, counted from 1; empty where it is."""
-    value = config.profile.steps
+    """The steps that config.system.profile_steps names, counted from 1; empty where it is."""
+    value = config.system.profile_steps
     if not value:
         return range(0)
     match = re.fullmatch(r"(\d+):(\d+)", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(
-            f"config.profile.steps is {value!r}: give the first and the last step to trace, counted from 1, as in 10:15"
+            f"config.system.profile_steps is {value!r}: give the first and the last step to trace, counted from 1, as in 10:15"
         )
     return range(int(match[1]), int(match[2]) + 1)
 

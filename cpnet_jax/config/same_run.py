@@ -12,13 +12,13 @@ from cpnet_jax.errors import UserError
 
 # What may differ between the processes of a run.
 FREE_ON_EACH_HOST = {
-    "compilation_cache",
+    "system.compilation_cache",
     "data.dir",
-    "data.cache",
+    "system.data_cache",
     "data.source",
-    "data.threads",
-    "data.workers",
-    "data.batches_ahead",
+    "system.threads",
+    "system.workers",
+    "system.batches_ahead",
 }
 
 
@@ -28,7 +28,7 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     "checkpoint_every",
     "eval_every_epochs",
     "checkpoint_every_epochs",
-    "log_every",
+    "system.log_every",
     "data.eval_split",
     # These two decide where a run would stop: so, going on past it is what they are for.
     "data.on_error",
@@ -38,10 +38,10 @@ FREE_ON_RESUME = FREE_ON_EACH_HOST | {
     "model.stem_impl",
     "model.dilation_impl",
     "model.norm_impl",
-    "model.remat",
+    "system.remat",
     "model.prior_impl",
     "model.prior_block_rows",
-    "profile.steps",
+    "system.profile_steps",
     "eval.batch_size",
     "eval.canvas_mib",
     "eval.checkpoint",
@@ -72,7 +72,6 @@ ADDED = {
         "stem_impl": "auto",
         "dilation_impl": "plain",
         "norm_impl": "auto",
-        "remat": "none",
     },
     "loss": {
         "precision_weight": 1.0,

@@ -124,7 +124,7 @@ class TrainStream:
                 raise
             raise WorkerDied(
                 f"a worker process of the input pipeline has died ({str(error).partition('.')[0]}), as when the memory "
-                "runs out: start again to go on from the newest checkpoint, with fewer config.data.workers if it recurs"
+                "runs out: start again to go on from the newest checkpoint, with fewer config.system.workers if it recurs"
             ) from error
         self.position += 1
         self.unreadable = [record for tried in batch.pop(TRIED) for record in _indices(tried)[:-1]]

@@ -122,7 +122,7 @@ class Evaluator:
     def _examples(self, places: Sequence[int]) -> Iterator[Example]:
         """Those at these places, decoded, at their own size."""
         decoder = partial(decode, num_classes=len(self._dataset.classes), ignore_label=self._dataset.ignore_label)
-        return examples(self._records, decode=decoder, threads=self._config.data.threads, places=places)
+        return examples(self._records, decode=decoder, threads=self._config.system.threads, places=places)
 
     def _central_crop(self, example: Example) -> Example:
         """What the network sees of an example in one window."""

@@ -36,7 +36,7 @@ def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
             )
     folder = workdir / "check_data"
     files.make_folder(folder, "--workdir")
-    census = Census(subject, scan(subject, config.data.threads), train_split, eval_split)
+    census = Census(subject, scan(subject, config.system.threads), train_split, eval_split)
     files.write_json(folder / "report.json", report.as_json(census))
     (folder / "sheet.png").unlink(missing_ok=True)
     written = "report.json"
@@ -53,7 +53,7 @@ def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def prepared(config: ml_collections.ConfigDict, dataset: Dataset, source: str = "") -> builders.SegmentationBuilder:
-    return builders.prepare(dataset, config.data.dir, source, cache=config.data.cache)
+    return builders.prepare(dataset, config.data.dir, source, cache=config.system.data_cache)
 
 
 def _subject(config: ml_collections.ConfigDict, dataset: Dataset) -> Subject:

@@ -58,7 +58,7 @@ class Experiment:
 
     def _open(self, config: ml_collections.ConfigDict, eval_split: str) -> tuple[Any, Any, Any]:
         """The builder of prepared data, and its records to train and to evaluate on."""
-        builder = builders.prepare(self.dataset, config.data.dir, config.data.source, cache=config.data.cache)
+        builder = builders.prepare(self.dataset, config.data.dir, config.data.source, cache=config.system.data_cache)
         return builder, builders.records(builder, self._train_split), builders.records(builder, eval_split)
 
     def description(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class Experiment:
 
     def train_stream(self, position: int) -> DeviceBatches:
         """The global training batches from that one on, on the devices."""
-        data = self.config.data
+        data, system = self.config.data, self.config.system
         stream = TrainStream(
             self.train_records,
             transform=build.make_augmentation(self.config, self.dataset),
@@ -118,12 +118,12 @@ class Experiment:
             seed=self.config.seed,
             position=position,
             process=(jax.process_index(), jax.process_count()),
-            threads=data.threads,
-            workers=data.workers,
+            threads=system.threads,
+            workers=system.workers,
             presence=self._class_presence() if data.class_uniform else None,
             replace_unreadable=data.on_error == "skip",
         )
-        return DeviceBatches(self.mesh, stream, ahead=data.batches_ahead)
+        return DeviceBatches(self.mesh, stream, ahead=system.batches_ahead)
 
     def _class_presence(self) -> Bool[np.ndarray, "n classes"]:
         cache = class_presence.cache_file(self._builder.data_dir, self._train_split)

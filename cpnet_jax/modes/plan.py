@@ -64,10 +64,10 @@ def prepare(config: ml_collections.ConfigDict) -> Path | None:
     check_config(config)
     if not config.data.num_classes:
         resolve_classes(config, build.make_dataset(config))
-    if not config.compilation_cache:
+    if not config.system.compilation_cache:
         return None
-    cache = Path(config.compilation_cache).expanduser() / "plans"
-    files.make_folder(cache, "config.compilation_cache")
+    cache = Path(config.system.compilation_cache).expanduser() / "plans"
+    files.make_folder(cache, "config.system.compilation_cache")
     return cache
 
 

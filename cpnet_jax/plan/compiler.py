@@ -38,6 +38,7 @@ ENVIRONMENT = {
 SECTIONS = ("model", "loss", "compiler")
 FIELDS = {
     "data": ("crop_size", "num_classes"),
+    "system": ("remat",),
     "optimizer": ("accumulate", "clip_global_norm", "decay_norm_and_bias"),
 }
 # What of this package makes another program, or describes it otherwise.

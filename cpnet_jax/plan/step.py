@@ -63,7 +63,7 @@ def _as_defined(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config = config.copy_and_resolve_references()
     config.model.stem_impl = "plain"
     config.model.norm_impl = "plain"
-    config.model.remat = "none"
+    config.system.remat = "none"
     config.model.prior_impl = "dense"
     return config
 

@@ -123,7 +123,7 @@ class Monitor:
             values = {}
         self._window.append(values | self._measure(pending, ended))
         self._progress.advance(**self._figures(values))
-        if pending.step % self._config.log_every == 0 or pending.step == self._config.total_steps:
+        if pending.step % self._config.system.log_every == 0 or pending.step == self._config.total_steps:
             self._log(pending.step)
 
     def _tell_of_non_finite(self, step: int, values: dict[str, float], *, stop: bool) -> None:

@@ -27,7 +27,7 @@ class Profile:
         if steps and len(self._steps) < len(steps):
             traced = f"only {self._steps[0]} to {self._steps[-1]} are" if self._steps else "none is"
             say(
-                f"config.profile.steps asks for the steps {steps[0]} to {steps[-1]}, and this run takes {begin + 1} to "
+                f"config.system.profile_steps asks for the steps {steps[0]} to {steps[-1]}, and this run takes {begin + 1} to "
                 f"{end}: {traced} traced"
             )
 

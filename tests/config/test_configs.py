@@ -120,10 +120,10 @@ def test_defaults_are_the_papers():
         ("optimizer.accumulate", 3, "multiple of"),
         ("optimizer.skip_nonfinite", -1, "between 0"),
         ("data.on_error", "ignore", "one of"),
-        ("profile.steps", "10", "first and the last step"),
-        ("profile.steps", "0:4", "first and the last step"),
-        ("profile.steps", "15:10", "first and the last step"),
-        ("profile.steps", "ten:15", "first and the last step"),
+        ("system.profile_steps", "10", "first and the last step"),
+        ("system.profile_steps", "0:4", "first and the last step"),
+        ("system.profile_steps", "15:10", "first and the last step"),
+        ("system.profile_steps", "ten:15", "first and the last step"),
     ],
 )
 def test_a_value_that_cannot_work_is_refused_by_its_field(field, value, said):

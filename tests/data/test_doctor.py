@@ -119,7 +119,7 @@ def plant_all(tree: Tree) -> dict[str, dict[str, str]]:
 
 def config_for(source: Path, data_dir: Path, threads: int = 3):
     config = camvid.get_config()
-    config.data.source, config.data.dir, config.data.threads = str(source), str(data_dir), threads
+    config.data.source, config.data.dir, config.system.threads = str(source), str(data_dir), threads
     return config
 
 
@@ -425,7 +425,7 @@ def test_the_program_ends_with_2_on_faults_and_prepares_what_is_sound(faulty, tm
     def run(mode, source):
         program = [sys.executable, "main.py", "--config=configs/camvid.py", f"--mode={mode}"]
         fields = [f"--config.data.source={source}", f"--config.data.dir={tmp_path}/data"]
-        command = [*program, f"--workdir={tmp_path}/run", "--config.compilation_cache=", *fields]
+        command = [*program, f"--workdir={tmp_path}/run", "--config.system.compilation_cache=", *fields]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
     checked = run("check_data", faulty[0].root)

@@ -707,7 +707,7 @@ def run(source: Path, root: Path) -> subprocess.CompletedProcess:
         "data.source": source,
         "data.dir": root / "data",
         "data.crop_size": "(32,32)",
-        "compilation_cache": "",
+        "system.compilation_cache": "",
         "batch_size": 2,
         "total_steps": 2,
         "model.channels": 16,

@@ -19,7 +19,7 @@ def get_config(folder: Path):
     config.data.source = str(folder / "camvid")
     config.data.dir = str(folder / "data")
     config.data.crop_size = (32, 48)
-    config.compilation_cache = ""
+    config.system.compilation_cache = ""
     config.batch_size = 8
     config.model.channels = 16
     config.model.aux_channels = 0

@@ -237,8 +237,8 @@ def watched(folder, finished):
     data, workdir = folder / "damaged", folder / "watched"
     shutil.copytree(folder / "data", data)
     flip_a_byte(data, "train", "train_7")
-    overrides = ["data.on_error=skip", "data.workers=1", "profile.steps=2:3", "total_steps=5", "eval_every=0"]
-    overrides += [f"data.dir={data}", "checkpoint_every=3", "log_every=1"]
+    overrides = ["data.on_error=skip", "system.workers=1", "system.profile_steps=2:3", "total_steps=5", "eval_every=0"]
+    overrides += [f"data.dir={data}", "checkpoint_every=3", "system.log_every=1"]
     result = run(*command(folder, workdir, *(f"--config.{override}" for override in overrides)))
     assert result.returncode == 0, result.stderr
     return workdir, result

@@ -91,7 +91,7 @@ def test_a_damaged_entry_of_the_cache_is_as_good_as_none(installed, tmp_path):
 
 def test_a_plan_is_printed_from_what_is_known(installed, tmp_path, capsys):
     config = small()
-    config.compilation_cache = str(tmp_path)
+    config.system.compilation_cache = str(tmp_path)
     for images, gib in ((2, 9.0), (3, 15.0), (4, 20.0)):
         known = Compiler(config, SLICE, tmp_path / "plans")
         known._path(images).parent.mkdir(exist_ok=True)

@@ -45,7 +45,7 @@ def tiny_config(folder: Path) -> ml_collections.ConfigDict:
         "name": "tiny",
         "batch_size": 8,
         "total_steps": STEPS[-1],
-        "compilation_cache": "",
+        "system.compilation_cache": "",
         "data.name": "folder",
         "data.num_classes": 0,
         "data.source": str(folder),

@@ -26,7 +26,7 @@ def get_config(folder: Path):
     config.data.source = str(folder / "camvid")
     config.data.dir = str(folder / "data")
     config.data.crop_size = (16, 24)
-    config.compilation_cache = ""
+    config.system.compilation_cache = ""
     config.batch_size = 8
     config.total_steps = STEPS
     config.model.depth = 18

@@ -104,8 +104,8 @@ def test_what_is_computed_twice_or_with_zeros_counts_once():
 
     config.model.prior_impl, config.model.stem_impl = "dense", "plain"
     once = count(config)
-    config.model.prior_impl, config.model.remat = "blocks", "full"
+    config.model.prior_impl, config.system.remat = "blocks", "full"
     assert count(config) > once
-    config.model.prior_impl, config.model.remat, config.model.stem_impl = "dense", "none", "cells"
+    config.model.prior_impl, config.system.remat, config.model.stem_impl = "dense", "none", "cells"
     assert count(config) > once
     assert count(step._as_defined(config)) == once

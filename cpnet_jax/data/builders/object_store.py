@@ -63,5 +63,5 @@ def _copy(source: Path, target: Path) -> None:
     except Exception as error:  # every store has its own
         raise UserError(
             f"{source} cannot be copied to {target} ({type(error).__name__}: {error}): check config.data.dir, the "
-            "credentials for it, and the room in config.data.cache"
+            "credentials for it, and the room in config.system.data_cache"
         ) from error
