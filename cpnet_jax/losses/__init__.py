@@ -1,4 +1,4 @@
-"""The losses: pure jnp functions, usable without anything else of this project."""
+"""The losses: pure jnp functions that do not depend on the rest of the package."""
 
 from cpnet_jax.losses.affinity import (
     AffinityLoss,

@@ -1,8 +1,19 @@
-"""The Affinity Loss (the paper's section of that name).
+"""The Affinity Loss (the paper's section of that name): L_p = lambda_u L_u + lambda_g L_g.
 
-A context prior P, one row a position, is taught to be the ideal affinity map A (a_ij = 1 where positions i and j share
-a class): pair by pair with a binary cross entropy, and row by row through precision, recall and specificity. All it
-needs of the n x n pairs are sums over rows, which `AffinityTargets` takes of as many rows at a time as it is given.
+It supervises the context prior P with the ideal affinity map A, a_ij = 1 if positions i and j share a class:
+
+    L_u = mean_ij BCE(p_ij, a_ij)
+    L_g = -mean_i (log precision_i + log recall_i + log specificity_i)
+
+    precision_i   = sum_j a_ij p_ij / sum_j p_ij
+    recall_i      = sum_j a_ij p_ij / sum_j a_ij
+    specificity_i = sum_j (1 - a_ij)(1 - p_ij) / sum_j (1 - a_ij)
+
+By default, as in the release, i = j is left out of the numerators of precision and recall, and of recall's denominator.
+`exclude_diagonal=False` is the paper's formula.
+
+`AffinityTargets.row_sums` computes the sums that depend on P, for any number of rows at a time;
+`AffinityTargets.counts` computes those of A alone.
 """
 
 from dataclasses import dataclass, field
@@ -11,16 +22,18 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Integer
 
-# The release's binary cross entropy (torch's) clamps logarithms here.
+# The release's binary cross entropy (torch's) clamps logarithms at this value.
 MIN_LOG = -100.0
 
 
 class AffinityLoss(NamedTuple):
-    """Scalars, unweighted but for the total (see `affinity_loss`).
+    """The loss and its terms: scalars.
 
-    The three global terms are the means over rows of -log of the quantity they are named after.
+    `total` is the weighted sum; the terms are unweighted. `precision`, `recall` and `specificity` are the means over
+    rows of -log of the quantity.
     """
 
     total: Float[Array, ""]
@@ -30,34 +43,38 @@ class AffinityLoss(NamedTuple):
     specificity: Float[Array, ""]
 
 
-def downsample_labels(labels: Int[Array, "b H W"], size: tuple[int, int]) -> Int[Array, "b n"]:
-    """Labels at the prior's resolution by nearest neighbour: the top-left pixel of each cell, row-major, n = h * w.
+def downsample_labels(
+    labels: Integer[Array | np.ndarray, "b H W"], size: tuple[int, int]
+) -> Integer[Array | np.ndarray, "b n"]:
+    """Samples labels at the prior's resolution: the top-left pixel of each cell, row-major, n = h * w.
 
     Args:
       labels: class indices.
       size: (h, w) of the feature map.
 
     Raises:
-      ValueError: where (h, w) does not divide (H, W).
+      ValueError: if (h, w) does not divide (H, W).
     """
     b, height, width = labels.shape
     h, w = size
     if h < 1 or w < 1 or height % h or width % w:
-        raise ValueError(f"labels of {height}x{width} cannot be sampled to {h}x{w}: the sides must divide")
+        raise ValueError(
+            f"labels of {height}x{width} cannot be sampled to {h}x{w}: h must divide H, and w must divide W"
+        )
     return labels[:, :: height // h, :: width // w].reshape(b, h * w)
 
 
-def ideal_affinity_map(labels: Int[Array, "b n"], ignore_label: int = 255) -> Float[Array, "b n n"]:
-    """A = L L^T of the one-hot labels L: 1 where two positions share a class.
+def ideal_affinity_map(labels: Integer[Array | np.ndarray, "b n"], ignore_label: int = 255) -> Float[Array, "b n n"]:
+    """A = L L^T of the one-hot labels L: 1 if two positions share a class.
 
-    Ignored positions form one more class, as in the release: `ignore_label` is one more value to compare.
+    Ignored positions form one more class, as in the release.
     """
-    del ignore_label  # Part of the signature for symmetry; equality needs no special case.
+    del ignore_label  # A class like any other; in the signature for symmetry with the other functions.
     return (labels[:, :, None] == labels[:, None, :]).astype(jnp.float32)
 
 
 class RowSums(NamedTuple):
-    """Sums over the columns of each row; all that the loss needs of the n x n pairs."""
+    """Sums over the columns of each row: everything that the loss needs from the n x n pairs."""
 
     cross_entropy: Float[Array, "b r"]  # sum_j BCE(p, a)
     true_positive: Float[Array, "b r"]  # sum_j a p
@@ -68,33 +85,33 @@ class RowSums(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class AffinityTargets:
-    """What the ideal affinity map says of each pair of positions, without the map.
+    """The ideal affinity map of labels, computed for a few rows at a time instead of stored.
 
-    A network that is given them (`models.CPNet`) takes the loss's sums in the same pass over the prior as its contexts.
+    `models.CPNet` takes them to compute the loss's sums in the same pass over the prior as its contexts.
 
     Attributes:
       labels, exclude_diagonal, ignored, ignore_label: see `affinity_loss`.
 
     Raises:
-      ValueError: on another `ignored`.
+      ValueError: on another value of `ignored`.
     """
 
-    labels: Int[Array, "b n"]
+    labels: Integer[Array, "b n"]
     exclude_diagonal: bool = field(default=True, metadata={"static": True})
     ignored: Literal["class", "mask"] = field(default="class", metadata={"static": True})
     ignore_label: int = field(default=255, metadata={"static": True})
 
     def __post_init__(self) -> None:
         if self.ignored not in ("class", "mask"):
-            raise ValueError(f"ignored is {self.ignored!r}; it must be 'class' or 'mask'")
+            raise ValueError(f"ignored is {self.ignored!r}: it must be 'class' or 'mask'")
 
     @property
     def valid(self) -> Bool[Array, "b n"]:
-        """The positions that count."""
+        """The positions that are not masked."""
         return self.labels != self.ignore_label if self.ignored == "mask" else jnp.ones_like(self.labels, bool)
 
     def row_sums(self, logits: Float[Array, "b r n"], rows: Int[Array, " r"]) -> RowSums:
-        """The sums over the columns of these rows of the logits Z, in their dtype."""
+        """The sums over the columns of these rows of the logits Z, in the dtype of the logits."""
         column = self.valid[:, None, :]
         same = jnp.take(self.labels, rows, axis=1, mode="clip")[:, :, None] == self.labels[:, None, :]
         target = same & column
@@ -107,24 +124,24 @@ class AffinityTargets:
             cross_entropy=jnp.where(column, cross_entropy, 0).sum(axis=2),
             true_positive=jnp.where(target, p, 0).sum(axis=2),
             predicted=jnp.where(column, p, 0).sum(axis=2),
-            # sigmoid(-z) rather than 1 - p, which is exactly 0 in float32 from z = 17 on.
+            # sigmoid(-z) instead of 1 - p, which is exactly 0 in float32 from z = 17 on.
             true_negative=jnp.where(other, jax.nn.sigmoid(-logits), 0).sum(axis=2),
         )
 
     def counts(self) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
-        """(sum_j a, sum_j (1 - a)) of each row that counts; of the others some number."""
+        """(sum_j a, sum_j (1 - a)) of each valid row; arbitrary numbers for masked rows."""
         in_order = jnp.sort(self.labels, axis=1)
         first, after = (
             jax.vmap(partial(jnp.searchsorted, side=side, method="sort"))(in_order, self.labels)
             for side in ("left", "right")
         )
-        alike = after - first
-        return alike - self.exclude_diagonal, self.valid.sum(axis=1, keepdims=True) - alike
+        same = after - first
+        return same - self.exclude_diagonal, self.valid.sum(axis=1, keepdims=True) - same
 
 
 def affinity_loss(
-    prior: Float[Array, "b n n"] | Any,
-    labels: Int[Array, "b n"],
+    prior: Float[Array | np.ndarray, "b n n"] | Any,
+    labels: Integer[Array | np.ndarray, "b n"],
     *,
     unary_weight: float = 1.0,
     global_weight: float = 1.0,
@@ -135,45 +152,35 @@ def affinity_loss(
     ignored: Literal["class", "mask"] = "class",
     ignore_label: int = 255,
 ) -> AffinityLoss:
-    """L_p = unary_weight * L_u + global_weight * L_g, safe under jit and grad in every corner.
+    """L_p = unary_weight * L_u + global_weight * L_g, with finite values and gradients for all logits and labels.
 
-    L_g is the sum of precision, recall and specificity, each with its weight.
-
-    Everything is computed from logits: a saturated prior keeps its gradient and no logarithm of zero is taken.
+    Everything is computed from logits, so a saturated prior keeps its gradient.
 
     Args:
-      prior: logits Z of the prior, P = sigmoid(Z), row i = position i; or anything that has the `shape` of these and a
-        method `row_sums(targets)`, such as `models.PriorFactors`, with which no n x n array is stored. Where a network
-        was given `AffinityTargets` with these options, the sums that it took are used: they are of *its* labels.
+      prior: logits Z of the prior, P = sigmoid(Z), row i = position i; or an object with their `shape` and a method
+        `row_sums(targets)`, such as `models.PriorFactors`, with which no n x n array is stored. If the network was
+        given `AffinityTargets` with these options, their sums are used, so both must have the same labels.
       labels: class of each position (see `downsample_labels`).
       unary_weight, global_weight: lambda_u and lambda_g (the paper: 1 and 1).
-      precision_weight, recall_weight, specificity_weight: of the three in L_g (the paper: 1 each). A term whose weight
-        is the number 0 is no part of the total: it is not differentiated, whatever it is.
-      exclude_diagonal: leave i = j out of recall (numerator and denominator) and of precision's numerator, but not
-        of its denominator, as in the release. False is the paper's formula to the letter.
-      ignored: what positions with `ignore_label` are. "class": one more class (the release). "mask": their rows and
+      precision_weight, recall_weight, specificity_weight: of the three terms in L_g (the paper: 1 each). A term whose
+        weight is the Python number 0 is left out of the total and its gradient.
+      exclude_diagonal: whether to leave i = j out of recall's numerator and denominator and of precision's numerator,
+        but not of precision's denominator, as in the release. False is the paper's formula.
+      ignored: how positions with `ignore_label` count. "class": as one more class (the release). "mask": their rows and
         columns leave every sum and mean; an image without any label contributes nothing.
       ignore_label: the label of ignored positions.
 
     Returns:
-      The loss and its terms. A denominator of zero counts as 1 and a logarithm is at least -100, as in the release:
-      a row whose precision, recall or specificity is exactly zero adds 100 and has no gradient.
+      The loss and its terms. As in the release, a denominator of zero counts as 1 and a logarithm is at least -100: a
+      row whose precision, recall or specificity is exactly zero adds 100 and has no gradient.
 
     Raises:
-      ValueError: on shapes that do not fit, or another `ignored`.
+      ValueError: if shapes do not fit, or on another value of `ignored`.
     """
-    targets = AffinityTargets(labels, exclude_diagonal, ignored, ignore_label)
-    if not hasattr(prior, "row_sums"):
-        prior = _Logits(prior)
-    _check(prior.shape, labels.shape)
-    sums, valid = prior.row_sums(targets), targets.valid
-    positive, negative = (count.astype(sums.predicted.dtype) for count in targets.counts())
-
-    pairs = (valid.sum(axis=1).astype(sums.predicted.dtype) ** 2).sum()
-    unary = jnp.where(valid, sums.cross_entropy, 0).sum() / _one_if_zero(pairs)
-    precision = _mean_negative_log(sums.true_positive, sums.predicted, valid)
-    recall = _mean_negative_log(sums.true_positive, positive, valid)
-    specificity = _mean_negative_log(sums.true_negative, negative, valid)
+    targets = AffinityTargets(jnp.asarray(labels), exclude_diagonal, ignored, ignore_label)
+    rows: Any = prior if hasattr(prior, "row_sums") else _Logits(prior)
+    _check(rows.shape, labels.shape)
+    unary, precision, recall, specificity = _terms(rows.row_sums(targets), targets)
     total = weighted_sum(
         (unary_weight, unary),
         (global_weight * precision_weight, precision),
@@ -183,16 +190,32 @@ def affinity_loss(
     return AffinityLoss(total, unary, precision, recall, specificity)
 
 
+def _terms(sums: RowSums, targets: AffinityTargets) -> tuple[Float[Array, ""], ...]:
+    """(L_u, and the terms of L_g: precision, recall and specificity)."""
+    valid = targets.valid
+    positive, negative = (count.astype(sums.predicted.dtype) for count in targets.counts())
+
+    pairs = (valid.sum(axis=1).astype(sums.predicted.dtype) ** 2).sum()
+    unary = jnp.where(valid, sums.cross_entropy, 0).sum() / _one_if_zero(pairs)
+    precision = _mean_negative_log(sums.true_positive, sums.predicted, valid)
+    recall = _mean_negative_log(sums.true_positive, positive, valid)
+    specificity = _mean_negative_log(sums.true_negative, negative, valid)
+    return unary, precision, recall, specificity
+
+
 def weighted_sum(*terms: tuple[float, Float[Array, ""]]) -> Float[Array, ""]:
-    """Of (weight, term), without the terms whose weight is the number 0: 0 * inf would be NaN, and cost a backward."""
+    """Sum of weight * term, without the terms whose weight is the number 0.
+
+    Such a term would cost a backward pass, and 0 * inf would be NaN.
+    """
     zero = jnp.zeros_like(terms[0][1])
     return sum((weight * term for weight, term in terms if not (isinstance(weight, int | float) and weight == 0)), zero)
 
 
 class _Logits:
-    """A prior that is there as its logits: all rows at once."""
+    """A prior given as its logits, with the interface of `models.PriorFactors`."""
 
-    def __init__(self, logits: Float[Array, "b n n"]) -> None:
+    def __init__(self, logits: Float[Array | np.ndarray, "b n n"]) -> None:
         logits = jnp.asarray(logits)
         self._logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
         self.shape = logits.shape
@@ -206,7 +229,7 @@ def _mean_negative_log(
 ) -> Float[Array, ""]:
     """-log(numerator / denominator), clamped at 100, averaged over the valid rows of the batch."""
     ratio = numerator / _one_if_zero(denominator)
-    # The inner `where` keeps log's infinite derivative at 0 out of the gradient, where 0 * inf would be NaN.
+    # The inner `where` keeps log's infinite derivative at 0 out of the gradient: 0 * inf would be NaN.
     positive = ratio > 0
     log = jnp.where(positive, jnp.log(jnp.where(positive, ratio, 1)), MIN_LOG)
     rows = valid.sum().astype(ratio.dtype)
@@ -215,7 +238,7 @@ def _mean_negative_log(
 
 @jax.custom_jvp
 def _softplus(z: Float[Array, "..."]) -> Float[Array, "..."]:
-    """log(1 + exp(z)). With the derivative of jax.nn.softplus, a backward pass would compute the logarithm again."""
+    """log(1 + exp(z)); unlike jax.nn.softplus, its backward pass does not recompute the logarithm."""
     return jnp.maximum(z, 0) + jnp.log1p(jnp.exp(-jnp.abs(z)))
 
 
@@ -228,4 +251,4 @@ def _one_if_zero(x: Array) -> Array:
 
 def _check(prior: tuple[int, ...], labels: tuple[int, ...]) -> None:
     if len(labels) != 2 or prior != (*labels, labels[-1]):
-        raise ValueError(f"the prior has shape {prior} and labels {labels}; they must be (batch, n, n) and (batch, n)")
+        raise ValueError(f"prior has shape {prior} and labels {labels}: they must be (batch, n, n) and (batch, n)")

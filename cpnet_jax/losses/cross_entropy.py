@@ -1,35 +1,40 @@
-"""Pixel-wise cross entropy of the segmentation and auxiliary heads."""
+"""Pixel-wise cross entropy for the segmentation and auxiliary heads."""
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
 from cpnet_jax.losses.ohem import Ohem, hard_pixels
 
 
 def cross_entropy(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b h w"],
+    labels: Integer[Array | np.ndarray, "b h w"],
     *,
-    class_weights: Float[Array, " k"] | None = None,
+    class_weights: Sequence[float] | Float[Array | np.ndarray, " k"] | None = None,
     ohem: Ohem | None = None,
     ignore_label: int = 255,
 ) -> Float[Array, ""]:
-    """Mean over the labelled pixels of the whole batch, 0 where there is none.
+    """Mean cross entropy over the labelled pixels of the whole batch; 0 if no pixel is labelled.
 
     Args:
-      logits: unnormalised; computed in float32 at least.
+      logits: unnormalised; the loss is computed in float32 or wider.
       labels: 0 .. k-1 or `ignore_label`. Other values cannot be detected under jit: check labels on the host.
-      class_weights: of a pixel, by its class; the mean is then a weighted one, divided by the weights of the pixels it
-        is over, as torch's. 1 for all unless given.
-      ohem: the mean is over the hard pixels among the labelled ones, see `ohem.hard_pixels`; over all unless given.
+      class_weights: weight of a pixel by its class, 1 by default. As in torch, the weighted sum is divided by the sum
+        of the weights.
+      ohem: takes the mean over the hard pixels only, see `ohem.hard_pixels`.
       ignore_label: the label of pixels without a class.
 
     Raises:
-      ValueError: where logits and labels differ in size, or there are not as many weights as classes.
+      ValueError: if logits and labels differ in size, or if the number of weights is not the number of classes.
     """
     if logits.shape[:-1] != labels.shape:
-        raise ValueError(f"logits have shape {logits.shape} and labels {labels.shape}; batch, height and width differ")
+        raise ValueError(
+            f"logits have shape {logits.shape} and labels {labels.shape}: batch, height and width must agree"
+        )
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     valid = labels != ignore_label
     target = jnp.where(valid, labels, 0)
@@ -44,14 +49,18 @@ def cross_entropy(
 
 
 def weights_of(
-    target: Int[Array, "b H W"], class_weights: Float[Array, " k"], logits: Float[Array, "... k"]
+    target: Int[Array, "b H W"],
+    class_weights: Sequence[float] | Float[Array | np.ndarray, " k"],
+    logits: Float[Array, "... k"],
 ) -> Float[Array, "b H W"]:
-    """Each pixel's weight by its class, in float32 at least; those of logits are checked to be as many classes.
+    """Each pixel's weight by its class, in float32 or wider.
 
     Raises:
-      ValueError: where there are not as many weights as classes.
+      ValueError: if the number of weights is not the number of classes in the logits.
     """
     class_weights = jnp.asarray(class_weights).astype(jnp.promote_types(logits.dtype, jnp.float32))
     if class_weights.shape != logits.shape[-1:]:
-        raise ValueError(f"class_weights have shape {class_weights.shape}; there are {logits.shape[-1]} classes")
+        raise ValueError(
+            f"class_weights have shape {class_weights.shape}: {logits.shape[-1]} classes need a weight each"
+        )
     return jnp.take(class_weights, target, mode="clip")

@@ -1,7 +1,7 @@
-"""Bootstrapped cross entropy, or online hard example mining (OHEM): only the hard pixels are learned from.
+"""Bootstrapped cross entropy, or online hard example mining (OHEM): only hard pixels contribute to the loss.
 
-Hard are the pixels whose class has a probability below a threshold, and in any case the hardest few. Which ones these
-are is found without bringing pixels of several devices together, nor sorting them: by counting.
+A pixel is hard if its class has a probability below a threshold. A minimum number of pixels, the hardest, is always
+kept. They are found by counting, without sorting pixels or gathering them from several devices.
 """
 
 from typing import Any, NamedTuple
@@ -13,13 +13,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Ohem(NamedTuple):
-    """Which pixels are hard.
+    """Options of online hard example mining.
 
     Attributes:
-      threshold: those whose class has a lower probability are, in [0, 1].
-      min_kept: the hardest of a batch that are in any case, times its images, or all labelled ones where there are not
-        so many. It is mmsegmentation's `OHEMPixelSampler`, and its 100,000, that count by image; TorchSeg's
-        `ProbOhemCrossEntropy2d` counts all images of a GPU.
+      threshold: pixels whose class has a lower probability are hard, in [0, 1].
+      min_kept: lower bound on pixels kept per image, pooled over the batch. mmsegmentation's `OHEMPixelSampler` counts
+        by image, too, with 100,000; TorchSeg's `ProbOhemCrossEntropy2d` counts all images of a GPU together.
     """
 
     threshold: float = 0.7
@@ -27,24 +26,25 @@ class Ohem(NamedTuple):
 
 
 def hard_pixels(losses: Float[Array, "b h w"], labelled: Bool[Array, "b h w"], ohem: Ohem) -> Bool[Array, "b h w"]:
-    """The pixels to learn from, of the whole batch, on however many devices; without a gradient.
+    """Selects the hard pixels of the whole batch, on any number of devices; without a gradient.
 
     Args:
-      losses: cross entropy of each pixel, -log of the probability of its class; that of others counts for nothing.
-      labelled: pixels that have a class.
-      ohem: which are hard. Pixels exactly as hard as the last of the hardest `min_kept` are kept with it.
+      losses: cross entropy of each pixel, -log of the probability of its class; ignored for pixels without a class.
+      labelled: whether a pixel has a class.
+      ohem: the options. Ties with the easiest of the `min_kept` hardest pixels are kept, too.
 
     Raises:
-      ValueError: on a threshold that is no probability, or a negative number to keep.
+      ValueError: if the threshold is not in [0, 1], or `min_kept` is negative.
     """
     if not 0 <= ohem.threshold <= 1 or ohem.min_kept < 0:
         raise ValueError(f"ohem is {ohem}: the threshold must be in [0, 1], min_kept at least 0")
     losses = jax.lax.stop_gradient(losses)
-    # With abs no loss that rounding has left below 0 has a sign, and no NaN, which thus is kept and seen.
+    # Without a sign, floats are ordered as their bits are. Rounding can make a loss negative; a NaN can have a sign.
+    # A NaN counts as hardest, so it is kept and shows in the loss.
     bits = jax.lax.bitcast_convert_type(jnp.abs(losses), _integers(losses.dtype))
     bits = jnp.where(labelled, bits, -1)
     count = jnp.minimum(labelled.sum(), min(ohem.min_kept * len(losses), losses.size))
-    # log(1 / 0) is inf, below which there is nothing.
+    # A threshold of 0 makes -log(0) = inf: no pixel is hard by it.
     with np.errstate(divide="ignore"):
         easy = -np.log(losses.dtype.type(ohem.threshold))
     return labelled & ((bits >= _kth_largest(bits, count)) | ~(losses <= easy))
@@ -55,10 +55,10 @@ def _integers(dtype: Any) -> Any:
 
 
 def _kth_largest(values: Int[Array, "..."], k: Int[Array, ""]) -> Int[Array, ""]:
-    """The k-th largest of those that are not negative, k of which there are; where k is 0, more than all of them.
+    """The k-th largest value, k of which must not be negative; if k is 0, a number above all values.
 
-    Numbers of as many bits as have a bit set are tried, from the highest bit on: it stays where at least k values are
-    as large. Devices exchange one count for each bit.
+    Sets the bits of the result from the highest to the lowest. A bit stays set if at least k values are as large as the
+    result so far. Devices exchange one count for each bit.
     """
     bits = jnp.iinfo(values.dtype).bits - 1
 

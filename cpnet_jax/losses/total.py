@@ -1,10 +1,11 @@
-"""The training objective (the total loss of the paper): L = L_s + 0.4 L_a + 1.0 L_p."""
+"""The training objective of the paper: L = L_s + 0.4 L_a + 1.0 L_p."""
 
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Integer
 
 from cpnet_jax.losses.affinity import affinity_loss, downsample_labels, weighted_sum
 from cpnet_jax.losses.ohem import Ohem
@@ -13,28 +14,29 @@ from cpnet_jax.losses.upsampled import upsampled_cross_entropy
 
 def total_loss(
     output: Any,
-    labels: Int[Array, "b H W"],
+    labels: Integer[Array | np.ndarray, "b H W"],
     *,
     prior_size: tuple[int, int],
     aux_weight: float = 0.4,
     prior_weight: float = 1.0,
-    class_weights: Sequence[float] | Float[Array, " k"] | None = None,
+    class_weights: Sequence[float] | Float[Array | np.ndarray, " k"] | None = None,
     ohem: Ohem | None = None,
     upsampled_dtype: Any = None,
     ignore_label: int = 255,
     **affinity_options: Any,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The objective and its terms.
+    """Computes the objective and its terms.
 
     Args:
-      output: has `logits`, `aux_logits` and `prior` (see `models.CPNetOutput`); terms of what is None are left out.
+      output: has `logits`, `aux_logits` and `prior` (see `models.CPNetOutput`). A term whose output is None is left
+        out.
       labels: full-resolution class indices.
       prior_size: (h, w) of the feature map.
-      aux_weight, prior_weight: weights of the auxiliary loss L_a and of the affinity loss L_p. With the number 0 the
-        terms are found, but not learned from.
+      aux_weight, prior_weight: weights of the auxiliary loss L_a and of the affinity loss L_p. With the number 0, a
+        term is computed but not differentiated.
       class_weights: of pixels in L_s and L_a, see `cross_entropy`.
-      ohem: for bootstrapped cross entropy, see `cross_entropy`, in L_s alone, as in mmsegmentation's configs; what the
-        authors had on Cityscapes is not public.
+      ohem: bootstraps the cross entropy of L_s, see `cross_entropy`; not of L_a, as in mmsegmentation's configs. The
+        authors' settings for Cityscapes are not public.
       upsampled_dtype: of the values at full resolution, see `upsampled_cross_entropy`.
       affinity_options: see `affinity_loss`.
 
@@ -50,7 +52,7 @@ def total_loss(
         dtype=upsampled_dtype,
     )
     terms = {"segmentation": pixelwise(output.logits, ohem=ohem)}
-    weighted = [(1, terms["segmentation"])]
+    weighted: list[tuple[float, Array]] = [(1, terms["segmentation"])]
     if output.aux_logits is not None:
         terms["aux"] = pixelwise(output.aux_logits)
         weighted.append((aux_weight, terms["aux"]))

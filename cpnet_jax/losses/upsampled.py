@@ -1,58 +1,58 @@
-"""Pixel-wise cross entropy at full resolution of logits at the network's, a block of rows at a time.
+"""Cross entropy of upsampled logits, computed a block of rows at a time.
 
-The plain definition, `cross_entropy(models.upsample(logits, size), labels)`, keeps several arrays of the size batch x
-height x width x classes for its backward pass. Here none is ever whole, and what the backward pass keeps is the
-gradient itself, as small as the logits: it is found in the same pass as the loss, on which it depends only through a
-factor.
+The definition, `cross_entropy(models.upsample(logits, size), labels)`, stores several arrays of batch x height x width
+x classes for its backward pass. Here no such array exists. The gradient for the logits is computed in the same pass as
+the loss; the backward pass only multiplies it by the cotangent.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from cpnet_jax.losses.cross_entropy import weights_of
 from cpnet_jax.losses.ohem import Ohem, hard_pixels
 
-# Values of one image that a block has at full resolution, at most: 32 rows of 512 pixels with 150 classes. Those of a
-# few images fit the vector memory of a TPU.
+# Largest number of values in a block of one image at full resolution, about 32 rows of 512 pixels with 150 classes. The
+# blocks of a few images fit the vector memory of a TPU.
 BLOCK = 5 * 2**19
-# Rows come in multiples of this, as in a TPU's tiles.
+# A block's rows are a multiple of this, the number of rows in a TPU's tile.
 TILE = 8
 
 
 def upsampled_cross_entropy(
     logits: Float[Array, "b h w k"],
-    labels: Int[Array, "b H W"],
+    labels: Integer[Array | np.ndarray, "b H W"],
     *,
-    class_weights: Float[Array, " k"] | None = None,
+    class_weights: Sequence[float] | Float[Array | np.ndarray, " k"] | None = None,
     ohem: Ohem | None = None,
     ignore_label: int = 255,
     dtype: Any = None,
 ) -> Float[Array, ""]:
     """`cross_entropy` after bilinear upsampling (half-pixel centres) of the logits to the labels' size.
 
-    Has first derivatives, in reverse mode.
+    Has first derivatives in reverse mode.
 
     Args:
       logits: unnormalised, of any size.
       labels: as in `cross_entropy`.
       class_weights: as in `cross_entropy`; they have no derivatives.
-      ohem: as in `cross_entropy`. Takes one more pass, without a gradient, to find the hard pixels.
+      ohem: as in `cross_entropy`. Finding the hard pixels takes one more pass, without a gradient.
       ignore_label: as in `cross_entropy`.
-      dtype: of the values at full resolution; that of the logits, float32 at least, unless given. jnp.bfloat16 rounds
-        how far a logit is below its cell's largest (relative error 2^-9) and the gradient of a pixel, and takes half
-        the memory and less than half the time on TPUs. Sums are of float32 at least in any case.
+      dtype: of the values at full resolution; by default that of the logits, or float32 if that is wider. jnp.bfloat16
+        takes half the memory and less than half the time on TPUs. It rounds a pixel's gradient, and how far a logit is
+        below the largest of its cell (relative error 2^-9). Sums are always in float32 or wider.
 
     Raises:
-      ValueError: where logits and labels are not of as many images each, or there are not as many weights as classes.
+      ValueError: if shapes do not fit, or if the number of weights is not the number of classes.
     """
     if logits.ndim != 4 or labels.ndim != 3 or len(logits) != len(labels):
         raise ValueError(
-            f"logits have shape {logits.shape} and labels {labels.shape}; they must be (batch, h, w, classes) and "
+            f"logits have shape {logits.shape} and labels {labels.shape}: they must be (batch, h, w, classes) and "
             "(batch, height, width)"
         )
     dtype = jnp.dtype(jnp.promote_types(logits.dtype, jnp.float32) if dtype is None else dtype)
@@ -69,7 +69,7 @@ def _mean_loss(logits: Array, target: Array, weights: Array | None, dtype: Any) 
     return _mean(logits, target, weights, dtype, with_gradient=False)[0]
 
 
-def _forward(logits: Array, target: Array, weights: Array | None, dtype: Any) -> tuple[Array, Array]:
+def _forward(logits: Array, target: Array, weights: Array | None, dtype: Any) -> tuple[Array, Array | None]:
     return _mean(logits, target, weights, dtype, with_gradient=True)
 
 
@@ -87,7 +87,7 @@ def _mean(
     dtype: Any,
     with_gradient: bool,
 ) -> tuple[Float[Array, ""], Float[Array, "b h w k"] | None]:
-    """The mean loss over pixels with a target, which is not negative, and its gradient."""
+    """Mean loss over pixels with a target (not negative), and its gradient for the logits."""
     z, vanishing = _below_largest(logits)
     sums = partial(_sums, with_gradient=with_gradient)
     total, gradient = jax.lax.cond(
@@ -102,17 +102,17 @@ def _mean(
 
 
 def _pixel_losses(logits: Float[Array, "b h w k"], target: Int[Array, "b H W"], dtype: Any) -> Float[Array, "b H W"]:
-    """Each pixel's loss, 0 without a target."""
+    """Loss of each pixel, 0 without a target."""
     z, vanishing = _below_largest(logits)
     return jax.lax.cond(vanishing, partial(_each, shifted=True), partial(_each, shifted=False), z.astype(dtype), target)
 
 
 def _below_largest(logits: Float[Array, "b h w k"]) -> tuple[Float[Array, "b h w k"], Bool[Array, ""]]:
-    """The logits below each cell's largest, in float32 at least, and whether their exponentials might vanish.
+    """Subtracts each cell's largest logit; also returns whether exponentials of the result might underflow.
 
-    What all classes of a pixel have in common changes no loss, so each cell's largest logit comes off. A blend of
-    values of at most 0 is at most 0, so exp needs no other shift, nor a pass at full resolution to find one, unless
-    some exponentials might vanish, and with them all of a pixel: not with logits as networks have them.
+    A constant that all classes of a pixel share does not change the loss. Interpolated values are then at most 0, so
+    exp cannot overflow, and no pass at full resolution is needed to find the largest logit of a pixel. If all
+    exponentials of a pixel might underflow, which logits of real networks do not cause, such a pass is needed.
     """
     z = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     z = z - z.max(axis=-1, keepdims=True)
@@ -127,21 +127,21 @@ def _sums(
     shifted: bool,
     with_gradient: bool,
 ) -> tuple[Float[Array, " b"], Float[Array, "b h w k"] | None]:
-    """Each image's sum of losses over the pixels with a target, and the gradient of it.
+    """Sum of losses over the pixels with a target, for each image, and its gradient.
 
-    The batch stays the leading axis, so that devices which share it have nothing to exchange.
+    The batch stays the leading axis, so devices that share a batch exchange nothing.
     """
     grid = _grid(z.shape, target.shape)
     wide = jnp.promote_types(z.dtype, jnp.float32)
     columns = jnp.asarray(grid.columns, z.dtype)
 
-    def block(carry: tuple[Array, Array | None], inputs: tuple[Array, ...]) -> tuple[Any, None]:
+    def block(carry: tuple[Array, Array | None], inputs: tuple[Array, Array, Array, Array | None]) -> tuple[Any, None]:
         total, gradient = carry
         first, rows, target, weights = inputs
         pixels = _pixels(z, first, rows, columns, target, shifted)
         losses = pixels.losses if weights is None else weights * pixels.losses
         total += jnp.where(pixels.counted, losses, 0).sum(axis=(1, 2))
-        if with_gradient:
+        if gradient is not None:
             log_sum = jnp.where(pixels.counted, pixels.log_sum, jnp.inf)
             error = jnp.exp(pixels.logits - log_sum[:, None]) - pixels.one_hot
             error = (error if weights is None else weights[:, None] * error).astype(z.dtype)
@@ -160,7 +160,7 @@ def _sums(
 
 
 def _each(z: Float[Array, "b h w k"], target: Int[Array, "b H W"], *, shifted: bool) -> Float[Array, "b H W"]:
-    """The loss of each pixel, 0 without a target."""
+    """Loss of each pixel, 0 without a target, computed in blocks of rows."""
     grid = _grid(z.shape, target.shape)
     columns = jnp.asarray(grid.columns, z.dtype)
 
@@ -176,8 +176,10 @@ def _each(z: Float[Array, "b h w k"], target: Int[Array, "b H W"], *, shifted: b
 
 
 class _Pixels(NamedTuple):
-    """A block at full resolution, in float32 at least. The classes come before the rows and columns, so that sums over
-    them add whole tiles."""
+    """A block at full resolution, in float32 or wider.
+
+    Classes come before rows and columns, so that sums over classes add whole tiles.
+    """
 
     logits: Float[Array, "b k R W"]
     one_hot: Bool[Array, "b k R W"]
@@ -186,7 +188,7 @@ class _Pixels(NamedTuple):
 
     @property
     def losses(self) -> Float[Array, "b R W"]:
-        """Of pixels that are not counted, some number."""
+        """Loss of each pixel; an arbitrary number for pixels that do not count."""
         return self.log_sum - jnp.where(self.one_hot, self.logits, 0).sum(axis=1)
 
 
@@ -198,7 +200,7 @@ def _pixels(
     target: Int[Array, "b R W"],
     shifted: bool,
 ) -> _Pixels:
-    """The block whose rows blend the cells' rows from `first` on."""
+    """Interpolates the block whose rows lie between the cells' rows from `first` on."""
     wide = jnp.promote_types(z.dtype, jnp.float32)
     cells = jax.lax.dynamic_slice_in_dim(z, first, rows.shape[1], axis=1)
     full = _product("Rs,bswk->bkRw", rows, cells, wide).astype(z.dtype)
@@ -209,15 +211,15 @@ def _pixels(
 
 
 def _product(subscripts: str, left: Array, right: Array, dtype: Any) -> Array:
-    # TPUs multiply float32 in bfloat16 unless told otherwise. Products of bfloat16 are exact, whatever they are told.
+    # By default TPUs multiply float32 in bfloat16. Products of bfloat16 are exact with any setting.
     return jnp.einsum(subscripts, left, right, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
 
 
 class _Grid(NamedTuple):
-    """How cells blend into pixels, in blocks of rows.
+    """Weights of the interpolation from cells to pixels, in blocks of rows.
 
-    Row r of block n is rows[n, r] times the cells' rows from first[n] on. Rows below the last have no weight. The
-    columns are the same for all.
+    Row r of block n is rows[n, r] times the cells' rows from first[n] on. Padding rows have zero weights. All blocks
+    have the same weights of columns.
     """
 
     first: Int[np.ndarray, " n"]
@@ -225,14 +227,14 @@ class _Grid(NamedTuple):
     columns: Float[np.ndarray, "W w"]
 
 
-def _grid(cells: tuple[int, int, int, int], pixels: tuple[int, int, int]) -> _Grid:
-    """From the shapes (b, h, w, k) and (b, H, W)."""
+def _grid(cells: Sequence[int], pixels: Sequence[int]) -> _Grid:
+    """The grid for logits (b, h, w, k) and labels (b, H, W)."""
     (_, h, w, k), (_, height, width) = cells, pixels
     return _Grid(*_row_blocks(height, h, at_most=BLOCK // (width * k)), _interpolation(width, w))
 
 
 def _row_blocks(height: int, cells: int, at_most: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n R s"]]:
-    """Blocks of equally many rows, a multiple of TILE, not more than `at_most` unless that is less than one tile."""
+    """Divides rows into blocks of equal height: a multiple of TILE, at most `at_most` but at least TILE."""
     blocks = -(-height // max(at_most // TILE * TILE, TILE))
     rows = -(-height // (blocks * TILE)) * TILE
     blocks = -(-height // rows)
@@ -246,14 +248,14 @@ def _row_blocks(height: int, cells: int, at_most: int) -> tuple[Int[np.ndarray, 
 
 
 def _interpolation(size: int, cells: int) -> Float[np.ndarray, "size cells"]:
-    """Weights of bilinear interpolation along one axis, with half-pixel centres; the outermost cells go on outwards."""
+    """Weights of bilinear interpolation along one axis, with half-pixel centres and clamping at the edges."""
     places = (np.arange(size) + 0.5) * cells / size - 0.5
     weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(cells)))
     return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _cut(pixels: Array, blocks: int, rows: int) -> Array:
-    """(b, H, W) -> (n, b, R, W), in blocks of rows; -1, which is no target, fills those below the last."""
+    """(b, H, W) -> (n, b, R, W): n blocks of rows, padded with -1, which means no target."""
     b, height, width = pixels.shape
     padded = jnp.pad(pixels, ((0, 0), (0, blocks * rows - height), (0, 0)), constant_values=-1)
     return padded.reshape(b, blocks, rows, width).swapaxes(0, 1)

@@ -1,5 +1,7 @@
 """The Aggregation Module of the paper: a large receptive field from asymmetric depthwise convolutions."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -9,31 +11,18 @@ from cpnet_jax.models.layers import BatchNorm, ConvBN, conv, he_depthwise
 
 
 class SeparablePair(nn.Module):
-    """Two depthwise convolutions in a row, k x 1 ("column") and 1 x k ("row"), each with bias, nothing in between."""
+    """Two depthwise convolutions in a row, with nothing in between."""
 
-    kernel_size: int
-    column_first: bool
-    dtype: Any = None
+    first: Callable[[], nn.Module]
+    second: Callable[[], nn.Module]
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-        channels = x.shape[-1]
-        shapes = {"column": (self.kernel_size, 1), "row": (1, self.kernel_size)}
-        for name in ("column", "row") if self.column_first else ("row", "column"):
-            x = conv(
-                channels,
-                shapes[name],
-                feature_group_count=channels,
-                use_bias=True,
-                kernel_init=he_depthwise,
-                dtype=self.dtype,
-                name=name,
-            )(x)
-        return x
+        return self.second()(self.first()(x))
 
 
 class Aggregation(nn.Module):
-    """X -> X~: 3x3 reduction, then the sum of the two orders of a k x 1 / 1 x k pair, then BN and ReLU.
+    """X -> X~: a 3x3 reduction, the sum of both orders of a k x 1 and a 1 x k convolution, BatchNorm and ReLU.
 
     Attributes:
       channels: of the output (the paper: 512).
@@ -41,7 +30,7 @@ class Aggregation(nn.Module):
       dtype: of the activations.
 
     Raises:
-      ValueError: on a kernel size that is not odd and positive.
+      ValueError: if the kernel size is not odd and positive.
     """
 
     channels: int = 512
@@ -51,9 +40,18 @@ class Aggregation(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "b h w cin"], *, train: bool) -> Float[Array, "b h w channels"]:
         if self.kernel_size < 1 or self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size is {self.kernel_size}; it must be odd and positive")
+            raise ValueError(f"kernel_size is {self.kernel_size}: it must be odd and positive")
+        depthwise = partial(
+            conv,
+            self.channels,
+            feature_group_count=self.channels,
+            use_bias=True,
+            kernel_init=he_depthwise,
+            dtype=self.dtype,
+        )
+        column = partial(depthwise, (self.kernel_size, 1), name="column")
+        row = partial(depthwise, (1, self.kernel_size), name="row")
+
         x = ConvBN(self.channels, (3, 3), dtype=self.dtype, name="reduce")(x, train=train)
-        column_row = SeparablePair(self.kernel_size, column_first=True, dtype=self.dtype, name="column_row")(x)
-        row_column = SeparablePair(self.kernel_size, column_first=False, dtype=self.dtype, name="row_column")(x)
-        x = column_row + row_column
+        x = SeparablePair(column, row, name="column_row")(x) + SeparablePair(row, column, name="row_column")(x)
         return nn.relu(BatchNorm(dtype=self.dtype, name="bn")(x, train=train))

@@ -1,109 +1,96 @@
 """Dilated ResNet-18/34/50/101 (the paper: output stride 8)."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from cpnet_jax.models.forms import space_to_depth
+from cpnet_jax.models.forms import Forms, space_to_depth
 from cpnet_jax.models.forms.folded_norm import FoldedConvBN
 from cpnet_jax.models.forms.max_pool import max_pool
-from cpnet_jax.models.forms.platforms import fills_tiles
-from cpnet_jax.models.layers import ConvBN, call
-from cpnet_jax.models.sub_images import rearrange
+from cpnet_jax.models.forms.platforms import Size, fills_tiles
+from cpnet_jax.models.layers import ConvBN
 
 STAGE_SIZES = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
 # (channels, kernel size, stride) of the convolutions before the max-pool.
 STEMS = {"deep": ((32, 3, 2), (32, 3, 1), (64, 3, 1)), "classic": ((64, 7, 2),)}
 
+Layer = Callable[..., nn.Module]  # a constructor, such as partial(ConvBN, dtype=jnp.bfloat16)
+
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions (ResNet-18/34). `first_dilation` is the dilation of the one that may carry the stride."""
+    """Residual block of two 3x3 convolutions (ResNet-18/34).
+
+    Attributes:
+      channels: of both convolutions.
+      stride: of the first convolution.
+      dilations: of the first and of the second convolution.
+      conv_bn: constructor of convolution + BatchNorm + ReLU.
+      last_conv_bn: constructor of the last convolution + BatchNorm, without ReLU.
+    """
 
     channels: int
     stride: int
-    first_dilation: int
-    dilation: int
-    dtype: Any = None
-    expansion = 1
+    dilations: tuple[int, int]
+    conv_bn: Layer
+    last_conv_bn: Layer
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w cin"], *, train: bool) -> Float[Array, "b h2 w2 cout"]:
-        y = ConvBN(self.channels, (3, 3), self.stride, self.first_dilation, dtype=self.dtype, name="conv1")(
-            x, train=train
-        )
-        y = ConvBN(
-            self.channels,
-            (3, 3),
-            dilation=self.dilation,
-            relu=False,
-            scale_init=nn.initializers.zeros,
-            dtype=self.dtype,
-            name="conv2",
-        )(y, train=train)
-        return nn.relu(_shortcut(x, y, self.stride, self.dtype, train) + y)
+        first, second = self.dilations
+        y = self.conv_bn(self.channels, (3, 3), self.stride, first, name="conv1")(x, train=train)
+        y = self.last_conv_bn(self.channels, dilation=second, name="conv2")(y, train=train)
+        return nn.relu(_shortcut(x, y, self.stride, self.conv_bn, train) + y)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 (ResNet-50/101); the stride sits on the 3x3 convolution. `folded`: see `ResNet.norm_impl`."""
+    """Residual block of a 1x1, a 3x3 and a 1x1 convolution (ResNet-50/101); the stride sits on the 3x3 convolution.
+
+    Its attributes are those of `BasicBlock`; the 3x3 convolution has the first of the two dilations.
+    """
 
     channels: int
     stride: int
-    first_dilation: int
-    dilation: int
-    folded: bool = False
-    dtype: Any = None
-    expansion = 4
+    dilations: tuple[int, int]
+    conv_bn: Layer
+    last_conv_bn: Layer
 
     @nn.compact
     def __call__(self, x: Float[Array, "b h w cin"], *, train: bool) -> Float[Array, "b h2 w2 cout"]:
-        y = ConvBN(self.channels, (1, 1), dtype=self.dtype, name="conv1")(x, train=train)
-        y = ConvBN(self.channels, (3, 3), self.stride, self.first_dilation, dtype=self.dtype, name="conv2")(
-            y, train=train
-        )
-        last = FoldedConvBN if self.folded else partial(ConvBN, kernel_size=(1, 1), relu=False)
-        y = last(self.channels * self.expansion, scale_init=nn.initializers.zeros, dtype=self.dtype, name="conv3")(
-            y, train=train
-        )
-        return nn.relu(_shortcut(x, y, self.stride, self.dtype, train) + y)
+        y = self.conv_bn(self.channels, (1, 1), name="conv1")(x, train=train)
+        y = self.conv_bn(self.channels, (3, 3), self.stride, self.dilations[0], name="conv2")(y, train=train)
+        y = self.last_conv_bn(4 * self.channels, name="conv3")(y, train=train)
+        return nn.relu(_shortcut(x, y, self.stride, self.conv_bn, train) + y)
 
 
-def _shortcut(x: Array, y: Array, stride: int, dtype: Any, train: bool) -> Array:
-    """The identity, or a strided 1x1 projection where the shape changes. Called inside a block's compact method."""
+def _shortcut(x: Array, y: Array, stride: int, conv_bn: Layer, train: bool) -> Array:
+    """The identity, or a strided 1x1 projection if the branch changes the shape."""
     if x.shape == y.shape:
         return x
-    return ConvBN(y.shape[-1], (1, 1), stride, relu=False, dtype=dtype, name="downsample")(x, train=train)
+    return conv_bn(y.shape[-1], (1, 1), stride, relu=False, name="downsample")(x, train=train)
 
 
 class ResNet(nn.Module):
-    """A ResNet whose last stages trade stride for dilation.
+    """A ResNet whose last stages have dilation instead of stride.
 
-    The first block of a dilated stage keeps half its stage's dilation, which makes the features at output stride 8,
-    sub-sampled, equal to those of the ordinary network with the same weights. The last BatchNorm of every residual
-    branch starts at zero, as in the authors' release when there are no pretrained weights.
+    The first block of a dilated stage keeps half its stage's dilation. Features at output stride 8, subsampled, then
+    equal those of the ordinary network with the same weights.
 
     Attributes:
       depth: 18, 34, 50 or 101.
-      stem: "deep" (3x3/2 32, 3x3 32, 3x3 64; "v1c", what the release uses) or "classic" (7x7/2 64).
-      strides, dilations: per stage. The defaults give output stride 8; (1, 2, 2, 2) and (1, 1, 1, 1) the
-        classification network.
-      multi_grid: factors on the dilation of the last stage's blocks, one for each; () for 1 throughout. The first block
-        still has half its dilation: from (1, 2, 4) come 2, 8 and 16, as of TorchSeg, the framework of the authors,
-        which halves wherever it takes a stride away. (DeepLabV3 does not halve: 4, 8 and 16.)
-      stem_impl: "plain", or "cells" to compute the stem on cells of 4x4 pixels (`forms.space_to_depth`) where the sides
-        divide: the same numbers but for rounding, and the same parameters.
-      dilation_impl: "plain", or "space_to_batch" to compute dilated convolutions as ordinary ones of sub-images (see
-        `models.sub_images`) where the sides divide: the same numbers but for rounding, and the same parameters.
-      norm_impl: "plain", or "folded" to compute a bottleneck's last BatchNorm within its convolution, in training, too
-        (`forms.folded_norm`), where the images of a device fill the tiles of TPUs: the same numbers but for rounding,
-        and the same parameters.
-      remat: whether the inside of every residual block is computed again for the backward pass rather than kept.
+      stem: "deep" (3x3/2 32, 3x3 32, 3x3 64: "v1c", what the release uses) or "classic" (7x7/2 64).
+      strides, dilations: per stage. The defaults have output stride 8; (1, 2, 2, 2) and (1, 1, 1, 1) are the
+        classification network's.
+      multi_grid: factors on the dilation of the last stage's blocks, one for each; () for 1 throughout. The first
+        block's dilation is still halved, as in TorchSeg, the authors' framework: (1, 2, 4) makes 2, 8 and 16.
+        DeepLabV3 does not halve: 4, 8 and 16.
+      forms: how stem and bottlenecks are computed, and what is recomputed in the backward pass.
       dtype: of the activations.
 
     Raises:
-      ValueError: on an unknown depth, stem, stem_impl, dilation_impl or norm_impl, and on another number of factors
-        than blocks.
+      ValueError: on an unknown depth or stem, or a `multi_grid` of another length than the last stage.
     """
 
     depth: int = 50
@@ -111,74 +98,76 @@ class ResNet(nn.Module):
     strides: tuple[int, ...] = (1, 2, 1, 1)
     dilations: tuple[int, ...] = (1, 1, 2, 4)
     multi_grid: tuple[int, ...] = ()
-    stem_impl: Literal["plain", "cells"] = "plain"
-    dilation_impl: Literal["plain", "space_to_batch"] = "plain"
-    norm_impl: Literal["plain", "folded"] = "plain"
-    remat: bool = False
+    forms: Forms = Forms()
     dtype: Any = None
 
     @nn.compact
     def __call__(
         self, images: Float[Array, "b h w 3"], *, train: bool
-    ) -> tuple[Float[Array, "b h/8 w/8 c4"], Float[Array, "b h/8 w/8 c5"]]:
+    ) -> tuple[Float[Array, "b h4 w4 c4"], Float[Array, "b h5 w5 c5"]]:
         """Features of the last two stages (res4, res5) of normalised images."""
-        if self.depth not in STAGE_SIZES:
-            raise ValueError(f"depth is {self.depth}; a ResNet here has depth {sorted(STAGE_SIZES)}")
-        if self.stem not in STEMS:
-            raise ValueError(f"stem is {self.stem!r}; it must be 'deep' or 'classic'")
-        if self.stem_impl not in ("plain", "cells"):
-            raise ValueError(f"stem_impl is {self.stem_impl!r}; it must be 'plain' or 'cells'")
-        if self.dilation_impl not in ("plain", "space_to_batch"):
-            raise ValueError(f"dilation_impl is {self.dilation_impl!r}; it must be 'plain' or 'space_to_batch'")
-        if self.norm_impl not in ("plain", "folded"):
-            raise ValueError(f"norm_impl is {self.norm_impl!r}; it must be 'plain' or 'folded'")
-        if self.multi_grid and len(self.multi_grid) != STAGE_SIZES[self.depth][-1]:
-            raise ValueError(
-                f"multi_grid is {tuple(self.multi_grid)}; the last stage of a ResNet-{self.depth} has "
-                f"{STAGE_SIZES[self.depth][-1]} blocks, so it must be empty or as many factors"
-            )
-        if min(self.multi_grid, default=1) < 1:
-            raise ValueError(f"multi_grid is {tuple(self.multi_grid)}; each factor must be 1 or more")
-        block = BasicBlock
-        if self.depth >= 50:
-            # With fewer images it is slower, see docs/performance.md.
-            block = partial(Bottleneck, folded=self.norm_impl == "folded" and fills_tiles(images.shape[0]))
+        self._check()
         x = self._stem(images, train)
+        block = self._block(batch=images.shape[0])
         features = []
-        parts = 1  # every image of x is in parts x parts sub-images
-        for stage, size in enumerate(STAGE_SIZES[self.depth]):
-            last = stage == len(STAGE_SIZES[self.depth]) - 1
-            for index in range(size):
-                first = index == 0
-                stride = self.strides[stage] if first else 1
-                factor = self.multi_grid[index] if last and self.multi_grid else 1
-                dilation = factor * self.dilations[stage]
-                first_dilation = factor * max(self.dilations[stage] // 2, 1) if first else dilation
-                # The largest power of two in it: a factor of 3 stays a dilation.
-                wanted = (
-                    first_dilation & -first_dilation if self.dilation_impl == "space_to_batch" and stride == 1 else 1
-                )
-                x, parts = rearrange(x, parts, wanted)
-                residual = block(
-                    channels=64 * 2**stage,
-                    stride=stride,
-                    first_dilation=first_dilation // parts,
-                    dilation=dilation // parts,
-                    dtype=self.dtype,
-                    name=f"layer{stage + 1}_{index}",
-                )
-                x = call(residual, x, train=train, remat=self.remat)
-            features.append(rearrange(x, parts, 1)[0])
+        for stage, blocks in enumerate(STAGE_SIZES[self.depth]):
+            for index in range(blocks):
+                stride = self.strides[stage] if index == 0 else 1
+                residual = block(64 * 2**stage, stride, self._dilations(stage, index), name=f"layer{stage + 1}_{index}")
+                x = _apply(residual, x, train, remat=self.forms.remat)
+            features.append(x)
         return features[-2], features[-1]
 
-    def _stem(self, x: Array, train: bool) -> Array:
-        convolutions = [(f"stem{place}", *what) for place, what in enumerate(STEMS[self.stem], start=1)]
-        if self.stem_impl == "cells" and x.shape[1] % 4 == x.shape[2] % 4 == 0:
-            # Cast first: in the activations' dtype there is less to rearrange.
-            x = space_to_depth.to_cells(x.astype(self.dtype or x.dtype), 4)
-            for name, channels, size, stride in convolutions:
-                x = space_to_depth.ConvBNOfCells(channels, size, stride, dtype=self.dtype, name=name)(x, train=train)
-            return space_to_depth.max_pool_of_cells(x)
-        for name, channels, size, stride in convolutions:
-            x = ConvBN(channels, (size, size), stride, dtype=self.dtype, name=name)(x, train=train)
-        return max_pool(x)
+    def _stem(self, x: Array, train: bool) -> Float[Array, "b h2 w2 c"]:
+        """The convolutions before the first stage, and the max-pool."""
+        conv_bn, pool = ConvBN, max_pool
+        if self.forms.space_to_depth_stem and x.shape[1] % 4 == x.shape[2] % 4 == 0:
+            conv_bn, pool = space_to_depth.SpaceToDepthConvBN, space_to_depth.max_pool
+            # Cast first, so that there are fewer bytes to rearrange.
+            x = space_to_depth.space_to_depth(x.astype(self.dtype or x.dtype), 4)
+        for place, (channels, size, stride) in enumerate(STEMS[self.stem], start=1):
+            x = conv_bn(channels, (size, size), stride, dtype=self.dtype, name=f"stem{place}")(x, train=train)
+        return pool(x)
+
+    def _block(self, batch: Size) -> Layer:
+        """Constructor of the residual blocks for a batch of this many images."""
+        # The last BatchNorm of a branch starts at zero, so every block starts as the identity.
+        last = {"scale_init": nn.initializers.zeros, "dtype": self.dtype}
+        conv_bn = partial(ConvBN, dtype=self.dtype)
+        if self.depth < 50:
+            return partial(
+                BasicBlock, conv_bn=conv_bn, last_conv_bn=partial(ConvBN, kernel_size=(3, 3), relu=False, **last)
+            )
+        # With fewer images folding is slower, see docs/performance.md.
+        if self.forms.folded_norm and fills_tiles(batch):
+            return partial(Bottleneck, conv_bn=conv_bn, last_conv_bn=partial(FoldedConvBN, **last))
+        return partial(
+            Bottleneck, conv_bn=conv_bn, last_conv_bn=partial(ConvBN, kernel_size=(1, 1), relu=False, **last)
+        )
+
+    def _dilations(self, stage: int, index: int) -> tuple[int, int]:
+        """Dilations in a block: of the convolution that may carry the stride, and of a later 3x3 convolution."""
+        last_stage = stage == len(STAGE_SIZES[self.depth]) - 1
+        factor = self.multi_grid[index] if last_stage and self.multi_grid else 1
+        dilation = self.dilations[stage]
+        first = max(dilation // 2, 1) if index == 0 else dilation
+        return factor * first, factor * dilation
+
+    def _check(self) -> None:
+        if self.depth not in STAGE_SIZES:
+            raise ValueError(f"depth is {self.depth}: it must be one of {sorted(STAGE_SIZES)}")
+        if self.stem not in STEMS:
+            raise ValueError(f"stem is {self.stem!r}: it must be one of {list(STEMS)}")
+        blocks = STAGE_SIZES[self.depth][-1]
+        if self.multi_grid and (len(self.multi_grid) != blocks or min(self.multi_grid) < 1):
+            raise ValueError(
+                f"multi_grid is {tuple(self.multi_grid)}: it must be empty or hold a positive factor for each of the "
+                f"{blocks} blocks in the last stage of a ResNet-{self.depth}"
+            )
+
+
+def _apply(block: nn.Module, x: Array, train: bool, *, remat: bool) -> Array:
+    """block(x); with `remat`, its intermediate results are recomputed in the backward pass instead of stored."""
+    if not remat:
+        return block(x, train=train)
+    return nn.remat(lambda block, x: block(x, train=train))(block, x)

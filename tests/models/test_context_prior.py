@@ -1,4 +1,4 @@
-"""The context prior layer against that of a float64 oracle built of plain torch layers."""
+"""The Context Prior Layer against a float64 oracle of plain torch layers."""
 
 import jax
 import jax.numpy as jnp
@@ -73,12 +73,13 @@ def make_case(kernel=5, grid=GRID, seed=0):
 
 
 def make_module(kernel=5, grid=GRID, dtype=jnp.float64):
-    # Blocks that do not divide 15 positions.
-    return ContextPrior(prior_size=grid, channels=CHANNELS, aggregation_kernel=kernel, dtype=dtype, block_rows=4)
+    # Four rows in a block do not divide 15 positions.
+    return ContextPrior(grid, CHANNELS, models.PriorOptions(aggregation_kernel=kernel), block_rows=4, dtype=dtype)
 
 
 def apply(module, x, params, stats, train):
     """(outputs, statistics after the step)."""
+    x = jnp.asarray(x)
     variables = {"params": params, "batch_stats": stats}
     if not train:
         return module.apply(variables, x, train=False), stats
@@ -138,7 +139,7 @@ def test_aggregation_defaults_are_those_of_the_paper():
     module = Aggregation()
     assert (module.channels, module.kernel_size) == (512, 11)
     layer = ContextPrior(prior_size=(60, 60))
-    assert (layer.channels, layer.aggregation_kernel) == (512, 11)
+    assert (layer.channels, layer.options.aggregation_kernel) == (512, 11)
 
 
 # The whole layer
@@ -185,7 +186,7 @@ def test_float32_agrees_with_the_oracle():
 @pytest.mark.parametrize("kernel", [5, 11])
 @pytest.mark.parametrize("train", [True, False])
 def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, kernel, ignored):
-    """Of a random scalar of both contexts, the logits of the prior and the affinity loss."""
+    """Gradients of a random combination of both contexts, the prior's logits and the affinity loss."""
     x, params, stats = make_case(kernel)
     rng = np.random.default_rng(1)
     by_intra, by_inter = rng.normal(size=(2, BATCH, *GRID, CHANNELS))
@@ -213,12 +214,12 @@ def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, ke
 
     assert_close(value, expected, 1e-10, name="value")
     assert_close(grad_x, tx.grad, 1e-10, name="input")
-    # The floor is for biases in front of a BatchNorm, whose gradient is zero but for rounding.
+    # The floor is for biases in front of a BatchNorm: their gradient is zero except for rounding.
     assert_named_close(grad_params, transfer.gradients(oracle), 1e-10, floor=1e-2)
 
 
 def test_running_statistics_move_a_tenth_towards_torchs_batch_statistics(x64):
-    """Torch normalises with the biased variance, but keeps the unbiased one."""
+    """Torch normalises with the biased variance but stores the unbiased one."""
     x, params, stats = make_case()
     (_, _, prior), new_stats = apply(make_module(), x, params, stats, True)
     z = np.asarray(prior.features).reshape(-1, CHANNELS) @ params["prior"]["kernel"]
@@ -240,7 +241,9 @@ def test_variance_survives_a_mean_a_thousand_times_the_spread():
 
 def test_evaluation_leaves_the_statistics_alone(x64):
     x, params, stats = make_case()
-    _, updates = make_module().apply({"params": params, "batch_stats": stats}, x, train=False, mutable=["batch_stats"])
+    _, updates = make_module().apply(
+        {"params": params, "batch_stats": stats}, jnp.asarray(x), train=False, mutable=["batch_stats"]
+    )
     jax.tree.map(np.testing.assert_array_equal, updates.get("batch_stats", stats), stats)
 
 
@@ -252,8 +255,8 @@ def test_evaluation_of_one_image_does_not_depend_on_the_others(x64):
     assert_close(inter[1:], inter_alone, 1e-13)
 
 
-def test_prior_of_the_layer_is_what_the_contexts_are_made_of(x64):
-    """intra = relu(bn(conv(contexts of the features))), with the prior that the loss will see."""
+def test_contexts_are_computed_from_the_prior_that_the_layer_returns(x64):
+    """intra = relu(bn(conv(contexts of the features))), and the same for inter."""
     x, params, stats = make_case()
     (intra, inter, prior), _ = apply(make_module(), x, params, stats, False)
     contexts = prior.contexts(prior.features)
@@ -264,8 +267,8 @@ def test_prior_of_the_layer_is_what_the_contexts_are_made_of(x64):
         assert_close(out, channels_last(expected), 1e-10, name=name)
 
 
-def test_row_of_the_prior_depends_on_its_neighbourhood_only(x64):
-    """Rows are positions in row-major order: a pixel moves the rows within reach of the aggregation, and no other."""
+def test_a_row_of_the_prior_depends_only_on_its_neighbourhood(x64):
+    """Rows are positions in row-major order; a pixel changes only the rows within reach of the aggregation."""
     grid = (6, 8)
     x, params, stats = make_case(kernel=3, grid=grid)
     moved = x.copy()
@@ -296,10 +299,10 @@ def test_logits_of_factors_are_their_affine_product(x64):
 
 @pytest.mark.parametrize("n", [12, 2100])
 def test_contexts_and_their_gradients_agree_with_the_oracle(x64, n):
-    """Also for more positions than any reasonable block of rows has."""
+    """With fewer and with more positions than a block has rows."""
     prior = make_factors(batch=2 if n < 100 else 1, n=n)
     rng = np.random.default_rng(3)
-    shape = (*prior.features.shape[:2], 3)  # as many channels as the values have, not as the features
+    shape = (*prior.features.shape[:2], 3)  # the values may have another number of channels than the features
     values, by_intra, by_inter = rng.normal(size=(3, *shape))
 
     def scalar(prior, values):
@@ -332,7 +335,7 @@ def test_contexts_sum_to_the_mean_over_all_positions(dtype, tolerance):
         assert_close(intra + inter, np.broadcast_to(mean, intra.shape), tolerance)
 
 
-def test_row_of_factors_depends_on_its_position_only(x64):
+def test_a_row_depends_only_on_its_positions_features(x64):
     prior = make_factors()
     moved = models.PriorFactors(prior.features.at[1, 5].add(1.0), prior.kernel, prior.bias)
     changed = np.asarray(prior.logits() != moved.logits()).any(-1)
@@ -341,7 +344,7 @@ def test_row_of_factors_depends_on_its_position_only(x64):
 
 @pytest.mark.parametrize("level", [30.0, 200.0])
 def test_saturated_prior_splits_the_positions_between_the_contexts(level):
-    """P is 1 where the logits are large and 0 where they are small, without overflow."""
+    """P is 1 for large logits and 0 for small ones, without overflow."""
     n = 6
     sign = np.random.default_rng(4).choice([-1.0, 1.0], (n, n)).astype(np.float32)
     prior = models.PriorFactors(jnp.eye(n)[None], jnp.asarray(level * sign), jnp.zeros(n))

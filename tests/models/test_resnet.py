@@ -69,7 +69,9 @@ def test_atrous_consistency_subsampled_features_are_those_of_the_classification_
 
 def test_first_block_of_a_dilated_stage_keeps_half_the_dilation():
     model = ResNet(depth=50)
-    image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.float32)  # small enough for lax.conv on any platform
+    image = jax.ShapeDtypeStruct(
+        (1, 32, 32, 3), jnp.float32
+    )  # too small for a form other than lax.conv_general_dilated
     variables = abstract_init(model, (32, 32))
     jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image)
     dilations = [
@@ -85,8 +87,8 @@ def test_strided_convolutions_are_aligned_as_in_torch():
     torch = pytest.importorskip("torch")
     model = ResNet(depth=18, stem="classic")
     images = np.random.default_rng(0).normal(size=(1, 32, 48, 3)).astype(np.float32)
-    variables = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()
-    _, captured = model.apply(variables, images, train=False, capture_intermediates=True)
+    variables = jax.jit(lambda: model.init(jax.random.key(0), jnp.asarray(images), train=False))()
+    _, captured = model.apply(variables, jnp.asarray(images), train=False, capture_intermediates=True)
     ours = captured["intermediates"]["stem1"]["__call__"][0]
     kernel = torch.tensor(np.asarray(variables["params"]["stem1"]["conv"]["kernel"]).transpose(3, 2, 0, 1))
     theirs = torch.conv2d(torch.tensor(images.transpose(0, 3, 1, 2)), kernel, stride=2, padding=3)
@@ -108,11 +110,11 @@ def test_batch_norm_keeps_nine_tenths_of_its_running_statistics():
     )
     statistics = updates["batch_stats"]["stem1"]["bn"]
     np.testing.assert_allclose(statistics["mean"], 0.1 * conv.mean((0, 1, 2)), atol=1e-5)
-    # The unbiased one, as torch: a 512th more than the variance that normalises.
+    # The unbiased variance, as in torch: 512/511 of the one that normalises.
     np.testing.assert_allclose(statistics["var"], 0.9 + 0.1 * conv.var((0, 1, 2), ddof=1), rtol=1e-5)
 
 
 @pytest.mark.parametrize(("field", "value"), [("depth", 42), ("stem", "soft")])
-def test_unknown_depth_or_stem_is_refused(field, value):
+def test_unknown_depth_or_stem_is_refused(without_shape_checks, field, value):
     with pytest.raises(ValueError, match=f"{field} is"):
         abstract_init(ResNet(**{field: value}), (64, 64))

@@ -1,6 +1,7 @@
-"""What the network's switches change, and that they change nothing else."""
+"""Switches of the network change what they should, and nothing else."""
 
 import hashlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,14 @@ import random_weights
 from flax.traverse_util import flatten_dict
 
 from cpnet_jax import losses
-from cpnet_jax.models import CPNet, PriorFactors, ResNet
+from cpnet_jax.models import CPNet, PriorFactors, PriorOptions, ResNet
 from cpnet_jax.models.context_prior import ContextPrior
 from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.models.layers import ConvBN
 
 GRID, FAN_IN, CHANNELS = (3, 5), 7, 6
 N = GRID[0] * GRID[1]
-# Code that runs once need not be optimised.
+# Code that runs once is not worth optimising.
 IN_A_HURRY = {"compiler_options": {"xla_backend_optimization_level": 0}}
 
 
@@ -33,7 +34,7 @@ def abstract_params(size=(32, 48), **options):
 
 
 def test_the_papers_network_keeps_its_parameters_names_and_shapes():
-    """Checkpoints depend on them. The digest is that of the first version whose checkpoints there are."""
+    """Checkpoints depend on them. The digest is that of the first version that wrote checkpoints."""
     variables = shapes(CPNet(num_classes=150, prior_size=(60, 60)), jax.ShapeDtypeStruct((1, 480, 480, 3), jnp.float32))
     listed = sorted(f"{path} {leaf.shape}" for path, leaf in flatten_dict(dict(variables), sep="/").items())
     assert hashlib.sha256("\n".join(listed).encode()).hexdigest()[:16] == "dd59740ba68baa05"
@@ -43,12 +44,12 @@ def test_the_papers_network_keeps_its_parameters_names_and_shapes():
 
 
 @pytest.mark.parametrize("name", sorted(CONTEXTS))
-def test_a_context_stands_before_the_head_or_with_the_prior_in_the_aggregations_place(name):
-    alone, with_prior = (abstract_params(context=name, context_prior=prior) for prior in (False, True))
+def test_a_context_module_is_in_front_of_the_head_or_replaces_the_aggregation(name):
+    alone, with_prior = (abstract_params(context=CONTEXTS[name], context_prior=prior) for prior in (False, True))
     assert alone.keys() == {"backbone", "context_module", "head", "aux_head"}
     assert with_prior.keys() == alone.keys() | {"context"}
     assert with_prior["context"].keys() == {"reduce", "prior", "intra", "inter"}
-    # The module is the same; what takes its features in is a 3x3 convolution either way.
+    # The module is the same, and a 3x3 convolution follows it either way.
     assert jax.tree.map(jnp.shape, with_prior["context_module"]) == jax.tree.map(jnp.shape, alone["context_module"])
     assert with_prior["context"]["reduce"]["conv"]["kernel"].shape == alone["head"]["conv"]["conv"]["kernel"].shape
     paper = abstract_params()
@@ -69,26 +70,29 @@ def test_a_context_works_in_bfloat16_and_at_any_size(name):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"context": "pyramid"}, r"context is 'pyramid'; it must be one of \['none', 'psp'"),
-        ({"context": "psp", "context_options": {"pool_sizes": (1, 0)}}, "pool_sizes are"),
-        ({"context": "aspp", "context_options": {"dilations": (0,)}}, "dilations are"),
-        ({"prior_contexts": "none"}, "contexts is 'none'"),
-        ({"aggregation_kernel": 4}, "kernel_size is 4; it must be odd and positive"),
-        ({"aggregation_kernel": -1}, "kernel_size is -1"),
-        ({"multi_grid": (1, 2, 4)}, "2 blocks"),
-        ({"multi_grid": (1, 0)}, "1 or more"),
+        ({"context": partial(CONTEXTS["psp"], pool_sizes=(1, 0))}, "pool_sizes are"),
+        ({"context": partial(CONTEXTS["aspp"], dilations=(0,))}, "dilations are"),
+        ({"prior": PriorOptions(aggregation_kernel=4)}, "kernel_size is 4: it must be odd and positive"),
+        ({"prior": PriorOptions(aggregation_kernel=-1)}, "kernel_size is -1"),
+        ({"backbone": partial(ResNet, 18, multi_grid=(1, 2, 4))}, "2 blocks"),
+        ({"backbone": partial(ResNet, 18, multi_grid=(1, 0))}, "a positive factor"),
     ],
 )
-def test_a_value_that_cannot_work_is_refused(options, said):
+def test_an_impossible_value_is_refused(options, said):
     with pytest.raises(ValueError, match=said):
         abstract_params(**options)
 
 
-# The context prior's own
+def test_an_unknown_choice_of_contexts_is_refused(without_shape_checks):
+    with pytest.raises(ValueError, match="contexts is 'none'"):
+        PriorOptions(contexts="none")
 
 
-def layer(**options):
-    return ContextPrior(prior_size=GRID, channels=CHANNELS, aggregation_kernel=3, **options)
+# The Context Prior Layer
+
+
+def layer(block_rows=512, **options):
+    return ContextPrior(GRID, CHANNELS, PriorOptions(aggregation_kernel=3, **options), block_rows)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +112,7 @@ def without(variables, name):
 
 
 @pytest.mark.parametrize(("kept", "left_out", "place"), [("intra", "inter", 0), ("inter", "intra", 1)])
-def test_one_context_alone_is_that_of_both_and_the_others_layers_do_not_exist(features, both, kept, left_out, place):
+def test_a_single_context_equals_that_of_both_and_the_others_layers_do_not_exist(features, both, kept, left_out, place):
     variables, *contexts, prior = both
     alone, reduced = layer(contexts=kept), without(variables, left_out)
     assert jax.tree.map(jnp.shape, dict(shapes(alone, features))) == jax.tree.map(jnp.shape, reduced)
@@ -119,8 +123,8 @@ def test_one_context_alone_is_that_of_both_and_the_others_layers_do_not_exist(fe
 
 
 @pytest.mark.parametrize(("contexts", "extra"), [("intra", 16), ("inter", 16), ("both", 32)])
-def test_the_head_sees_the_backbone_and_the_contexts_that_are_asked_for(contexts, extra):
-    params = abstract_params(prior_contexts=contexts)
+def test_the_head_sees_the_backbone_and_the_chosen_contexts(contexts, extra):
+    params = abstract_params(prior=PriorOptions(contexts=contexts))
     assert params["head"]["conv"]["conv"]["kernel"].shape == (3, 3, 512 + extra, 16)
     assert {"intra", "inter"} & params["context"].keys() == {"intra": {"intra"}, "inter": {"inter"}}.get(
         contexts, {"intra", "inter"}
@@ -142,8 +146,8 @@ def test_undivided_contexts_are_n_times_the_divided_ones_and_add_up_to_the_colum
     np.testing.assert_allclose(sum(undivided), sums, rtol=1e-5, atol=1e-5)
 
 
-def test_the_layer_passes_undivided_contexts_on(features, both):
-    """Kernels N times as small take the factor away again."""
+def test_the_layer_does_not_divide_if_told_not_to(features, both):
+    """Kernels divided by N undo the missing division."""
     variables, intra, inter, _ = both
     params = dict(variables["params"])
     for name in ("intra", "inter"):
@@ -164,8 +168,8 @@ def test_without_aggregation_the_prior_sees_the_reduction_alone(features):
 
 
 @pytest.mark.parametrize("contexts", ["intra", "inter"])
-def test_by_blocks_and_all_at_once_are_the_same_with_every_switch_thrown(features, contexts):
-    """Values and gradients, in one pass with the sums of the affinity loss."""
+def test_blocks_and_all_rows_at_once_agree_with_every_switch_set(features, contexts):
+    """Compares values and gradients, in one pass with the sums of the affinity loss."""
     options = {"contexts": contexts, "divide_by_n": False, "aggregation": False}
     variables = random_weights.draw(shapes(layer(**options), features))
     targets = losses.AffinityTargets(jnp.asarray(np.random.default_rng(1).integers(0, 3, (2, N))))
@@ -184,12 +188,12 @@ def test_by_blocks_and_all_at_once_are_the_same_with_every_switch_thrown(feature
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max()), blocks, dense)
 
 
-# The backbone's
+# The backbone
 
 
 def dilations(size=(64, 64), **options):
-    """Of the last stage's 3x3 convolutions, in their order."""
-    model = ResNet(**options, dtype=jnp.bfloat16)  # in which no platform has a 3x3 form of its own
+    """Dilations of the last stage's 3x3 convolutions, in order."""
+    model = ResNet(**options, dtype=jnp.bfloat16)  # for which no platform has another form of 3x3 convolution
     x = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
     program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(shapes(model, x), x)
     blocks = {18: 2, 50: 3}[options["depth"]] * (2 if options["depth"] == 18 else 1)
@@ -207,15 +211,3 @@ def test_multi_grid_multiplies_the_last_stages_dilations_block_by_block():
     assert dilations(depth=50, multi_grid=(1, 2, 4)) == [2, 8, 16]
     assert dilations(depth=18) == [2, 4, 4, 4]
     assert dilations(depth=18, multi_grid=(2, 3)) == [4, 8, 12, 12]
-
-
-def test_multi_grid_by_sub_images_is_the_same_network():
-    """With a factor that is no power of two, and more sub-images than the sides divide into."""
-    plain = ResNet(depth=18, multi_grid=(3, 4))
-    images = jnp.asarray(np.random.default_rng(0).normal(size=(1, 64, 32, 3)), jnp.float32)
-    variables = random_weights.draw(shapes(plain, images))
-    ours, theirs = (
-        jax.jit(lambda model=model: model.apply(variables, images, train=False)[1], **IN_A_HURRY)()
-        for model in (plain.clone(dilation_impl="space_to_batch"), plain)
-    )
-    np.testing.assert_allclose(ours, theirs, atol=1e-5 * np.abs(theirs).max())

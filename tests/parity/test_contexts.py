@@ -1,4 +1,4 @@
-"""The context modules with the head behind them, held against `torch_contexts` from the same random start, in float64.
+"""Context modules with the head, compared with `torch_contexts` from the same random start in float64.
 
 Sides are odd, smaller than the finest grid and than the largest dilation, and no window size divides them.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import random_weights
 
-torch = pytest.importorskip("torch", reason="PyTorch is the oracle: pip install -e '.[torch]'")
+torch = pytest.importorskip("torch", reason="PyTorch is the oracle: pip install torch")
 
 import oracles  # noqa: E402
 from parity import torch_contexts, transfer  # noqa: E402
@@ -56,7 +56,7 @@ HEADS = {
 
 
 class ContextHead(nn.Module):
-    """What a CPNet without the context prior does to its last features."""
+    """The part of a CPNet without the context prior that follows the backbone."""
 
     name_of_context: str
 
@@ -148,26 +148,26 @@ def run_torchs(name, x, variables, by_logits, by_context):
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("what", ["context", "logits", "gradient of x"])
-def test_outputs_and_the_gradient_of_the_features_agree_with_torchs(case, what, train):
+def test_outputs_and_the_gradient_of_the_features_agree_with_torch(case, what, train):
     name, ours, theirs = case
     oracles.assert_close(ours[train][what], theirs[train][what], TOLERANCE, name=f"{name}, {what}")
 
 
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("what", ["gradients", "statistics"])
-def test_every_parameters_gradient_and_every_statistic_agree_with_torchs(case, what, train):
+def test_gradients_of_parameters_and_statistics_agree_with_torch(case, what, train):
     name, ours, theirs = case
     ours, theirs = ours[train][what], theirs[train][what]
     assert ours.keys() == theirs.keys()
     for key, expected in theirs.items():
-        # A bias in front of a BatchNorm or a softmax has no gradient but rounding: it is judged beside its weight.
+        # The gradient of a bias in front of a BatchNorm or softmax is rounding only, so its weight sets the scale.
         beside = np.abs(theirs[re.sub(r"bias$", "weight", key)]).max() if what == "gradients" else 0.0
         oracles.assert_close(ours[key], expected, TOLERANCE, floor=beside, name=f"{name}, {key}")
 
 
 @pytest.mark.parametrize("name", sorted(HEADS))
 def test_a_resnet_50s_head_has_as_many_parameters_as_torchs(name):
-    model = CPNet(num_classes=150, depth=50, context=name, context_prior=False)
+    model = CPNet(num_classes=150, depth=50, context=CONTEXTS[name], context_prior=False)
     image = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     params = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), image)["params"]
     ours = [leaf.shape for part in ("context_module", "head") for leaf in jax.tree.leaves(params[part])]
@@ -179,7 +179,7 @@ def test_a_resnet_50s_head_has_as_many_parameters_as_torchs(name):
 
 @pytest.mark.parametrize("grid", [(1, 1), (2, 3), (3, 6), (6, 6), (7, 9)])
 @pytest.mark.parametrize("size", [(7, 6), (5, 11), (1, 2)])
-def test_adaptive_pooling_is_torchs_at_any_size(size, grid):
+def test_adaptive_pooling_agrees_with_torch_at_any_size(size, grid):
     x = np.random.default_rng(0).normal(size=(2, *size, 3))
     with jax.enable_x64(True):
         ours = adaptive_average_pool(jnp.asarray(x), grid)

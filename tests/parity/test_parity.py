@@ -1,4 +1,4 @@
-"""The whole network, its objective and its training step, held against `torch_cpnet` from the same random start.
+"""The whole network, its objective and its training step, compared with `torch_cpnet` from the same random start.
 
 An error is relative to the largest magnitude of its tensor. The oracle works in float64 whatever it is compared with:
 float32's rounding is ours alone. `pytest -s` prints the worst tensor of every comparison.
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch is the oracle: pip install -e '.[torch]'")
+torch = pytest.importorskip("torch", reason="PyTorch is the oracle: pip install torch")
 
 import oracles  # noqa: E402
 from parity import starts, torch_cpnet, transfer  # noqa: E402
@@ -29,7 +29,7 @@ START = {"float64": starts.anywhere, "float32": starts.away_from_kinks}
 # BatchNorm is wrong for one (on CPUs, backwards, for gradients with the channels last).
 BATCH, PRIOR_SIZE, IMAGE_SIZE = 2, (6, 5), (48, 40)
 CLASSES, STEPS, TOTAL_STEPS, LR, MOMENTUM, WEIGHT_DECAY = 5, 2, 10, 0.02, 0.9, 1e-4
-# Those that take long: make test-parity.
+# `make test-parity` runs the long ones, too.
 CASES = [
     pytest.param((depth, stem, dtype), id=f"R{depth}-{stem}-{dtype}", marks=[] if quick else pytest.mark.long)
     for depth, stem, dtype, quick in (
@@ -44,8 +44,8 @@ CASES = [
 
 
 def options(depth, stem):
-    """Of both networks: the backbone as it is, narrow heads, no dropout (its masks differ)."""
-    head = {"channels": 16, "aux_channels": 8, "aggregation_kernel": 11, "dropout": 0.0}
+    """Options of both networks: the whole backbone, narrow heads, no dropout (its masks differ)."""
+    head = {"channels": 16, "aux_channels": 8, "dropout": 0.0}
     return {"num_classes": CLASSES, "depth": depth, "prior_size": PRIOR_SIZE, "stem": stem, **head}
 
 
@@ -58,11 +58,11 @@ def make_batches():
     return list(zip(images, labels, strict=True))
 
 
-# Both sides give {what: {tensor: array}}, with torch's names and axes.
+# Both sides return {quantity: {tensor: array}}, with torch's names and axes.
 
 
 def run_ours(depth, stem, dtype):
-    """Compiled in a hurry: code that runs for a second need not be optimised for ten."""
+    """Our results. Compiled without optimisation, which would take longer than it saves."""
     compiled = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
     model = CPNet(**options(depth, stem))
     schedule = poly_schedule(LR, TOTAL_STEPS)
@@ -145,7 +145,7 @@ def channels_last(output):
 
 
 def copied(arrays):
-    """Torch goes on writing into its own."""
+    """A copy, because torch updates its tensors in place."""
     return {name: array.copy() for name, array in arrays.items()}
 
 
@@ -165,7 +165,7 @@ def case(request):
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
-def test_every_tensor_agrees_with_torchs(case, quantity):
+def test_every_tensor_agrees_with_torch(case, quantity):
     network, ours, theirs, tolerance = case
     ours, theirs = ours[quantity], theirs[quantity]
     assert ours.keys() == theirs.keys()
@@ -186,6 +186,8 @@ def error(actual, expected):
 
 
 def weight_beside(name):
-    """A bias is judged beside its layer's weight: where a BatchNorm behind takes it away again, its gradient is zero
-    but for rounding, or the little that the zeros around the image leave of it."""
+    """The weight of a bias's layer, which sets the scale of the bias's error.
+
+    If a BatchNorm follows and removes the bias, the bias's gradient is zero except for rounding and the image's border.
+    """
     return re.sub(r"bias$", "weight", name)

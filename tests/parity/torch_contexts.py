@@ -1,4 +1,4 @@
-"""The context heads in plain torch layers: what those of `cpnet_jax` are held against.
+"""The context heads in plain torch layers, to compare those of `cpnet_jax` with.
 
 Written from the papers and from what mmsegmentation's heads are known to do, sharing no code with `cpnet_jax`. The
 names of parameters and statistics are mmsegmentation's. Features are (B, C, H, W), dropout is left out, and heads

@@ -1,4 +1,4 @@
-"""CPNet in plain torch layers: what the network of `cpnet_jax` is held against.
+"""CPNet in plain torch layers, to compare the network of `cpnet_jax` with.
 
 Written from the paper and from what the authors' release is known to do, sharing no code with `cpnet_jax`. The names
 of parameters and statistics are those of the release (on mmsegmentation), so that its files fit. Images and features
@@ -49,7 +49,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """The stride is on the 3x3 convolution, and so is a dilation."""
+    """Bottleneck with stride and dilation on the 3x3 convolution."""
 
     expansion = 4
 
@@ -108,7 +108,7 @@ class ResNet(nn.Module):
 
 
 class ConvModule(nn.Module):
-    """A convolution that keeps the size, and by choice BatchNorm (then without bias of its own) and ReLU."""
+    """A convolution that keeps the size, optionally with BatchNorm (then without bias) and ReLU."""
 
     def __init__(self, cin, cout, size, *, groups=1, norm=True, relu=True):
         super().__init__()
@@ -163,7 +163,7 @@ class ContextPrior(nn.Module):
         values = aggregated.flatten(2).transpose(1, 2)
         logits = self.prior_conv(aggregated).flatten(2).transpose(1, 2)
         prior = torch.sigmoid(logits)
-        # The paper leaves the division out.
+        # The paper does not divide.
         intra, inter = (p @ values / self.positions for p in (prior, 1 - prior))
         intra, inter = (context.transpose(1, 2).reshape(aggregated.shape) for context in (intra, inter))
         return self.intra_conv(intra), self.inter_conv(inter), logits, aggregated
@@ -196,7 +196,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class CPNet(nn.Module):
-    """The whole network; arguments as those of `cpnet_jax.models.CPNet`."""
+    """The whole network."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""From linen's names and axes to those of `torch_cpnet`."""
+"""Translates linen's names and axes to those of `torch_cpnet`."""
 
 import re
 
@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import torch
 
-# One after the other, on a path without its last part.
+# (pattern, replacement), applied in order to a path without its last part.
 RENAMES = (
     # Backbone
     (r"\bstem1/conv", "stem.0"),
@@ -41,7 +41,7 @@ LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "runnin
 
 
 def load(module, params, batch_stats, stem="deep"):
-    """Gives every parameter and statistic of a torch module its value, and leaves none of the values over."""
+    """Loads all values into a torch module; fails if a value is missing or left over."""
     values = as_torch(params, stem) | as_torch(batch_stats, stem)
     missing, unexpected = module.load_state_dict({k: torch.tensor(v) for k, v in values.items()}, strict=False)
     missing = [name for name in missing if not name.endswith("num_batches_tracked")]
@@ -76,7 +76,7 @@ def as_torch(tree, stem="deep"):
 
 
 def _transposed(kernel):
-    """(kh, kw, in, out) -> (out, in, kh, kw); the prior's (in, out) is that of a 1x1 convolution."""
+    """(kh, kw, in, out) -> (out, in, kh, kw); the prior's (in, out) is a 1x1 convolution's."""
     if kernel.ndim == 2:
         kernel = kernel[None, None]
     return kernel.transpose(3, 2, 0, 1)

@@ -1,11 +1,10 @@
-"""Context modules, by the names that `models.CPNet` and config.model.context know them by.
+"""Context modules, by their names in config.model.context. docs/extending.md shows how to add one.
 
 A context module is a linen module of feature maps with the attributes `channels` and `dtype`:
 
     module(x: (b, h, w, c), *, train) -> (b, h, w, c2)
 
-What it returns is for a 3x3 convolution to take in: the head's, or that in front of the context prior. It works at any
-size of x. docs/extending.md adds another one.
+It must work at any size of x. Its result goes into a 3x3 convolution: the head's, or the one before the context prior.
 """
 
 from cpnet_jax.models.contexts.aspp import ASPP

@@ -1,4 +1,4 @@
-"""Atrous spatial pyramid pooling, of DeepLabV3 (Chen et al., 2017)."""
+"""Atrous spatial pyramid pooling of DeepLabV3 (Chen et al., 2017)."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ from cpnet_jax.models.resampling import adaptive_average_pool
 
 
 class ASPP(nn.Module):
-    """The mean of the image, a 1x1 convolution and dilated 3x3 ones side by side, each with BN and ReLU.
+    """Parallel branches, concatenated: the image's mean, a 1x1 convolution and dilated 3x3 convolutions.
 
-    As mmsegmentation's ASPPHead, whose 3x3 convolution is the head's here (the paper has a 1x1 in that place). The mean
-    is over the whole image, whatever its size.
+    Each branch has BatchNorm and ReLU. Follows mmsegmentation's ASPPHead, whose last 3x3 convolution is the head's here
+    (the paper has a 1x1 convolution instead). The mean is over the whole image, whatever its size.
 
     Attributes:
-      channels: of each of the branches (512; the paper: 256).
-      dilations: of the 3x3 convolutions; those of the paper for output stride 8.
+      channels: of each branch (512; the paper: 256).
+      dilations: of the 3x3 convolutions; the defaults are the paper's for output stride 8.
       dtype: of the activations.
 
     Raises:
-      ValueError: on a dilation that is not positive.
+      ValueError: if a dilation is not positive.
     """
 
     channels: int = 512
@@ -30,9 +30,9 @@ class ASPP(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w branches*channels"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c2"]:
         if min(self.dilations, default=1) < 1:
-            raise ValueError(f"dilations are {self.dilations}; each must be 1 or more")
+            raise ValueError(f"dilations are {self.dilations}: each must be 1 or more")
         mean = adaptive_average_pool(x, (1, 1)).astype(x.dtype)
         mean = ConvBN(self.channels, (1, 1), dtype=self.dtype, name="image_pool")(mean, train=train)
         branches = [jnp.broadcast_to(mean, (*x.shape[:3], self.channels))]

@@ -1,4 +1,4 @@
-"""The non-local block (Wang et al., CVPR 2018): every position looks at every other one."""
+"""The non-local block (Wang et al., CVPR 2018): attention between all positions."""
 
 import math
 from functools import partial
@@ -12,13 +12,14 @@ from cpnet_jax.models.layers import ConvBN, small_normal
 
 
 class NonLocalBlock(nn.Module):
-    """x + BN(conv(softmax(theta phi^T / sqrt(d)) g)): "embedded Gaussian", with 1x1 convolutions to d channels each.
+    """x + BatchNorm(conv(softmax(theta phi^T / sqrt(d)) g)): "embedded Gaussian", all convolutions 1x1.
 
-    The scale sqrt(d) is mmsegmentation's, not the paper's. Its BatchNorm starts at zero, so the block as the identity.
+    The scale sqrt(d) is mmsegmentation's, not the paper's. The BatchNorm starts at zero, so the block starts as the
+    identity.
 
     Attributes:
-      channels: d (half the input's).
-      dtype: of the activations; the softmax is float32 or, from a float64 x, float64.
+      channels: d, of theta, phi and g.
+      dtype: of the activations; the softmax is float32, or float64 if x is.
     """
 
     channels: int
@@ -31,7 +32,7 @@ class NonLocalBlock(nn.Module):
         theta, phi, g = (embedding(name=name)(x).reshape(b, h * w, self.channels) for name in ("theta", "phi", "g"))
         full = jnp.promote_types(x.dtype, jnp.float32)
         logits = jnp.einsum("bnd,bmd->bnm", theta, phi, preferred_element_type=full) / math.sqrt(self.channels)
-        # Not jax.nn.dot_product_attention, which computes in float32 what is float64.
+        # Not jax.nn.dot_product_attention, which computes float64 in float32.
         weights = nn.softmax(logits).astype(g.dtype)
         y = jnp.einsum("bnm,bmd->bnd", weights, g).reshape(b, h, w, self.channels)
         zeros = nn.initializers.zeros
@@ -39,13 +40,13 @@ class NonLocalBlock(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """x, and behind it a 3x3 reduction of it that went through a non-local block and another 3x3 convolution.
+    """x concatenated with a 3x3 reduction of x, a non-local block and another 3x3 convolution.
 
-    As mmsegmentation's NLHead, whose last 3x3 convolution is the head's here. Attention takes arrays of N x N for N
-    positions: for each image as many floats as the context prior with `prior_impl="dense"`.
+    Follows mmsegmentation's NLHead, whose last 3x3 convolution is the head's here. Attention stores arrays of N x N for
+    N positions.
 
     Attributes:
-      channels: of the reduction and of what is returned behind x (512); the block works with half of them.
+      channels: of the reduction and of the last convolution (512); the block has half as many.
       dtype: of the activations.
     """
 
@@ -53,7 +54,7 @@ class NonLocal(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c+channels"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c2"]:
         y = ConvBN(self.channels, (3, 3), dtype=self.dtype, name="reduce")(x, train=train)
         y = NonLocalBlock(max(self.channels // 2, 1), self.dtype, name="block")(y, train=train)
         y = ConvBN(self.channels, (3, 3), dtype=self.dtype, name="conv")(y, train=train)

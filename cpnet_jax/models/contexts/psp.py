@@ -1,4 +1,4 @@
-"""Pyramid pooling, of PSPNet (Zhao et al., CVPR 2017)."""
+"""Pyramid pooling of PSPNet (Zhao et al., CVPR 2017)."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from cpnet_jax.models.resampling import adaptive_average_pool, upsample
 
 
 class PyramidPooling(nn.Module):
-    """Means over ever finer grids, each through a 1x1 convolution, BN and ReLU, enlarged and put behind x.
+    """x concatenated with its means over several grids, each through a 1x1 convolution, BatchNorm and ReLU, upsampled.
 
-    As mmsegmentation's PSPHead, whose 3x3 convolution is the head's here.
+    Follows mmsegmentation's PSPHead, whose last 3x3 convolution is the head's here.
 
     Attributes:
-      channels: of each of the grids (512).
+      channels: of each grid (512).
       pool_sizes: sides of the grids.
       dtype: of the activations.
 
     Raises:
-      ValueError: on a side that is not positive.
+      ValueError: if a side is not positive.
     """
 
     channels: int = 512
@@ -29,14 +29,14 @@ class PyramidPooling(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c+grids*channels"]:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c2"]:
         if min(self.pool_sizes, default=1) < 1:
-            raise ValueError(f"pool_sizes are {self.pool_sizes}; each must be 1 or more")
+            raise ValueError(f"pool_sizes are {self.pool_sizes}: each must be 1 or more")
         parts = [x]
         for index, size in enumerate(self.pool_sizes):
             pooled = adaptive_average_pool(x, (size, size)).astype(x.dtype)
             pooled = ConvBN(self.channels, (1, 1), dtype=self.dtype, name=f"pool{index}")(pooled, train=train)
-            # Interpolated at full precision: bfloat16 holds positions to a few digits.
+            # Interpolate in float32, because bfloat16 would round the weights to three digits.
             full = pooled.astype(jnp.promote_types(x.dtype, jnp.float32))
             parts.append(upsample(full, x.shape[1:3]).astype(pooled.dtype))
         return jnp.concatenate(parts, axis=-1)

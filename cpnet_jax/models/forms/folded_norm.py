@@ -1,13 +1,13 @@
-"""1x1 convolutions with their BatchNorm folded in, in training as in inference.
+"""1x1 convolutions with their BatchNorm folded in, both in training and in inference.
 
-BatchNorm of z = x W is z * factor + shift, and the factor and the shift follow from the mean and the variance of z,
-which follow from those of x:
+BatchNorm of z = x W is z * factor + shift. Factor and shift follow from the mean and the variance of z, which follow
+from those of x:
 
     E[z] = E[x] W        Var[z_j] = W_j^T Cov[x] W_j
 
-So z itself is not needed: with the statistics at hand the normalised values are a convolution, x (W * factor) + shift.
-Cov[x] costs a product of c x c a position. That is little where the convolution has many more channels out than in, and
-the pass over z that it saves is a large one.
+So z is not needed: the normalised values are x (W * factor) + shift, one convolution. Cov[x] takes c x c products a
+position. That is cheap if the convolution has many more output than input channels, and it saves a pass over z, which
+is large.
 """
 
 from typing import Any
@@ -19,11 +19,11 @@ from jaxtyping import Array, Float
 
 from cpnet_jax.models.forms.convolution import conv_general_dilated
 from cpnet_jax.models.forms.platforms import Form, by_platform
-from cpnet_jax.models.layers import he_fan_out, normalisation
+from cpnet_jax.models.layers import Param, he_fan_out, normalisation
 
 
 class FoldedConvBN(nn.Module):
-    """`layers.ConvBN` without its ReLU, of a 1x1 kernel: the same numbers but for rounding, and the same parameters.
+    """`layers.ConvBN` without ReLU, for 1x1 kernels: equal results except for rounding, and equal parameters.
 
     Attributes:
       features: output channels.
@@ -46,33 +46,34 @@ class FoldedConvBN(nn.Module):
 
 
 class _Kernel(nn.Module):
-    """The parameter of a 1x1 convolution."""
+    """Holds the parameter of a 1x1 convolution."""
 
     shape: tuple[int, int]
 
     @nn.compact
-    def __call__(self) -> Float[Array, "cin cout"]:
+    def __call__(self) -> Float[Param, "cin cout"]:
         return self.param("kernel", he_fan_out, (1, 1, *self.shape))[0, 0]
 
 
 class _Folded(nn.Module):
-    """The parameters of a BatchNorm, and the kernel and the bias of a product with it."""
+    """Holds the parameters of a BatchNorm; returns kernel and bias with the BatchNorm folded in."""
 
     scale_init: Any
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*b cin"], kernel: Float[Array, "cin cout"], *, train: bool
+        self, x: Float[Array, "*b cin"], kernel: Float[Param, "cin cout"], *, train: bool
     ) -> tuple[Float[Array, "cin cout"], Float[Array, " cout"]]:
         return fold(self, self.scale_init, x, kernel, train=train)
 
 
 def fold(
-    module: nn.Module, scale_init: Any, x: Float[Array, "*b cin"], kernel: Float[Array, "cin cout"], *, train: bool
+    module: nn.Module, scale_init: Any, x: Float[Array, "*b cin"], kernel: Float[Param, "cin cout"], *, train: bool
 ) -> tuple[Float[Array, "cin cout"], Float[Array, " cout"]]:
-    """(kernel2, bias) with which x @ kernel2 + bias is BatchNorm of x @ kernel.
+    """Returns (kernel2, bias) such that x @ kernel2 + bias is the BatchNorm of x @ kernel.
 
-    Declares the BatchNorm's parameters and statistics in the module, in whose compact method it has to be called.
+    Declares the BatchNorm's parameters and statistics in the module, so it must be called from the module's compact
+    method.
     """
 
     def moments() -> tuple[Array, Array]:
@@ -81,14 +82,14 @@ def fold(
     mean, factor, bias = normalisation(
         module, kernel.shape[1], scale_init, moments if train else None, x.size // x.shape[-1]
     )
-    return kernel * factor, bias - mean * factor
+    return jnp.asarray(kernel * factor), jnp.asarray(bias - mean * factor)
 
 
 def product_moments(
-    x: Float[Array, "*b cin"], kernel: Float[Array, "cin cout"]
+    x: Float[Array, "*b cin"], kernel: Float[Param, "cin cout"]
 ) -> tuple[Float[Array, " cout"], Float[Array, " cout"]]:
-    """Mean and (biased) variance over all positions of x @ kernel, without forming the product."""
-    # TPUs multiply float32 in bfloat16 unless told otherwise, which a variance does not survive.
+    """Mean and (biased) variance over all positions of x @ kernel, without computing the product."""
+    # By default TPUs multiply float32 in bfloat16, which is too coarse for a variance.
     high = jax.lax.Precision.HIGHEST
     mean, covariance = _covariance(x)
     variance = (kernel * jnp.matmul(covariance, kernel, precision=high)).sum(axis=0)
@@ -97,21 +98,21 @@ def product_moments(
 
 
 def _covariance(x: Float[Array, "*b c"]) -> tuple[Float[Array, " c"], Float[Array, "c c"]]:
-    """Mean and (biased) covariance over all positions, at least float32."""
+    """Mean and (biased) covariance over all positions, in float32 or wider."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     mean = x.mean(axis=range(x.ndim - 1), dtype=dtype)
     positions = x.size // x.shape[-1]
     if x.dtype == dtype:
         centred = x - mean  # uncentred moments cancel
         return mean, jnp.einsum("...c,...d->cd", centred, centred, precision=jax.lax.Precision.HIGHEST) / positions
-    # Products of bfloat16 are exact in float32, in which they are summed. What cancels of so many bits is less than the
-    # rounding of x has lost already; and centred x would have to be multiplied in float32, six times as slowly on TPUs.
+    # Products of bfloat16 are exact in float32, in which they are summed. Cancellation then loses less than rounding x
+    # to bfloat16 has lost already. Centred x would need products in float32, which take TPUs six times as long.
     return mean, _gram(x) / positions - mean[:, None] * mean
 
 
 def _gram(x: Float[Array, "*b c"]) -> Float[Array, "c c"]:
-    """The sum of x x^T over all positions, in float32, of a dtype that is narrower."""
-    # As the gradient of a kernel that it is, it takes TPUs' images as they lie there.
+    """Sum of x x^T over all positions in float32, of an x that is narrower."""
+    # On TPUs as a convolution, the gradient of a 1x1 kernel: a product would copy the images to another layout.
     form = {"tpu": Form(_gram_by_convolution, _gram_gradient)} if x.ndim == 4 else {}
     return by_platform(default=Form(_gram_by_product, _gram_gradient), **form)(x)
 
@@ -122,7 +123,7 @@ def _gram_by_product(x: Float[Array, "*b c"]) -> Float[Array, "c c"]:
 
 
 def _gram_by_convolution(x: Float[Array, "b h w c"]) -> Float[Array, "c c"]:
-    # Channels are what is kept of both, images what is summed over, an image's size that of the window.
+    # The channels of both arguments remain, images are the axis summed over, and the window has the images' size.
     dimensions = jax.lax.ConvDimensionNumbers((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1))
     gram = jax.lax.conv_general_dilated(
         x, x, (1, 1), "VALID", dimension_numbers=dimensions, preferred_element_type=jnp.float32

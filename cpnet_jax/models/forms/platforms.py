@@ -1,24 +1,27 @@
-"""Functions that some platforms compute in another way than others, and how many images they are given."""
+"""Choice of form by the platform that a program is compiled for, and by how many images a device has."""
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax import lax
 from jax.sharding import AxisType
 from jaxtyping import Array
 
-# Images side by side in the tiles in which TPUs keep the arrays of a convolution.
+# A convolution on TPUs keeps this many images of a batch side by side in a tile.
 TPU_TILE = 8
+
+# Length of an axis: an int, or a symbolic dimension of a program that is exported for any batch size.
+Size = Any
 
 
 class Form(NamedTuple):
     """One way to compute a function of some arrays.
 
     Attributes:
-      value: of the arrays.
-      gradients: of the arrays and a cotangent of the value, for each of the arrays.
+      value: computes the function from the arrays.
+      gradients: computes the gradient for each array, from the arrays and the cotangent of the value.
     """
 
     value: Callable[..., Array]
@@ -26,11 +29,10 @@ class Form(NamedTuple):
 
 
 def by_platform(*, default: Form, **forms: Form) -> Callable[..., Array]:
-    """A function that has on each platform the form named after it ("cpu", "tpu"), and elsewhere the default, whatever
-    the platform that it is traced on.
+    """A function that uses the form named after the platform ("cpu", "tpu") it is compiled for, or else the default.
 
-    Has first derivatives, in reverse mode. The choice is made once for the value and once for the gradients: were the
-    chosen value differentiated, JAX would keep for its backward pass whatever either form needs.
+    Has first derivatives in reverse mode. Value and gradients are chosen separately: if the chosen value were
+    differentiated, JAX would store everything that the backward pass of any of the forms needs.
     """
 
     @jax.custom_vjp
@@ -49,16 +51,18 @@ def by_platform(*, default: Form, **forms: Form) -> Callable[..., Array]:
     return function
 
 
-def axes_to_divide(batch: int) -> tuple[str, ...]:
-    """The axes of the mesh in context (see `sharding.in_context`) that nothing has divided yet; none where they do not
-    divide the batch."""
+def axes_to_divide(batch: Size) -> tuple[str, ...]:
+    """Axes of the current mesh (see `sharding.in_context`) that no surrounding `shard_map` has divided yet.
+
+    Empty if these axes do not divide the batch.
+    """
     mesh = jax.sharding.get_abstract_mesh()
     types = zip(mesh.axis_names, mesh.axis_types, strict=True)
     axes = tuple(name for name, kind in types if kind != AxisType.Manual and mesh.shape[name] > 1)
     return axes if batch % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
 
 
-def fills_tiles(batch: int) -> bool:
-    """Whether the images that each device has of a batch leave none of a TPU's tiles partly empty."""
+def fills_tiles(batch: Size) -> bool:
+    """Whether each device's images of this batch fill whole tiles of a TPU."""
     mesh = jax.sharding.get_abstract_mesh()
     return batch // math.prod(mesh.shape[axis] for axis in axes_to_divide(batch)) % TPU_TILE == 0

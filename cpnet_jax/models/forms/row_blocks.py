@@ -1,22 +1,22 @@
-"""Functions of the rows of Z = X W + b, a block of rows of an image at a time: the n x n array Z is never stored.
+"""Functions of the rows of Z = X W + b, computed a block of rows at a time: the n x n array Z is never stored.
 
-Forward, for the rows R of a block:
+Forward, for the rows R of a block of one image:
 
     Z_R = X_R W + b        Y_R = f(Z_R, V)
 
-Backward, Z_R computed again, with the cotangents Y'_R of Y_R (and X', W', ... those of X, W, ...):
+Backward, Z_R is recomputed. With Y'_R (`y_bar` in the code) for the cotangent of Y_R, X' for that of X and so on:
 
     (Z'_R, V'_R) = the transposed derivative of f at (Z_R, V), applied to Y'_R
     X'_R = Z'_R W^T        W' = sum_R X_R^T Z'_R        b' = sum_R sum_i Z'_i        V' = sum_R V'_R
 
-f works on whole rows of Z and decides what is made of them. That of the context prior (`context_prior`) and that of the
-affinity loss (`losses.affinity`) together, with P = sigmoid(Z), A the ideal affinity map, g the cotangents of the
-context P V and s, t, q, u those of the rows' sums of P, of P over the same class, of 1 - P over the other classes and
-of the cross entropy:
+The function f maps whole rows of Z to results. In training, f computes the contexts (`context_prior`) and the sums of
+the affinity loss (`losses.affinity`) together. With P = sigmoid(Z) and A the ideal affinity map, its cotangents are
 
     Z' = (g V^T + s + [same, i != j] t - [other] q) P (1 - P) + u (P - A)        V' = P^T g
 
-Seven matrix products of n x n x c in all, where each of the two alone takes seven and four.
+g belongs to the context P V, and s, t, q, u belong to a row's sums of P, of P over the same class, of 1 - P over other
+classes, and of the cross entropy. Together they take seven matrix products of n x n x c; separately, contexts take
+seven and the loss takes four.
 """
 
 from collections.abc import Callable
@@ -45,21 +45,22 @@ def map_rows(
     *,
     block_rows: int,
 ) -> PyTree:
-    """The function of all rows of x @ kernel + bias, in the dtype of the latter two; differentiable in reverse mode.
+    """Applies a function to all rows of x @ kernel + bias, computed in the dtype of kernel and bias.
 
-    With a mesh in context (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`) every device works through the rows of
-    its own part of the batch, which is taken to be divided over all axes of the mesh. Without one, on axes that a
-    surrounding `jax.shard_map` already divides, and for a batch that the devices do not divide, it is called directly.
+    With a mesh in context (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`), every device computes the rows of its
+    own part of the batch, which must be divided over all axes of the mesh. The function is called directly if there is
+    no mesh, if a surrounding `jax.shard_map` divides its axes, or if the devices do not divide the batch.
+    Differentiable in reverse mode.
 
     Args:
-      function: of the rows it is given and of nothing else: it must not mix them, be finite for any finite logits,
-        and not close over traced arrays. Rows from n on are padding.
-      values: arrays (b, ...) that the function reads whole, and that have a gradient.
-      constants: arrays (b, ...) that the function reads whole, and that have none.
-      block_rows: most rows of an image in a block. What is stored at a time is a few arrays (block_rows, m).
+      function: must treat every row separately, be finite for any finite logits, and not close over traced arrays.
+        Rows from n on are padding.
+      values: arrays (b, ...) that the function reads whole, with a gradient.
+      constants: arrays (b, ...) that the function reads whole, without a gradient.
+      block_rows: largest number of rows of an image in a block. Memory holds a few arrays (block_rows, m) at a time.
 
     Returns:
-      Arrays (b, n, ...), as the function gives them for n rows at once.
+      Arrays (b, n, ...), as the function returns them for n rows at once.
     """
     run = partial(_map_rows, function, block_rows)
     axes = axes_to_divide(x.shape[0])
@@ -74,16 +75,16 @@ def _map_rows(
 ) -> PyTree:
     blocks = _Blocks(x.shape[1], block_rows)
 
-    def image(arrays: PyTree) -> PyTree:
+    def map_image(arrays: PyTree) -> PyTree:
         x, values, constants = arrays
 
-        def block(start: Array) -> PyTree:
+        def map_block(start: Array) -> PyTree:
             logits = _affine(blocks.cut(x, start), kernel, bias)
             return _of_one(function, logits, blocks.rows(start), values, constants)
 
-        return jax.lax.map(block, blocks.starts())
+        return jax.lax.map(map_block, blocks.starts())
 
-    return blocks.join(jax.lax.map(image, (blocks.pad(x), values, constants)))
+    return blocks.join(jax.lax.map(map_image, (blocks.pad(x), values, constants)))
 
 
 def _forward(
@@ -98,12 +99,14 @@ def _backward(function: RowFunction, block_rows: int, saved: Any, y_bar: PyTree)
     x, kernel, bias, values, constants = saved
     blocks = _Blocks(x.shape[1], block_rows)
 
-    def image(shared_bar: PyTree, arrays: PyTree) -> tuple[PyTree, tuple[Array, PyTree]]:
+    def add_image(shared_bar: PyTree, arrays: PyTree) -> tuple[PyTree, tuple[Array, PyTree]]:
+        """Adds an image's part of W' and b', which all images share; also returns the image's X' and V'."""
         x, y_bar, given, constants = arrays
-        # Their gradient is a sum over the blocks.
+        # Cast to full precision, because their gradient is a sum over the blocks.
         values = jax.tree.map(lambda v: v.astype(jnp.promote_types(v.dtype, kernel.dtype)), given)
 
-        def block(sums: PyTree, start: Array) -> tuple[PyTree, Array]:
+        def add_block(sums: PyTree, start: Array) -> tuple[PyTree, Array]:
+            """Adds a block's part of W', b' and V'; also returns the block's X'."""
             rows, x_block = blocks.rows(start), blocks.cut(x, start)
             logits = _affine(x_block, kernel, bias)
             _, transposed = jax.vjp(lambda z, v: _of_one(function, z, rows, v, constants), logits, values)
@@ -113,12 +116,12 @@ def _backward(function: RowFunction, block_rows: int, saved: Any, y_bar: PyTree)
             return sums, (z_bar @ kernel.T).astype(x_block.dtype)
 
         sums = shared_bar, jax.tree.map(jnp.zeros_like, values)
-        (shared_bar, values_bar), x_bar = jax.lax.scan(block, sums, blocks.starts())
+        (shared_bar, values_bar), x_bar = jax.lax.scan(add_block, sums, blocks.starts())
         return shared_bar, (x_bar, jax.tree.map(lambda v_bar, v: v_bar.astype(v.dtype), values_bar, given))
 
     zeros = jax.tree.map(jnp.zeros_like, (kernel, bias))
     images = *blocks.pad((x, _image_by_image(y_bar))), values, constants
-    (kernel_bar, bias_bar), (x_bar, values_bar) = jax.lax.scan(image, zeros, images)
+    (kernel_bar, bias_bar), (x_bar, values_bar) = jax.lax.scan(add_image, zeros, images)
     return blocks.join(x_bar), kernel_bar, bias_bar, values_bar, None
 
 
@@ -128,7 +131,7 @@ _map_rows.defvjp(_forward, _backward)
 def _of_one(
     function: RowFunction, logits: Float[Array, "r n"], rows: Int[Array, " r"], values: PyTree, constants: PyTree
 ) -> PyTree:
-    """The function, which takes batches, of one image."""
+    """Applies the function, which takes batches, to one image."""
     batches = jax.tree.map(lambda x: x[None], (logits, values, constants))
     return jax.tree.map(lambda y: y[0], function(batches[0], rows, *batches[1:]))
 
@@ -138,8 +141,11 @@ def _affine(x: Float[Array, "r c"], kernel: Float[Array, "c m"], bias: Float[Arr
 
 
 def _image_by_image(arrays: PyTree) -> PyTree:
-    """The arrays (b, ...), laid out so. TPUs would keep what comes from convolutions as it lies there, row by row of a
-    tile an image, and take as long to pick out one image as all. In training only: it cannot be exported."""
+    """Lays arrays (b, ...) out with each image contiguous in memory, for TPUs.
+
+    There, convolutions return arrays with the images of a batch interleaved, so reading one image takes as long as
+    reading all. Used in training only, because a layout constraint cannot be exported.
+    """
 
     def lay_out(arrays: PyTree) -> PyTree:
         return jax.tree.map(lambda x: with_layout_constraint(x, Layout(tuple(range(x.ndim)))), arrays)
@@ -148,7 +154,7 @@ def _image_by_image(arrays: PyTree) -> PyTree:
 
 
 class _Blocks:
-    """n rows in as few blocks as hold at most `block_rows` each, of one size; the last is filled up with zeros."""
+    """Divides n rows into the fewest blocks of equal size, at most `block_rows`; the last is padded with zeros."""
 
     def __init__(self, n: int, block_rows: int) -> None:
         self.n = n
@@ -167,7 +173,7 @@ class _Blocks:
         return jax.tree.map(lambda x: jnp.pad(x, [(0, 0), (0, self.padding)] + [(0, 0)] * (x.ndim - 2)), arrays)
 
     def cut(self, arrays: PyTree, start: Int[Array, ""]) -> PyTree:
-        """(blocks * r, ...) -> (r, ...) of every array: one block."""
+        """(blocks * r, ...) -> (r, ...) of every array: the block at `start`."""
         return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, self.size), arrays)
 
     def join(self, blocks: PyTree) -> PyTree:
@@ -179,9 +185,11 @@ class _Blocks:
 
 
 def _per_device(run: Callable[..., PyTree], axes: tuple[str, ...]) -> Callable[..., PyTree]:
-    """x, values and constants divided along their first axis over the axes of the mesh, kernel and bias whole; the
-    gradients of these two are summed over the devices."""
+    """Runs on every device: x, values and constants are divided over the mesh's axes by images, kernel and bias whole.
+
+    Gradients of kernel and bias are summed over the devices.
+    """
     whole, part = PartitionSpec(), PartitionSpec(axes)
     specs = (part, whole, whole, part, part)
-    # Unchecked: a scan's carry that starts from zeros would have to be declared as differing from device to device.
+    # Unchecked, because a scan's carry that starts from zeros would have to be declared as varying over the devices.
     return jax.shard_map(run, in_specs=specs, out_specs=part, axis_names=set(axes), check_vma=False)

@@ -1,13 +1,14 @@
-"""Winograd's minimal filtering F(2x2, 3x3): 3x3 convolutions with 16 products for every 4 outputs, where there were 36.
+"""Winograd's minimal filtering F(2x2, 3x3): 3x3 convolutions with 16 products for every 4 outputs instead of 36.
 
-In one dimension, two neighbouring outputs y0, y1 of the inputs d0 .. d3 and the weights g0, g1, g2 are
+It saves 27% of the CPU time of the quickstart's training step. In one dimension, two neighbouring outputs y0, y1 of the
+inputs d0 .. d3 and the weights g0, g1, g2 are
 
     y0 = m0 + m1 + m2    m0 = (d0 - d2) g0    m1 = (d1 + d2) (g0 + g1 + g2) / 2
     y1 = m1 - m2 - m3    m3 = (d1 - d3) g2    m2 = (d2 - d1) (g0 - g1 + g2) / 2
 
-and in two dimensions the same for rows of rows (Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR
-2016, section 4.1). Each product is one of matrices, positions x channels. Every step is linear in the images and in the
-kernel, so that the gradients which JAX derives need as few.
+In two dimensions the same is applied to rows and then to columns (Lavin and Gray, Fast Algorithms for Convolutional
+Neural Networks, CVPR 2016, section 4.1). Each product is a matrix product of positions x channels. Every step is linear
+in images and kernel, so JAX's gradients need as few products.
 """
 
 from collections.abc import Sequence
@@ -16,13 +17,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-# Products of an image, counted for one weight of a channel: positions x channels in x channels out. Smaller ones gain
-# little, and each takes one or two seconds to compile.
+from cpnet_jax.models.forms.platforms import Size
+
+# Smallest number of products in an image for one weight: positions x input channels x output channels. Smaller
+# convolutions gain little, and each takes one or two seconds to compile.
 WORTHWHILE = 2**24
 
 
-def suits(shape: tuple[int, ...], kernel_shape: tuple[int, ...], dilation: Sequence[int]) -> bool:
-    """Whether `convolve` can do it to images and a kernel of these shapes, and is worth its time to compile."""
+def suits(shape: tuple[Size, ...], kernel_shape: tuple[int, ...], dilation: Sequence[int]) -> bool:
+    """Whether `convolve` supports images and a kernel of these shapes, and is worth its compile time."""
     _, height, width, channels = shape
     pairs_up = height % (2 * dilation[0]) == width % (2 * dilation[1]) == 0
     return kernel_shape[:2] == (3, 3) and pairs_up and height * width * channels * kernel_shape[-1] >= WORTHWHILE
@@ -31,11 +34,11 @@ def suits(shape: tuple[int, ...], kernel_shape: tuple[int, ...], dilation: Seque
 def convolve(
     x: Float[Array, "b h w cin"], kernel: Float[Array, "3 3 cin cout"], *, dilation: Sequence[int]
 ) -> Float[Array, "b h w cout"]:
-    """The 3x3 convolution of stride 1 that keeps the images' size, padding them with `dilation` zeros a side."""
+    """The 3x3 convolution of stride 1, padded by `dilation` zeros on each side so that the size is kept."""
     b, height, width, channels = x.shape
     down, right = dilation
     weights = [_weights(row, axis=0) for row in _weights(kernel, axis=0)]
-    # In the middle axis what is a dilation apart: rows that a window has in common, then columns.
+    # The middle axis holds positions a dilation apart, first along rows, then along columns.
     rows = _inputs(x.reshape(b, height // down, down * width * channels))
     columns = [_inputs(row.reshape(-1, width // right, right * channels)) for row in rows]
     products = [
@@ -49,8 +52,8 @@ def convolve(
     return rows.reshape(b, height, width, kernel.shape[-1])
 
 
-def _inputs(x: Float[Array, "a n c"]) -> list[Float[Array, "a n/2 c"]]:
-    """The factors of m0 .. m3 that are of inputs, of every second run of four, a zero beyond either end."""
+def _inputs(x: Float[Array, "a n c"]) -> list[Float[Array, "a n2 c"]]:
+    """The factors of m0 .. m3 made of inputs, for every second run of four, with a zero before and after."""
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
     even, odd = x[:, ::2], x[:, 1::2]
     d0, d1, d2, d3 = even[:, :-1], odd[:, :-1], even[:, 1:], odd[:, 1:]
@@ -58,12 +61,12 @@ def _inputs(x: Float[Array, "a n c"]) -> list[Float[Array, "a n/2 c"]]:
 
 
 def _weights(kernel: Array, axis: int) -> list[Array]:
-    """The factors of m0 .. m3 that are of weights."""
+    """The factors of m0 .. m3 made of weights."""
     g0, g1, g2 = (lax.index_in_dim(kernel, i, axis, keepdims=False) for i in range(3))
     return [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
 
 
-def _outputs(products: Sequence[Float[Array, "a n/2 c"]]) -> Float[Array, "a n/2 2 c"]:
+def _outputs(products: Sequence[Float[Array, "a n2 c"]]) -> Float[Array, "a n2 2 c"]:
     """y0 and y1 of every run."""
     m0, m1, m2, m3 = products
     return jnp.stack([m0 + m1 + m2, m1 - m2 - m3], axis=2)

@@ -1,4 +1,4 @@
-"""What platforms compute in forms of their own is what XLA computes, and other platforms never see these forms."""
+"""Forms for a platform compute what XLA computes, and other platforms do not get them."""
 
 import re
 from functools import partial
@@ -28,8 +28,8 @@ def options(size, *, dilation=1, stride=1, groups=1):
 
 
 @pytest.fixture
-def however_small(monkeypatch):
-    """3x3 convolutions too small to be worth it are done by Winograd's algorithm, too."""
+def winograd_for_all(monkeypatch):
+    """Uses Winograd's algorithm for small 3x3 convolutions, too."""
     monkeypatch.setattr(winograd, "WORTHWHILE", 0)
 
 
@@ -44,7 +44,7 @@ def arrays_of(*shapes, dtype=np.float64):
     return [rng.normal(size=shape).astype(dtype) for shape in shapes]
 
 
-# (images, kernel, options, whether CPUs have a form of their own)
+# (images, kernel, options, whether CPUs have another form)
 CONVOLUTIONS = {
     "3x3": ((2, 4, 6, 3), (3, 3, 3, 5), {}, True),
     "3x3, dilation 2": ((2, 8, 4, 3), (3, 3, 3, 5), {"dilation": 2}, True),
@@ -63,7 +63,7 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_values_and_gradients_are_those_of_xla(name, however_small, monkeypatch):
+def test_values_and_gradients_equal_those_of_xla(name, winograd_for_all, monkeypatch):
     images, kernel, given, has_form = CONVOLUTIONS[name]
     forms = []
     by_platform = convolution.by_platform
@@ -77,7 +77,7 @@ def test_values_and_gradients_are_those_of_xla(name, however_small, monkeypatch)
     assert bool(forms) == has_form
 
 
-def test_winograd_loses_no_more_than_a_digit_in_float32(however_small):
+def test_winograd_loses_at_most_one_digit_in_float32(winograd_for_all):
     given = options((3, 3))
     arrays = arrays_of((2, 16, 16, 64), (3, 3, 64, 64), dtype=np.float32)
     with jax.enable_x64(True):
@@ -93,26 +93,26 @@ def windowed(x):
 
 
 @pytest.mark.parametrize("size", [(6, 8), (5, 8), (6, 7)])
-def test_the_max_pool_is_xlas_and_of_equal_maxima_the_first_has_the_gradient(size):
+def test_the_max_pool_equals_xlas_and_the_first_of_equal_maxima_gets_the_gradient(size):
     (x,) = arrays_of((2, *size, 3))
     with jax.enable_x64(True):
-        for images in (x, np.round(x), np.zeros_like(x)):  # few are equal, many are, all are
+        for images in (x, np.round(x), np.zeros_like(x)):  # few, many, and only equal values
             expected, found = (value_and_gradients(pool, images) for pool in (windowed, max_pool))
             jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12), found, expected)
 
 
 def operations(function, shapes, platform):
-    """Those that a platform is given to compile, with all that they say but the names of values."""
+    """The operations that a platform gets to compile, sorted, without the names of values."""
     text = value_and_gradients.trace(function, *shapes).lower(lowering_platforms=(platform,)).as_text()
     lines = (re.sub(r"%\w+(#\d+)?", "%", line).strip() for line in text.splitlines())
     operations = sorted(line for line in lines if re.match("%.*= stablehlo", line))
-    # The platform's number, by which the one form that is left is chosen of one.
+    # Without the platform's index, which selects the only form that is left.
     return [line for line in operations if not line.endswith(": tensor<i32>")]
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
 @pytest.mark.parametrize("name", [name for name, (*_, has_form) in CONVOLUTIONS.items() if has_form])
-def test_accelerators_are_given_the_operations_of_lax_alone(name, platform, however_small):
+def test_accelerators_get_the_operations_of_lax_only(name, platform, winograd_for_all):
     (_, *image), kernel, given, _ = CONVOLUTIONS[name]
     given = options(kernel[:2], **given)
     shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((8, *image), kernel)]
@@ -125,17 +125,17 @@ def test_accelerators_are_given_the_operations_of_lax_alone(name, platform, howe
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-def test_accelerators_are_given_xlas_max_pool(platform):
+def test_accelerators_get_xlas_max_pool(platform):
     shapes = [jax.ShapeDtypeStruct((2, 6, 8, 3), jnp.float32)]
     of_xla, ours = (partial(operations, pool, shapes) for pool in (windowed, max_pool))
-    # The gradient's form says the value once more, which is not read.
+    # A set, because the form of the gradient repeats the value, unused.
     assert set(ours(platform)) == set(of_xla(platform))
     assert set(ours("cpu")) != set(of_xla("cpu"))
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_nothing_is_left_of_the_choice_in_a_compiled_program(devices):
-    """And devices that share a batch exchange what they do without it: the kernel's gradient."""
+def test_a_compiled_program_holds_only_the_chosen_form(devices):
+    """Devices that share a batch exchange the kernel's gradient, as they do without the choice."""
     mesh = sharding.make_mesh(jax.devices()[:devices])
     placed = [
         jax.ShapeDtypeStruct(shape, jnp.float32, sharding=where)
@@ -156,8 +156,8 @@ def _negated(function):
     return lambda *arrays: jax.tree.map(jnp.negative, function(*arrays))
 
 
-def given_as_a_product(platform, images, dtype, mesh=None):
-    """Whether a 1x1 convolution of so many images reaches the platform as a product of matrices."""
+def is_a_product(platform, images, dtype, mesh=None):
+    """Whether the platform gets a 1x1 convolution of this many images as a matrix product."""
     shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in ((images, 5, 3, 4), (1, 1, 4, 6))]
     convolve = partial(conv_general_dilated, **options((1, 1)))
     text = " ".join(operations(sharding.in_context(convolve, mesh) if mesh else convolve, shapes, platform))
@@ -166,16 +166,16 @@ def given_as_a_product(platform, images, dtype, mesh=None):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_tpus_are_given_products_where_a_devices_images_do_not_fill_a_tile(dtype):
-    assert given_as_a_product("tpu", 4, dtype) and given_as_a_product("tpu", 12, dtype)
-    assert not given_as_a_product("tpu", 8, dtype) and not given_as_a_product("cuda", 4, dtype)
+def test_tpus_get_products_if_a_devices_images_do_not_fill_a_tile(dtype):
+    assert is_a_product("tpu", 4, dtype) and is_a_product("tpu", 12, dtype)
+    assert not is_a_product("tpu", 8, dtype) and not is_a_product("cuda", 4, dtype)
     eight = sharding.make_mesh()
-    assert given_as_a_product("tpu", 32, dtype, eight) and not given_as_a_product("tpu", 64, dtype, eight)
-    # Which three devices do not divide: each of them has all.
-    assert not given_as_a_product("tpu", 8, dtype, sharding.make_mesh(jax.devices()[:3]))
+    assert is_a_product("tpu", 32, dtype, eight) and not is_a_product("tpu", 64, dtype, eight)
+    # Three devices do not divide eight images, so each device has all of them.
+    assert not is_a_product("tpu", 8, dtype, sharding.make_mesh(jax.devices()[:3]))
 
 
-def test_bfloat16_is_left_to_xla_which_sums_in_float32(however_small):
+def test_bfloat16_has_no_other_form_because_xla_sums_it_in_float32(winograd_for_all):
     for (_, *image), kernel, given, has_form in CONVOLUTIONS.values():
         if has_form:
             given = options(kernel[:2], **given)

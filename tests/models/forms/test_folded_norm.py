@@ -1,4 +1,4 @@
-"""BatchNorm within its 1x1 convolution is BatchNorm after it, from statistics of what goes in."""
+"""BatchNorm folded into its 1x1 convolution equals BatchNorm after it."""
 
 import flax.linen as nn
 import jax
@@ -8,25 +8,24 @@ import pytest
 import random_weights
 
 from cpnet_jax import sharding
-from cpnet_jax.models import ResNet
+from cpnet_jax.models import Forms, ResNet
 from cpnet_jax.models.forms import folded_norm
 from cpnet_jax.models.forms.folded_norm import FoldedConvBN
 from cpnet_jax.models.layers import ConvBN
 from cpnet_jax.plan.hlo import Program
 
 CHANNELS, FEATURES = 5, 12
-IMPLS = {"plain": ConvBN(FEATURES, (1, 1), relu=False), "folded": FoldedConvBN(FEATURES)}
+LAYERS = {"plain": ConvBN(FEATURES, (1, 1), relu=False), "folded": FoldedConvBN(FEATURES)}
 
 
 def images_of(batch=8):
-    """Of a mean that its deviation does not exceed."""
-    return np.random.default_rng(0).normal(size=(batch, 3, 4, CHANNELS)) + 2
+    return jnp.asarray(np.random.default_rng(0).normal(size=(batch, 3, 4, CHANNELS)) + 2)
 
 
 def variables_of(model, x):
-    """Random ones, in float64 where the images are."""
+    """Random variables, in float64 if the images are."""
     variables = random_weights.draw(jax.eval_shape(lambda: model.init(jax.random.key(0), x, train=False)))
-    return jax.tree.map(lambda leaf: np.asarray(leaf, jnp.promote_types(x.dtype, jnp.float32)), variables)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.promote_types(x.dtype, jnp.float32)), variables)
 
 
 def run(model, variables, x, train):
@@ -50,16 +49,16 @@ def assert_equal(found, expected, tolerance):
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_values_gradients_and_statistics_are_those_of_the_two_in_a_row(train):
+def test_values_gradients_and_statistics_equal_those_of_convolution_then_batch_norm(train):
     with jax.enable_x64(True):
         x = images_of()
-        variables = variables_of(IMPLS["plain"], x)
-        plain, ours = (run(model, variables, x, train) for model in IMPLS.values())
+        variables = variables_of(LAYERS["plain"], x)
+        plain, ours = (run(model, variables, x, train) for model in LAYERS.values())
         assert_equal(ours, plain, 1e-12)
 
 
 def is_folded(model, x):
-    """Whether any of its layers is."""
+    """Whether the model calls a FoldedConvBN."""
     kinds = set()
 
     def note(call, args, kwargs, context):
@@ -73,8 +72,8 @@ def is_folded(model, x):
 
 def test_a_backbone_of_bottlenecks_is_the_same_network():
     with jax.enable_x64(True):
-        x = np.random.default_rng(1).normal(size=(8, 16, 24, 3))
-        plain, ours = (ResNet(50, norm_impl=impl) for impl in IMPLS)
+        x = jnp.asarray(np.random.default_rng(1).normal(size=(8, 16, 24, 3)))
+        plain, ours = (ResNet(50, forms=Forms(folded_norm=folded)) for folded in (False, True))
         assert [is_folded(ours, images) for images in (x, x[:2])] == [True, False]
         variables = variables_of(plain, x)
         assert jax.tree.map(jnp.shape, variables_of(ours, x)) == jax.tree.map(jnp.shape, variables)
@@ -83,18 +82,18 @@ def test_a_backbone_of_bottlenecks_is_the_same_network():
 
 def test_both_start_from_the_same_parameters():
     x = jnp.zeros((1, 3, 4, CHANNELS))
-    plain, ours = (model.init(jax.random.key(0), x, train=True) for model in IMPLS.values())
+    plain, ours = (model.init(jax.random.key(0), x, train=True) for model in LAYERS.values())
     jax.tree.map(np.testing.assert_array_equal, ours, plain)
 
 
 @pytest.mark.parametrize("mean", [0, 1, 10])
-def test_the_moments_of_half_precision_lose_less_than_its_rounding_does(mean):
-    """Those of the values as they are, by float64, where the mean is so many times the deviation."""
+def test_moments_in_bfloat16_lose_less_than_rounding_to_bfloat16_does(mean):
+    """Against float64, with a mean of this many standard deviations."""
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(8, 32, 32, 64)) + mean, jnp.bfloat16)
     kernel = rng.normal(size=(64, 16)).astype(np.float32)
     z = np.asarray(x, np.float64) @ kernel
-    found = folded_norm.product_moments(x, kernel)
+    found = folded_norm.product_moments(x, jnp.asarray(kernel))
     axes = (0, 1, 2)
     assert found[0].dtype == found[1].dtype == jnp.float32
     assert (np.abs(found[0] - z.mean(axes)) < 1e-3 * z.std(axes)).all()
@@ -102,17 +101,17 @@ def test_the_moments_of_half_precision_lose_less_than_its_rounding_does(mean):
 
 
 def test_a_variance_is_never_negative():
-    """Nor is there a NaN of its root: channels that are multiples of one, of which the kernel leaves nothing."""
+    """All channels are multiples of one, and the kernel cancels them: the true variance is 0."""
     rng = np.random.default_rng(0)
     multiples = 2.0 ** np.arange(CHANNELS)
     x = jnp.asarray(rng.normal(size=(8, 4, 4, 1)) + 2, jnp.bfloat16) * jnp.asarray(multiples, jnp.bfloat16)
     kernel = rng.normal(size=(CHANNELS, 400))
     kernel -= np.outer(multiples, multiples @ kernel) / (multiples @ multiples)
-    assert (folded_norm.product_moments(x, kernel.astype(np.float32))[1] >= 0).all()
+    assert (folded_norm.product_moments(x, jnp.asarray(kernel, jnp.float32))[1] >= 0).all()
 
 
 @pytest.mark.parametrize("form", [folded_norm._gram_by_product, folded_norm._gram_by_convolution])
-def test_sums_of_products_are_in_float32_in_either_form_and_have_the_gradient(form):
+def test_both_forms_of_the_gram_matrix_sum_in_float32_and_have_its_gradient(form):
     x = jnp.asarray(images_of(), jnp.bfloat16)
     exact = np.einsum("bhwc,bhwd->cd", *[np.asarray(x, np.float64)] * 2)
     found, transpose = jax.vjp(form, x)
@@ -121,11 +120,11 @@ def test_sums_of_products_are_in_float32_in_either_form_and_have_the_gradient(fo
     cotangent = jnp.asarray(np.random.default_rng(1).normal(size=exact.shape), jnp.float32)
     gradient = np.asarray(x, np.float64) @ (cotangent + cotangent.T)
     for (ours,) in (folded_norm._gram_gradient(x, cotangent), transpose(cotangent)):
-        # What bfloat16 rounds of the cotangent and of the result.
+        # The tolerance is for rounding the cotangent and the result to bfloat16.
         np.testing.assert_allclose(np.float64(ours), gradient, rtol=0, atol=2**-7 * np.abs(gradient).max())
 
 
-def test_eight_devices_find_what_one_does_and_gather_nothing():
+def test_eight_devices_compute_the_numbers_of_one_and_gather_nothing():
     mesh = sharding.make_mesh()
     for dtype, tolerance in ((jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)):
         model, images = FoldedConvBN(FEATURES, dtype=dtype), jnp.asarray(images_of(16), dtype)
@@ -140,8 +139,3 @@ def test_eight_devices_find_what_one_does_and_gather_nothing():
         found = jax.tree.map(np.float32, compiled(*placed))
         assert_equal(found, jax.tree.map(np.float32, ours(variables, images)), tolerance)
         assert {collective.kind for collective in Program(compiled.as_text()).collectives()} == {"all-reduce"}
-
-
-def test_an_unknown_choice_is_refused():
-    with pytest.raises(ValueError, match="norm_impl is 'none'"):
-        variables_of(ResNet(18, norm_impl="none"), jnp.zeros((1, 8, 8, 3)))

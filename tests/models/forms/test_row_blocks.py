@@ -1,4 +1,4 @@
-"""The context prior in blocks of rows: the dense formulas' numbers, in one pass, on one device and on eight."""
+"""The context prior in blocks of rows equals the formulas with N x N arrays, on one device and on eight."""
 
 import re
 
@@ -17,7 +17,7 @@ TOLERANCE = {"float64": 1e-12, "float32": 2e-6}
 
 
 def make_labels():
-    """Mixed images; ignored positions and a class of one pixel; an image of one class; one without a label."""
+    """Images with several classes, ignored positions, a class of one pixel, one class only, and no label."""
     labels = np.random.default_rng(0).integers(0, 4, (BATCH, N))
     labels[1, 3:17] = 255
     labels[1, 20] = 77
@@ -34,7 +34,7 @@ def make_arrays(dtype):
 
 
 def scalar(arrays, labels, block_rows, together=True, **options):
-    """(a scalar of the contexts and the loss in which every part has a weight of its own, the parts)"""
+    """(a combination of contexts and loss terms with different weights, (contexts, terms))"""
     *factors, values = arrays
     prior, targets = models.PriorFactors(*factors, block_rows=block_rows), losses.AffinityTargets(labels, **options)
     if together:
@@ -81,14 +81,14 @@ def one_pass():
 
 
 @pytest.mark.parametrize("block_rows", [1, 1000])
-def test_any_number_of_rows_in_a_block_gives_the_same(one_pass, block_rows):
+def test_the_number_of_rows_in_a_block_changes_nothing(one_pass, block_rows):
     with jax.enable_x64(True):
         arrays, labels = make_arrays("float64"), make_labels()
         found = jax.jit(value_and_gradients, static_argnums=2)(arrays, labels, block_rows)
         assert_trees_close(found, one_pass(arrays, labels), 1e-12)
 
 
-def test_one_pass_takes_seven_matrix_products_where_two_take_eleven_to_the_same_end(one_pass):
+def test_one_pass_takes_seven_matrix_products_and_two_passes_eleven_with_equal_results(one_pass):
     with jax.enable_x64(True):
         arrays, labels = make_arrays("float64"), make_labels()
         two_passes = jax.jit(value_and_gradients, static_argnums=(2, 3)).lower(arrays, labels, ROWS, False).compile()
@@ -96,7 +96,7 @@ def test_one_pass_takes_seven_matrix_products_where_two_take_eleven_to_the_same_
     assert [compiled.as_text().count(" dot(") for compiled in (one_pass, two_passes)] == [7, 11]
 
 
-def test_half_precision_activations_are_worked_with_in_float32():
+def test_bfloat16_activations_are_computed_in_float32():
     features, kernel, bias, values = make_arrays("float32")
     half = features.astype(jnp.bfloat16), kernel, bias, values.astype(jnp.bfloat16)
     whole = half[0].astype(jnp.float32), kernel, bias, half[3].astype(jnp.float32)
@@ -107,10 +107,10 @@ def test_half_precision_activations_are_worked_with_in_float32():
     assert_trees_close(contexts, [context.astype(jnp.bfloat16) for context in expected_contexts], 0)
 
 
-# Sums that are at hand
+# Known sums
 
 
-def test_sums_that_are_known_are_used_for_the_same_options_only():
+def test_known_sums_are_used_only_for_the_same_options():
     *factors, _ = make_arrays("float32")
     labels = make_labels()
     fresh = models.PriorFactors(*factors, block_rows=ROWS)
@@ -130,7 +130,7 @@ def collectives(text):
     }
 
 
-def test_eight_devices_give_the_numbers_of_one_and_gather_nothing():
+def test_eight_devices_compute_the_numbers_of_one_and_gather_nothing():
     arrays, labels, mesh = make_arrays("float32"), make_labels(), sharding.make_mesh()
     expected = jax.jit(value_and_gradients, static_argnums=2)(arrays, labels, ROWS)
     part, whole = sharding.split(mesh), sharding.replicated(mesh)
@@ -144,7 +144,7 @@ def test_eight_devices_give_the_numbers_of_one_and_gather_nothing():
 
 
 def divided(batch, mesh=None):
-    """Whether the rows of a batch are worked through device by device, with this mesh in context."""
+    """Whether every device computes the rows of its part of the batch, with this mesh in context."""
     features, kernel, bias, _ = make_arrays("float32")
 
     def run(x):
@@ -153,16 +153,16 @@ def divided(batch, mesh=None):
     return "shard_map" in str(jax.make_jaxpr(sharding.in_context(run, mesh) if mesh else run)(features[:batch]))
 
 
-def test_devices_are_asked_only_where_a_mesh_divides_the_batch():
+def test_devices_divide_the_rows_only_if_a_mesh_divides_the_batch():
     mesh = sharding.make_mesh()
     assert divided(8, mesh)
     assert not divided(8)
-    assert not divided(4, mesh), "eight devices do not divide four images"
+    assert not divided(4, mesh), "four images cannot be divided over eight devices"
     assert not divided(8, sharding.make_mesh(jax.devices()[:1]))
 
 
-def test_within_a_shard_map_the_rows_are_those_of_the_device():
-    """Of a mesh of two axes, of which the caller divides over one."""
+def test_within_a_shard_map_rows_are_those_of_the_device():
+    """The mesh has two axes, and the caller divides over one of them."""
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "other"), axis_types=(AxisType.Auto,) * 2)
     features, kernel, bias, values = make_arrays("float32")
 

@@ -1,4 +1,4 @@
-"""The stem on cells of pixels: the same network."""
+"""The stem after space-to-depth: the same network."""
 
 import jax
 import jax.numpy as jnp
@@ -7,29 +7,31 @@ import pytest
 from flax import linen as nn
 
 from cpnet_jax import sharding
-from cpnet_jax.models import ResNet, resnet
+from cpnet_jax.models import Forms, ResNet, resnet
 from cpnet_jax.models.forms import space_to_depth
 from cpnet_jax.plan.hlo import Program
+
+FORMS = {"plain": Forms(), "space_to_depth": Forms(space_to_depth_stem=True)}
 
 
 @pytest.fixture(autouse=True)
 def no_stages(monkeypatch):
-    """The stem alone, which both features are then."""
+    """A ResNet that is only its stem: both features are the stem's output."""
     monkeypatch.setattr(resnet, "STAGE_SIZES", {18: (0, 0)})
 
 
-def of_positions(x, side):
-    """Cells -> the image."""
+def depth_to_space(x, side):
+    """The inverse of `space_to_depth`."""
     b, h, w, c = x.shape
     return x.reshape(b, h, w, side, side, c // side**2).transpose(0, 1, 4, 2, 3, 5).reshape(b, h * side, w * side, -1)
 
 
-def test_a_cell_holds_its_pixels_column_by_column():
-    x = np.arange(2 * 8 * 12 * 3).reshape(2, 8, 12, 3)
-    y = np.asarray(space_to_depth.to_cells(x, 4))
+def test_a_block_holds_its_pixels_column_by_column():
+    x = jnp.arange(2.0 * 8 * 12 * 3).reshape(2, 8, 12, 3)
+    y = np.asarray(space_to_depth.space_to_depth(x, 4))
     assert y.shape == (2, 2, 3, 48)
     np.testing.assert_array_equal(y[1, 1, 2, 5 * 3 : 6 * 3], x[1, 4 + 1, 8 + 1])
-    np.testing.assert_array_equal(of_positions(y, 4), x)
+    np.testing.assert_array_equal(depth_to_space(y, 4), x)
 
 
 def variables_of(model, images):
@@ -58,39 +60,39 @@ def assert_equal(one, other, tolerance):
 
 
 @pytest.mark.parametrize("stem", ["deep", "classic"])
-def test_cells_are_the_same_stem_forward_and_backward(stem):
+def test_the_stem_is_the_same_forward_and_backward(stem):
     with jax.enable_x64(True):
-        images = np.random.default_rng(1).normal(size=(2, 16, 24, 3))
-        plain, ours = (ResNet(18, stem, stem_impl=impl) for impl in ("plain", "cells"))
+        images = jnp.asarray(np.random.default_rng(1).normal(size=(2, 16, 24, 3)))
+        plain, ours = (ResNet(18, stem, forms=forms) for forms in FORMS.values())
         variables = variables_of(plain, images)
         assert_equal(train(ours, variables, images), train(plain, variables, images), 1e-12)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [1, 3, 5, 7, 9])
-def test_kernels_of_any_size_become_kernels_of_cells(size, stride):
+def test_kernels_of_any_size_become_kernels_of_blocks(size, stride):
     rng = np.random.default_rng(0)
     with jax.enable_x64(True):
-        x, kernel = rng.normal(size=(1, 16, 8, 2)), rng.normal(size=(size, size, 2, 3))
+        x, kernel = (jnp.asarray(rng.normal(size=shape)) for shape in ((1, 16, 8, 2), (size, size, 2, 3)))
         layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
         expected = jax.lax.conv_general_dilated(x, kernel, (stride, stride), ((size // 2,) * 2,) * 2, **layout)
-        kernel_of_cells, padding = space_to_depth.kernel_of_cells(kernel, stride)
+        block_kernel, padding = space_to_depth.block_kernel(kernel, stride)
         found = jax.lax.conv_general_dilated(
-            space_to_depth.to_cells(x, 2 * stride), kernel_of_cells, (1, 1), (padding, padding), **layout
+            space_to_depth.space_to_depth(x, 2 * stride), block_kernel, (1, 1), (padding, padding), **layout
         )
-    np.testing.assert_allclose(of_positions(found, 2), expected, atol=1e-12)
+    np.testing.assert_allclose(depth_to_space(found, 2), expected, atol=1e-12)
 
 
 def test_max_pool_has_the_gradient_of_the_first_of_equal_maxima():
-    """Of integers from a small range, most windows have several largest."""
+    """Integers from a small range: most windows have several maxima."""
     rng = np.random.default_rng(0)
-    x, weights = rng.integers(-3, 3, (2, 8, 12, 5)).astype(np.float32), rng.normal(size=(2, 4, 6, 5))
+    x, weights = jnp.asarray(rng.integers(-3, 3, (2, 8, 12, 5)), jnp.float32), rng.normal(size=(2, 4, 6, 5))
 
     def plain(x):
         return nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
     def ours(x):
-        return space_to_depth.max_pool_of_cells(space_to_depth.to_cells(x, 2))
+        return space_to_depth.max_pool(space_to_depth.space_to_depth(x, 2))
 
     np.testing.assert_array_equal(ours(x), plain(x))
     one, other = (jax.grad(lambda x, pool=pool: (weights * pool(x)).sum())(x) for pool in (ours, plain))
@@ -99,37 +101,30 @@ def test_max_pool_has_the_gradient_of_the_first_of_equal_maxima():
 
 def convolutions(size):
     image = jax.ShapeDtypeStruct((1, *size, 3), jnp.float32)
-    model = ResNet(18, stem_impl="cells")
+    model = ResNet(18, forms=FORMS["space_to_depth"])
     variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
     jaxpr = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False))(variables, image)
     return [e.invars[1].aval.shape for e in jaxpr.jaxpr.eqns if e.primitive.name == "conv_general_dilated"]
 
 
-def test_images_whose_sides_4_does_not_divide_are_left_as_they_are():
+def test_images_whose_sides_are_not_multiples_of_4_use_the_plain_stem():
     assert convolutions((16, 24)) == [(2, 2, 48, 128), (3, 3, 128, 128), (3, 3, 128, 256)]
     assert convolutions((18, 24)) == convolutions((16, 22)) == [(3, 3, 3, 32), (3, 3, 32, 32), (3, 3, 32, 64)]
 
 
 def test_devices_exchange_as_often_as_with_the_plain_stem():
-    """Statistics over the global batch, and eight devices find what one does."""
+    """Statistics are over the global batch, and eight devices compute the numbers of one."""
     mesh = sharding.make_mesh()
-    images = np.random.default_rng(1).normal(size=(8, 16, 16, 3)).astype(np.float32)
+    images = jnp.asarray(np.random.default_rng(1).normal(size=(8, 16, 16, 3)), jnp.float32)
     split = jax.device_put(images, sharding.split(mesh))
     exchanges = {}
-    for impl in ("plain", "cells"):
-        model = ResNet(18, stem_impl=impl)
+    for name, forms in FORMS.items():
+        model = ResNet(18, forms=forms)
         variables = jax.tree.map(jnp.float32, variables_of(model, images))
         whole = jax.device_put(variables, sharding.replicated(mesh))
         compiled = jax.jit(lambda v, x, model=model: train(model, v, x)).lower(whole, split).compile()
         found = Program(compiled.as_text()).collectives()
         assert {collective.kind for collective in found} == {"all-reduce"}
-        exchanges[impl] = len(found)
+        exchanges[name] = len(found)
         assert_equal(compiled(whole, split), train(model, variables, images), 1e-5)
-    assert exchanges["cells"] <= exchanges["plain"]
-
-
-def test_an_unknown_choice_is_refused():
-    with pytest.raises(ValueError, match="stem_impl is 'hexagons'"):
-        jax.eval_shape(
-            lambda: ResNet(18, stem_impl="hexagons").init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)), train=False)
-        )
+    assert exchanges["space_to_depth"] <= exchanges["plain"]
