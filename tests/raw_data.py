@@ -1,4 +1,4 @@
-"""Raw datasets as their publishers lay them out, in small, and what becomes of them."""
+"""Helpers for tests of builders: write small raw datasets, prepare them, and check that faulty ones are refused."""
 
 import zipfile
 from functools import partial
@@ -10,7 +10,7 @@ from PIL import Image
 
 from cpnet_jax.data import builders
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.data.records import Example, decode
+from cpnet_jax.data.records import Example, decode_record
 from cpnet_jax.data.stream import examples
 from cpnet_jax.errors import UserError
 
@@ -21,21 +21,21 @@ def save(path: Path, picture: np.ndarray) -> None:
 
 
 def pack(folder: Path, archive: Path, inside: str = "") -> Path:
-    """A zip of the folder's files, folder entries included as archivers write them."""
+    """Zip a folder's files, with entries for folders as archivers write them."""
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for path in sorted(folder.rglob("*")):
             packed.write(path, f"{inside}{path.relative_to(folder).as_posix()}")
     return archive
 
 
-def cut_short(path: Path) -> None:
-    """As an interrupted download leaves it."""
+def truncate(path: Path) -> None:
+    """Truncate a file, as an interrupted download does."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
 def prepared_examples(dataset: Dataset, data_dir: Path, source: Path) -> dict[str, dict[str, Example]]:
-    """Split -> id -> decoded example."""
-    decoder = partial(decode, num_classes=len(dataset.classes), ignore_label=dataset.ignore_label)
+    """Prepare a dataset and return split -> id -> decoded example."""
+    decoder = partial(decode_record, num_classes=len(dataset.classes), ignore_label=dataset.ignore_label)
     builder = builders.prepare(dataset, data_dir, source)
     return {
         split: {example["id"]: example for example in examples(builders.records(builder, split), decode=decoder)}
@@ -43,8 +43,8 @@ def prepared_examples(dataset: Dataset, data_dir: Path, source: Path) -> dict[st
     }
 
 
-def assert_refused(dataset: Dataset, data_dir: Path, source: Path, *named: str) -> None:
-    """In a sentence that names all of `named`, with nothing written."""
+def assert_refused(dataset: Dataset, data_dir: Path, source: Path | str, *named: str) -> None:
+    """Check that preparing raises a one-line UserError that names all of `named`, and writes no records."""
     with pytest.raises(UserError) as caught:
         builders.prepare(dataset, data_dir, source)
     message = str(caught.value)

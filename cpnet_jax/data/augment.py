@@ -1,6 +1,7 @@
-"""Augmentation of an image and its label together (the paper's training protocol): numpy only, pure given an rng.
+"""Augments an image and its label together, as the paper's training protocol does; numpy and OpenCV only.
 
-What will be shown is decided before the image is decoded, so that no more of it is decoded and resized than is shown.
+The crop is drawn before the image is decoded. The image is then decoded only as finely as the scale needs, and only
+the part that the crop shows is resized.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,13 +13,15 @@ from jaxtyping import Int, UInt8
 
 Image = UInt8[np.ndarray, "h w 3"]
 Label = UInt8[np.ndarray, "h w"]
-# Smallest scale at which the image is wanted -> (pixels, reduction): the image with each side divided by the
-# reduction (and rounded up), which leaves it no smaller than asked for.
+CroppedImage = UInt8[np.ndarray, "rows columns 3"]
+CroppedLabel = UInt8[np.ndarray, "rows columns"]
+# Loads an image: wanted scale -> (pixels, reduction). Each side is divided by the reduction, rounded up, and is
+# at least the wanted scale times the stored side.
 LoadImage = Callable[[float], tuple[Image, int]]
-# A row range and a column range of the scaled image.
-Window = tuple[slice, slice]
+# Rows and columns of the scaled image that a crop shows.
+CropBox = tuple[slice, slice]
 
-# Crops drawn until no class takes too much of one; the last is taken as it is.
+# Crops drawn at most while one class exceeds `cat_max_ratio`; the last is used in any case (as in mmsegmentation).
 CROP_TRIES = 10
 
 
@@ -34,31 +37,31 @@ def augment(
     ignore_label: int,
     cat_max_ratio: float = 1.0,
     jitter: bool = False,
-) -> tuple[Image, Label]:
-    """Random scale, random crop (padded where the image is smaller), random horizontal flip, random colours.
+) -> tuple[CroppedImage, CroppedLabel]:
+    """Applies a random scale, crop (padded if the image is smaller), horizontal flip and colour jitter.
 
     Args:
-      load: gives the image that the label belongs to.
-      label: at the image's stored size.
+      load: loads the image that the label belongs to.
+      label: label at the image's stored size.
       rng: the only source of randomness.
       crop_size: (height, width) of the result.
-      scales: one is drawn uniformly (the paper: 0.5, 0.75, 1, 1.5, 1.75, 2); each at least 0.01.
-      flip_probability: the paper: 0.5.
-      fill: RGB of the padding, 0 .. 255; the dataset's mean, so that padding is about 0 after normalisation.
-      ignore_label: the padding's label.
-      cat_max_ratio: share of a crop's labelled pixels that one class may have, 0 .. 1; 1 takes any crop. Where
-        CROP_TRIES crops have more, the last of them is taken.
+      scales: scales to draw from uniformly, each at least 0.01; the paper uses 0.5, 0.75, 1, 1.5, 1.75, 2.
+      flip_probability: 0 .. 1; the paper uses 0.5.
+      fill: RGB of the padding, 0 .. 255; with the dataset's mean, padding is about 0 after normalisation.
+      ignore_label: label of the padding.
+      cat_max_ratio: largest share of a crop's labelled pixels that one class may have, 0 .. 1; 1 accepts any crop.
+        If CROP_TRIES crops exceed it, the last one is used.
       jitter: whether to change the colours, see `photometric_jitter`.
     """
-    scale = Fraction(scales[rng.integers(len(scales))]).limit_denominator(1000)
+    scale = Fraction(scales[int(rng.integers(len(scales)))]).limit_denominator(1000)
     for _ in range(CROP_TRIES):
-        window = random_window(scaled_size(label.shape, scale), crop_size, rng)
-        crop = resize_nearest(label, scale, window)
+        box = random_crop_box(scaled_size(label.shape, scale), crop_size, rng)
+        crop = resize_nearest(label, scale, box)
         if cat_max_ratio >= 1 or largest_share(crop, ignore_label) <= cat_max_ratio:
             break
     flip = rng.random() < flip_probability
     pixels, reduction = load(float(scale))
-    image = resize_bilinear(pixels, scale * reduction, window)
+    image = resize_bilinear(pixels, scale * reduction, box)
     if jitter:
         image = photometric_jitter(image, rng)
     image, crop = pad(image, crop, crop_size, fill, ignore_label)
@@ -68,61 +71,68 @@ def augment(
 
 
 def scaled_size(size: tuple[int, int], scale: Fraction) -> tuple[int, int]:
-    """Whole pixels only: one that lay half outside would have to be made up."""
-    return tuple(max(int(side * scale), 1) for side in size)
+    """Scales (height, width), rounded down: a pixel that lies partly outside the image would be extrapolated."""
+    height, width = (max(int(side * scale), 1) for side in size)
+    return height, width
 
 
-def random_window(size: tuple[int, int], crop_size: tuple[int, int], rng: np.random.Generator) -> Window:
-    """A window of the crop's size, or of the image's where that is smaller."""
+def random_crop_box(size: tuple[int, int], crop_size: tuple[int, int], rng: np.random.Generator) -> CropBox:
+    """Draws a crop uniformly; it is as large as the crop size, or as the image along sides that are smaller."""
     starts = [int(rng.integers(max(side - crop, 0) + 1)) for side, crop in zip(size, crop_size, strict=True)]
-    return tuple(
+    rows, columns = (
         slice(start, min(start + crop, side)) for start, crop, side in zip(starts, crop_size, size, strict=True)
     )
+    return rows, columns
 
 
 def largest_share(label: Label, ignore_label: int) -> float:
-    """Of the labelled pixels, that of the class with the most; 1 where none is labelled."""
+    """Returns the most frequent class's share of the labelled pixels, 0 .. 1; 1 if no pixel is labelled."""
     counts = np.bincount(label.ravel(), minlength=256)
     counts[ignore_label] = 0
     return counts.max() / counts.sum() if counts.any() else 1.0
 
 
-def resize_nearest(picture: UInt8[np.ndarray, "h w ..."], scale: Fraction, window: Window) -> UInt8[np.ndarray, "..."]:
-    """The window of the scaled picture; every pixel is the source pixel that its centre falls into."""
+def resize_nearest(picture: UInt8[np.ndarray, "h w ..."], scale: Fraction, box: CropBox) -> UInt8[np.ndarray, "..."]:
+    """Resize by nearest neighbour and crop; each pixel is the source pixel that its centre falls into."""
     if scale == 1:
-        return picture[window]
-    rows, columns = (_sources(span, side, scale) for span, side in zip(window, picture.shape, strict=False))
+        return picture[box]
+    rows, columns = (_nearest(span, side, scale) for span, side in zip(box, picture.shape, strict=False))
     return picture.take(rows, axis=0).take(columns, axis=1)
 
 
-def _sources(span: slice, side: int, scale: Fraction) -> Int[np.ndarray, " n"]:
-    """floor((x + 1/2) / scale) in whole numbers."""
+def _nearest(span: slice, side: int, scale: Fraction) -> Int[np.ndarray, " n"]:
+    """Source indices floor((x + 1/2) / scale) of the target positions x in a span, in exact integer arithmetic."""
     targets = np.arange(span.start, span.stop)
     return np.minimum((2 * targets + 1) * scale.denominator // (2 * scale.numerator), side - 1)
 
 
-def resize_bilinear(image: Image, scale: Fraction, window: Window) -> Image:
-    """The window of the scaled image, scaled about pixel centres without antialiasing (as mmsegmentation and torch-era
-    training code do). Equal to that window of the whole image resized, but only the part that it shows is worked on."""
+def resize_bilinear(image: Image, scale: Fraction, box: CropBox) -> CroppedImage:
+    """Resizes bilinearly and crops; half-pixel centres, no antialiasing, as in mmsegmentation.
+
+    The result equals the crop of the whole resized image, but only the source pixels it needs are resized.
+    """
     if scale == 1:
-        return image[window]
-    rows, columns = (_support(span, side, scale) for span, side in zip(window, image.shape, strict=False))
+        return image[box]
+    rows, columns = (_support(span, side, scale) for span, side in zip(box, image.shape, strict=False))
     part = image[rows, columns]
-    if min(part.shape[:2]) * scale <= Fraction(1, 2):  # OpenCV would make it an image without pixels
-        return resize_nearest(image, scale, window)
-    # By factors rather than by size, which would round them.
+    if min(part.shape[:2]) * scale <= Fraction(1, 2):  # OpenCV would round the size down to 0
+        return resize_nearest(image, scale, box)
+    # By factors, since OpenCV would derive slightly different ones from a rounded size.
     resized = cv2.resize(part, None, fx=float(scale), fy=float(scale), interpolation=cv2.INTER_LINEAR)
     return resized[
         tuple(
             slice(x.start - int(s.start * scale), x.stop - int(s.start * scale))
-            for x, s in zip(window, (rows, columns), strict=True)
+            for x, s in zip(box, (rows, columns), strict=True)
         )
     ]
 
 
 def _support(span: slice, side: int, scale: Fraction) -> slice:
-    """The source pixels that the span is interpolated from. They begin where a source and a target pixel begin
-    together, so that the part is sampled at the very same points as the whole."""
+    """Source range that a target span is interpolated from.
+
+    It starts where the edges of a source and a target pixel coincide, so that a part of the image is sampled at the
+    same points as the whole.
+    """
     period = scale.denominator
     first = max(int(span.start / scale) - 1, 0) // period * period
     return slice(first, min(int(span.stop / scale) + 3, side))
@@ -130,8 +140,8 @@ def _support(span: slice, side: int, scale: Fraction) -> slice:
 
 def pad(
     image: Image, label: Label, size: tuple[int, int], fill: Sequence[float], ignore_label: int
-) -> tuple[Image, Label]:
-    """Both extended at the bottom and on the right to at least `size`."""
+) -> tuple[CroppedImage, CroppedLabel]:
+    """Pads image and label at the bottom and on the right to at least `size`."""
     below, right = (max(wanted - have, 0) for wanted, have in zip(size, label.shape, strict=True))
     if not below and not right:
         return image, label
@@ -143,19 +153,19 @@ def pad(
 
 def central_crop(
     image: Image, label: Label, crop_size: tuple[int, int], fill: Sequence[float], ignore_label: int
-) -> tuple[Image, Label]:
-    """The middle of both, padded as by `pad` where they are smaller."""
+) -> tuple[CroppedImage, CroppedLabel]:
+    """Crops the centre of image and label; pads as `pad` does if they are smaller."""
     starts = [max(side - crop, 0) // 2 for side, crop in zip(label.shape, crop_size, strict=True)]
-    window = tuple(slice(start, start + crop) for start, crop in zip(starts, crop_size, strict=True))
-    return pad(image[window], label[window], crop_size, fill, ignore_label)
+    box = tuple(slice(start, start + crop) for start, crop in zip(starts, crop_size, strict=True))
+    return pad(image[box], label[box], crop_size, fill, ignore_label)
 
 
 def photometric_jitter(image: Image, rng: np.random.Generator) -> Image:
-    """Brightness, contrast, saturation and hue, each changed with probability 1/2.
+    """Changes brightness, contrast, saturation and hue, each with probability 1/2.
 
-    The published recipe (SSD's; mmsegmentation's PhotoMetricDistortion): brightness shifted by up to 32, contrast and
-    saturation multiplied by 0.5 to 1.5, hue turned by up to 18 of OpenCV's 180 steps; contrast before or after the
-    others, as often.
+    The recipe is SSD's (Liu et al., 2016) and mmsegmentation's PhotoMetricDistortion. Brightness is shifted by up to
+    32, contrast and saturation are multiplied by 0.5 to 1.5, hue is shifted by up to 18 of OpenCV's 180 steps.
+    Contrast is changed before or after saturation and hue with equal probability.
     """
     brightness, contrast, contrast_first, saturation, hue = rng.random(5) < 0.5
     shift, gain = rng.uniform(-32, 32), rng.uniform(0.5, 1.5)

@@ -1,24 +1,29 @@
-"""Encoded pictures -> pixels, as they are stored: a camera's orientation flag never turns them, since the label was
-made for the stored pixels."""
+"""Decodes images and labels to pixels as they are stored.
+
+EXIF orientation is never applied, since labels are made for the stored pixels.
+"""
 
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
-from jaxtyping import UInt8
+from jaxtyping import UInt, UInt8
 from PIL import Image
 
-# Below that side, rounding lets libjpeg-turbo choose another reduction than the one meant.
+# Smallest side, in pixels, of a JPEG decoded at a reduced size. Below it, rounding can make libjpeg-turbo choose
+# another reduction than the requested one.
 SMALLEST_REDUCED = 16
 
 
 class Decoded(NamedTuple):
-    """Attributes:
-    pixels: RGB, ceil(h / reduction) x ceil(w / reduction).
-    reduction: each side was divided by it while decoding.
-    size: (h, w) as stored.
+    """A decoded image.
+
+    Attributes:
+      pixels: RGB, of ceil(h / reduction) x ceil(w / reduction).
+      reduction: what each side was divided by while decoding: 1, 2, 4 or 8.
+      size: stored (h, w).
     """
 
     pixels: UInt8[np.ndarray, "rows columns 3"]
@@ -27,14 +32,13 @@ class Decoded(NamedTuple):
 
 
 def decode_image(data: bytes, scale: float = 1.0) -> Decoded:
-    """A JPEG, PNG or what else OpenCV reads.
+    """Decodes a JPEG, PNG or any other format OpenCV reads.
 
-    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size (the inverse DCT of its low frequencies only) where that is no
-    smaller than `scale` of it: less work, and the same picture as decoding and then averaging, but for rounding and
-    a better filter against aliasing.
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that is at least `scale` of it. libjpeg-turbo then inverts the
+    DCT of the low frequencies only, which is faster and close to decoding in full and averaging.
 
     Raises:
-      ValueError: where the data is damaged or no picture.
+      ValueError: if the data is damaged or not an image.
     """
     if data[:2] == b"\xff\xd8":
         return _decode_jpeg(data, scale)
@@ -42,30 +46,30 @@ def decode_image(data: bytes, scale: float = 1.0) -> Decoded:
     return Decoded(pixels, 1, pixels.shape[:2])
 
 
-def decode_label(data: bytes) -> UInt8[np.ndarray, "h w"]:
-    """A one-channel PNG; whatever else it is comes back as it is, for the caller to refuse.
+def decode_label(data: bytes) -> UInt[np.ndarray, "h w ..."]:
+    """Decodes a one-channel PNG; an image with several channels is returned unchanged, for the caller to reject.
 
     Raises:
-      ValueError: where the data is damaged or no picture.
+      ValueError: if the data is damaged or not an image.
     """
     return _decode(data, cv2.IMREAD_UNCHANGED)
 
 
-def _decode(data: bytes, flags: int) -> UInt8[np.ndarray, "..."]:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None  # OpenCV raises on no bytes
+def _decode(data: bytes, flags: int) -> UInt[np.ndarray, "..."]:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None  # OpenCV raises on empty data
     if pixels is None:
-        raise ValueError("damaged, or no picture")
+        raise ValueError("damaged or not an image")
     return pixels
 
 
 def _decode_jpeg(data: bytes, scale: float) -> Decoded:
     try:
-        height, width, *_ = simplejpeg.decode_jpeg_header(data)
+        height, width = map(int, simplejpeg.decode_jpeg_header(data)[:2])
         reduction = 1
         while reduction < 8 and 2 * reduction * scale <= 1 and min(height, width) >= SMALLEST_REDUCED:
             reduction *= 2
-        # libjpeg-turbo takes its smallest size that is no smaller than these.
-        smallest = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
+        # libjpeg-turbo chooses the smallest size that is at least this large.
+        smallest: Any = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
         pixels = simplejpeg.decode_jpeg(data, **smallest if reduction > 1 else {})
         return Decoded(pixels, reduction, (height, width))
     except ValueError:
@@ -73,8 +77,10 @@ def _decode_jpeg(data: bytes, scale: float) -> Decoded:
 
 
 def _decode_imperfect_jpeg(data: bytes) -> Decoded:
-    """Stray bytes that do no harm, at which simplejpeg stops, are in files of well-known datasets. Pillow reads over
-    them, and still refuses a file that is cut short."""
+    """Decodes a JPEG with stray bytes, as some files of well-known datasets have.
+
+    simplejpeg rejects these files. Pillow reads them, and still rejects truncated ones.
+    """
     try:
         pixels = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:

@@ -1,4 +1,4 @@
-"""Batches on the devices before the step asks for them."""
+"""Prefetches batches to the devices."""
 
 from collections import Counter, deque
 from collections.abc import Iterator
@@ -12,27 +12,29 @@ from cpnet_jax.data.stream import TrainStream
 
 
 class DeviceBatches:
-    """A stream's batches in its order, moved to the devices by a thread that keeps some of them ready.
+    """Iterator over a stream's batches as global arrays; a thread moves some of them to the devices ahead of time.
 
-    Each is an array of its own, so a step may take it (or have it donated) while the next ones arrive. What goes wrong
-    in the stream is raised when its batch is asked for. Close it, or use it in a `with`.
+    Every batch has its own arrays, so a step may donate them while later batches arrive. An error in the stream is
+    raised when its batch is requested. Call close(), or use as a context manager.
 
     Attributes:
-      stream: where they come from.
-      position: global batches taken from here; those that only wait are not counted.
-      unreadable: record -> how often those batches do without it, see `TrainStream.unreadable`.
+      stream: source of the batches.
+      position: global batches taken from this iterator; batches that wait are not counted.
+      unreadable: record -> how often it was replaced in those batches, see `TrainStream.unreadable`.
     """
 
     def __init__(self, mesh: Mesh, stream: TrainStream, *, ahead: int = 2) -> None:
-        """Args:
-        mesh: to divide the batches over.
-        stream: of this process's parts; it belongs to this object from here on.
-        ahead: batches ready or on their way; at least 1.
+        """Starts moving batches.
+
+        Args:
+          mesh: mesh to split the batches over.
+          stream: this process's part of the batches; close() closes it, too.
+          ahead: batches that are ready or being moved, at least 1.
         """
         self._mesh, self.stream = mesh, stream
         self.position = stream.position
         self.unreadable: Counter[int] = Counter()
-        # One thread: two would take batches in turns and hand them over in any order.
+        # One thread only: several would deliver batches out of order.
         self._mover = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device_batches")
         self._ahead = deque(self._mover.submit(self._move) for _ in range(ahead))
 
@@ -47,7 +49,7 @@ class DeviceBatches:
         self.close()
 
     def close(self) -> None:
-        """Drops what waits; ends the thread and the stream."""
+        """Drops waiting batches; stops the thread and closes the stream."""
         self._mover.shutdown(cancel_futures=True)
         self.stream.close()
 
@@ -55,7 +57,7 @@ class DeviceBatches:
         return self
 
     def __next__(self) -> Any:
-        """A pytree of global arrays, split over the mesh."""
+        """Returns the next batch: a pytree of global arrays, split over the mesh."""
         batch, unreadable = self._ahead.popleft().result()
         self._ahead.append(self._mover.submit(self._move))
         self.position += 1

@@ -1,4 +1,4 @@
-"""Pictures of predictions and their errors, with a legend of the classes they show."""
+"""Draws labels, predictions and error maps, with a legend of the classes shown."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cpnet_jax.data.catalog import Colour, Dataset
 
-# Small images are enlarged to about this height, so that a legend fits under them.
+# Height to which small images are enlarged, in pixels, so that a legend fits under them.
 PANEL_HEIGHT = 256
 MAX_WIDTH = 1024
-# A pane is at least as wide as its title, three of them as any class's name.
+# Smallest width of a pane, so that its title fits, and any class name fits under three panes.
 MIN_PANE = 96
 GAP = 6
 BACKGROUND = (255, 255, 255)
 IGNORED_COLOUR = (0, 0, 0)
-# Error maps are told apart by brightness alone, whatever colours an eye or a printer knows: right is the image itself
-# in pale greys, wrong the vermilion of Okabe and Ito's palette, ignored black.
+# Error maps are readable in greyscale and by colour-blind readers, since brightness alone separates the three kinds:
+# correct is the image in pale greys, wrong is the vermilion of Okabe and Ito's palette, ignored is black.
 DARKEST_RIGHT = 190
 RIGHT_COLOUR = ((DARKEST_RIGHT + 255) // 2,) * 3  # in legends
 WRONG_COLOUR = (213, 94, 0)
@@ -27,7 +27,7 @@ WRONG_COLOUR = (213, 94, 0)
 def colourise(
     classes: UInt8[np.ndarray, "h w"], palette: Sequence[Colour], ignore_label: int
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Class indices in their colours; ignored pixels black."""
+    """Maps class indices to RGB colours; ignored pixels are black."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(palette)] = palette
     table[ignore_label] = IGNORED_COLOUR
@@ -37,7 +37,7 @@ def colourise(
 def overlay(
     image: UInt8[np.ndarray, "h w 3"], colours: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Colours laid over the image's grey values, so that both remain readable."""
+    """Blends colours over the image in grey; `opacity` is the weight of the colours, 0 .. 1."""
     grey = image.mean(axis=-1, keepdims=True)
     return np.round((1 - opacity) * grey + opacity * colours).astype(np.uint8)
 
@@ -48,7 +48,7 @@ def error_map(
     prediction: UInt8[np.ndarray, "h w"],
     ignore_label: int,
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Where the prediction is right (the image in pale greys), wrong (vermilion) or not counted (black)."""
+    """Draws correct pixels in the image's pale greys, wrong pixels in vermilion and ignored pixels in black."""
     pale = np.linspace(DARKEST_RIGHT, 255, 256).round().astype(np.uint8)
     picture = pale[cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)]
     picture[label != prediction] = WRONG_COLOUR
@@ -62,7 +62,7 @@ def panel(
     prediction: UInt8[np.ndarray, "h w"],
     dataset: Dataset,
 ) -> Image.Image:
-    """One picture to look at: the image, its label and the prediction over it, and a legend."""
+    """Draws the image, the label over it and the prediction over it side by side, above a legend."""
     shown = [image]
     for classes in (label, prediction):
         shown.append(overlay(image, colourise(classes, dataset.palette, dataset.ignore_label)))
@@ -84,12 +84,12 @@ def panel(
 
 
 def enlargement(shape: tuple[int, ...]) -> int:
-    """How many times an image of (h, w, ...) is repeated along each side to be looked at."""
+    """Returns the integer factor by which to enlarge an image of shape (h, w, ...) for display."""
     return max(min(round(PANEL_HEIGHT / shape[0]), MAX_WIDTH // shape[1]), 1)
 
 
 def titles(names: Sequence[str], widths: Sequence[int]) -> Image.Image:
-    """A strip with a name over each of the panes of these widths."""
+    """Draws a strip with one title above each pane; `widths` are the panes' widths in pixels."""
     strip = Image.new("RGB", (sum(widths) + GAP * (len(widths) - 1), 22), BACKGROUND)
     draw, left = ImageDraw.Draw(strip), 0
     for name, width in zip(names, widths, strict=True):
@@ -99,7 +99,7 @@ def titles(names: Sequence[str], widths: Sequence[int]) -> Image.Image:
 
 
 def legend(names: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
-    """A strip `width` pixels wide with a swatch for each name, in as many lines as that takes."""
+    """Draws a strip `width` pixels wide with a swatch and name for each class, in as many rows as needed."""
     font, line = ImageFont.load_default(13), 22
     places, left, row = [], 2, 0
     for name in names:

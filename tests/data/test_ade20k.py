@@ -1,4 +1,4 @@
-"""ADE20K, from trees in the exact layout of ADEChallengeData2016."""
+"""The ADE20K builder reads trees in the exact layout of ADEChallengeData2016."""
 
 import importlib
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from raw_data import assert_refused, cut_short, pack, prepared_examples, save
+from raw_data import assert_refused, pack, prepared_examples, save, truncate
 
 from cpnet_jax.config.check import resolve_classes
 from cpnet_jax.data import catalog
 
-# The challenge's objectInfo150.txt, its first names, in order; label 1 is "wall".
+# First names in the challenge's objectInfo150.txt, in order; label 1 is "wall".
 PUBLISHED_NAMES = """
 wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
 table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field, armchair,
@@ -26,7 +26,7 @@ swimming pool, stool, barrel, basket, waterfall, tent, bag, minibike, cradle, ov
 name, microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket, sculpture, hood, sconce, vase, traffic
 light, tray, ashcan, fan, pier, crt screen, plate, monitor, bulletin board, shower, radiator, glass, clock, flag
 """
-# From all over its color150.mat.
+# A sample of color150.mat.
 PUBLISHED_COLOURS = {
     "wall": (120, 120, 120),
     "building": (180, 120, 120),
@@ -73,13 +73,13 @@ TRAIN_IMAGE = "images/training/ADE_train_00000001.jpg"
 
 
 def raw_label(split: str, index: int) -> np.ndarray:
-    """All of 0 .. 150, each at a place of its own in every label."""
+    """A label with all of 0 .. 150, at different places in every label."""
     rng = np.random.default_rng([ord(split[0]), index])
     return rng.permutation(np.resize(np.arange(151), 12 * (15 + index))).reshape(12, -1).astype(np.uint8)
 
 
 def write_tree(root: Path) -> Path:
-    """What is in the archive's folder ADEChallengeData2016: RGB JPEGs, greyscale PNGs and two text files."""
+    """Write the archive's folder ADEChallengeData2016: RGB JPEGs, greyscale PNGs and two text files."""
     for split, (folder, prefix, count) in SPLITS.items():
         for index in range(1, count + 1):
             label = raw_label(split, index)
@@ -138,7 +138,7 @@ def test_names_and_palette_are_the_published_ones():
 
 def test_the_config_fits_the_dataset():
     config = importlib.import_module("configs.ade20k").get_config()
-    resolve_classes(config, catalog.get(config.data.name))
+    resolve_classes(config, catalog.get(config.data.name).classes)
     assert config.data.name == "ade20k"
 
 
@@ -161,7 +161,7 @@ def full_release_of_2021(root: Path) -> None:
 
 @pytest.mark.parametrize("write", [full_release_of_2016, full_release_of_2021])
 @pytest.mark.parametrize("named", ["the folder around it", "the folder", "the archive", "without its index"])
-def test_the_full_release_is_recognised(write, named, tmp_path):
+def test_the_full_release_is_refused_by_name(write, named, tmp_path):
     source = tmp_path / "raw"
     write(source)
     if named == "the folder":
@@ -173,14 +173,14 @@ def test_the_full_release_is_recognised(write, named, tmp_path):
     assert_refused(catalog.ADE20K, tmp_path / "out", source, "full ADE20K release", "ADEChallengeData2016")
 
 
-def test_the_challenge_beside_the_full_release_is_taken(tree, tmp_path):
+def test_the_challenge_is_read_beside_the_full_release(tree, tmp_path):
     full_release_of_2016(tree.parent)
     full_release_of_2021(tree.parent)
     examples = prepared_examples(catalog.ADE20K, tmp_path / "out", tree.parent)
     assert {split: len(examples[split]) for split in examples} == {"train": 3, "val": 2}
 
 
-# what is done to the tree -> what the sentence must name
+# case -> (change to the source, what the error message must name)
 BROKEN = {
     "no training images": (lambda root: shutil.rmtree(root / "images/training"), ["images/training/*.jpg"]),
     "no training split": (
@@ -202,12 +202,12 @@ BROKEN = {
         lambda root: Image.open(root / TRAIN_LABEL).convert("RGB").save(root / TRAIN_LABEL),
         [TRAIN_LABEL, "RGB"],
     ),
-    "truncated JPEG": (lambda root: cut_short(root / TRAIN_IMAGE), [TRAIN_IMAGE]),
+    "truncated JPEG": (lambda root: truncate(root / TRAIN_IMAGE), [TRAIN_IMAGE]),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_bad_tree_is_refused_in_a_sentence(name, tree, tmp_path):
+def test_a_bad_tree_is_refused_in_one_line(name, tree, tmp_path):
     damage, named = BROKEN[name]
     damage(tree)
     assert_refused(catalog.ADE20K, tmp_path / "out", tree, *named)
@@ -227,7 +227,9 @@ def test_another_dataset_is_refused(tmp_path):
     assert_refused(catalog.ADE20K, tmp_path / "out", source, "images/training", "sceneparsing.csail.mit.edu")
 
 
-def test_an_archive_cut_short_is_refused(tmp_path):
+def test_a_truncated_archive_is_refused(tmp_path):
     archive = as_the_archive(tmp_path)
-    cut_short(archive)
-    assert_refused(catalog.ADE20K, tmp_path / "out", archive, str(archive), "no whole zip archive", "fetch it again")
+    truncate(archive)
+    assert_refused(
+        catalog.ADE20K, tmp_path / "out", archive, str(archive), "not a complete zip archive", "download it again"
+    )

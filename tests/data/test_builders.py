@@ -1,4 +1,4 @@
-"""Raw folders become records once, whole or not at all; what is wrong with a folder is said in a sentence."""
+"""Builders write records once, completely or not at all, and refuse a faulty source with a one-line message."""
 
 import contextlib
 import dataclasses
@@ -15,21 +15,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from raw_data import assert_refused
 
 from cpnet_jax.data import builders, catalog, scenes
 from cpnet_jax.data.builders import base as base_module
 from cpnet_jax.data.builders import scenes as scenes_module
-from cpnet_jax.data.records import decode
+from cpnet_jax.data.records import decode_record
 from cpnet_jax.data.stream import TrainStream, examples
 from cpnet_jax.errors import UserError
 
 VOID, IGNORED = 11, 255
 COUNTS = {"train": 5, "val": 3, "test": 2}
-decode11 = partial(decode, num_classes=11, ignore_label=IGNORED)
+decode11 = partial(decode_record, num_classes=11, ignore_label=IGNORED)
 
 
 def raw_pair(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Image and raw label, of another size for every index, all classes and void in the label."""
+    """Image and raw label with all classes and void; the size differs between indices."""
     rng = np.random.default_rng([ord(split[0]), index])
     height, width = 12 + index, 16 + 2 * index
     label = rng.integers(0, 12, (height, width)).astype(np.uint8)
@@ -38,7 +39,7 @@ def raw_pair(split: str, index: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_tree(root: Path, counts: dict[str, int] = COUNTS) -> Path:
-    """CamVid's layout. Label 1 of every split is a palette PNG."""
+    """Write CamVid's layout; label 1 of every split is a palette PNG."""
     for split, count in counts.items():
         for folder in (split, f"{split}annot"):
             (root / folder).mkdir(parents=True)
@@ -58,7 +59,7 @@ def prepared_files(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 @pytest.fixture(scope="session")
 def camvid(tmp_path_factory) -> tuple[Path, Path, builders.SegmentationBuilder]:
-    """(source, data_dir, builder) of a small CamVid, prepared once and to be left as it is."""
+    """(source, data_dir, builder) of a small CamVid, prepared once; tests must not change it."""
     source = write_tree(tmp_path_factory.mktemp("camvid_raw"))
     data_dir = tmp_path_factory.mktemp("camvid_prepared")
     return source, data_dir, builders.prepare(catalog.CAMVID, data_dir, source)
@@ -66,7 +67,7 @@ def camvid(tmp_path_factory) -> tuple[Path, Path, builders.SegmentationBuilder]:
 
 @pytest.fixture
 def source(tmp_path) -> Path:
-    """A small CamVid of one's own, to break."""
+    """A small CamVid that a test may change."""
     return write_tree(tmp_path / "raw", {"train": 3, "val": 2})
 
 
@@ -87,7 +88,7 @@ def test_records_are_the_pairs_of_the_folders(camvid, split):
         assert example["label"].dtype == np.uint8
 
 
-def test_a_jpeg_is_stored_as_its_very_bytes_and_a_png_losslessly():
+def test_a_jpeg_is_stored_unchanged_and_a_png_losslessly():
     image = np.random.default_rng(0).integers(0, 256, (24, 40, 3), dtype=np.uint8)
     stream = BytesIO()
     Image.fromarray(image).save(stream, "JPEG")
@@ -98,7 +99,7 @@ def test_a_jpeg_is_stored_as_its_very_bytes_and_a_png_losslessly():
         base_module.stored_image(b"no picture", "x.png")
 
 
-def test_the_test_split_may_be_absent(source, tmp_path):
+def test_the_test_split_is_optional(source, tmp_path):
     builder = builders.prepare(catalog.CAMVID, tmp_path / "out", source)
     assert len(builders.records(builder, "train")) == 3
     with pytest.raises(UserError, match="test"):
@@ -122,24 +123,24 @@ def test_preparing_and_reading_need_no_tensorflow(source, tmp_path, monkeypatch)
     assert "tensorflow" not in sys.modules
 
 
-def test_records_can_be_sent_to_worker_processes(camvid):
+def test_records_can_be_pickled(camvid):
     _, _, builder = camvid
     records = builders.records(builder, "val")
     sent = pickle.loads(pickle.dumps(records))
     assert [sent[index] for index in range(len(records))] == [records[index] for index in range(len(records))]
 
 
-def test_prepared_twice_is_not_written_again(camvid):
+def test_preparing_twice_writes_once(camvid):
     source, data_dir, _ = camvid
     before = prepared_files(data_dir)
     assert before
-    for again in (source, str(source), ""):  # by any spelling, and unsaid
+    for again in (source, str(source), ""):  # as Path, as text, and not set
         builder = builders.prepare(catalog.CAMVID, data_dir, again)
         assert len(builders.records(builder, "train")) == COUNTS["train"]
     assert prepared_files(data_dir) == before
 
 
-def test_prepared_records_outlive_their_source(source, tmp_path):
+def test_prepared_records_do_not_need_their_source(source, tmp_path):
     builders.prepare(catalog.CAMVID, tmp_path / "out", source)
     shutil.rmtree(source)
     records = builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out"), "val")
@@ -156,12 +157,12 @@ def test_records_of_another_source_are_refused(camvid, source):
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, RuntimeError, MemoryError])
-def test_interrupted_preparation_leaves_nothing_taken_for_whole(source, tmp_path, monkeypatch, interruption):
+def test_an_interrupted_preparation_does_not_count_as_complete(source, tmp_path, monkeypatch, interruption):
     calls = []
 
     def interrupted(*arguments, **options):
         calls.append(arguments)
-        if len(calls) == 4:  # the train split is done by then
+        if len(calls) == 4:  # after the train split
             raise interruption
         return read_pair(*arguments, **options)
 
@@ -177,22 +178,22 @@ def test_interrupted_preparation_leaves_nothing_taken_for_whole(source, tmp_path
     "error",
     [
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"),
-        RuntimeError(f"write() failed: {os.strerror(errno.ENOSPC)}; at byte 7"),  # as the record writer has it
+        RuntimeError(f"write() failed: {os.strerror(errno.ENOSPC)}; at byte 7"),  # as the record writer raises it
     ],
 )
-def test_a_full_disk_is_said_so_and_leaves_nothing_taken_for_whole(source, tmp_path, monkeypatch, error):
+def test_a_full_disk_is_reported_and_the_records_do_not_count_as_complete(source, tmp_path, monkeypatch, error):
     def full(*_, **__):
         raise error
 
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="is full: make room") as caught:
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"is full .*free space") as caught:
         patch.setattr(base_module, "read_pair", full)
         builders.prepare(catalog.CAMVID, tmp_path / "out", source)
     assert str(tmp_path / "out") in str(caught.value)
     assert len(builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out", source), "train")) == 3
 
 
-def test_of_two_processes_preparing_at_once_both_go_on(source, tmp_path, monkeypatch):
-    """The second one starts and ends while the first is at work."""
+def test_two_processes_can_prepare_at_once(source, tmp_path, monkeypatch):
+    """The second one starts and ends while the first is preparing."""
 
     def overtaken(*arguments, **options):
         monkeypatch.setattr(base_module, "read_pair", read_pair)
@@ -205,7 +206,7 @@ def test_of_two_processes_preparing_at_once_both_go_on(source, tmp_path, monkeyp
     assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
 
 
-def test_killed_preparation_leaves_nothing_taken_for_whole(source, tmp_path):
+def test_a_killed_preparation_does_not_count_as_complete(source, tmp_path):
     script = """
 import os, sys
 from cpnet_jax.data import builders, catalog
@@ -221,7 +222,7 @@ builders.prepare(catalog.CAMVID, *sys.argv[1:])
     assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
 
 
-# --- what a user's folder may be like --------------------------------------------------------------------------------
+# --- faulty sources ---------------------------------------------------------------------------------------------------
 
 
 def png(picture: Image.Image) -> bytes:
@@ -238,7 +239,7 @@ def label_with(value: int) -> bytes:
 
 LABEL = "trainannot/train_0.png"
 IMAGE = "train/train_0.png"
-# what is done to the tree -> what the sentence must name
+# case -> (change to the source, what the error message must name)
 BROKEN = {
     "train missing": (lambda root: shutil.rmtree(root / "train"), ["train"]),
     "valannot missing": (lambda root: shutil.rmtree(root / "valannot"), ["valannot"]),
@@ -271,27 +272,18 @@ BROKEN = {
 }
 
 
-def assert_refused(named: list[str], data_dir: Path, source: Path | str) -> None:
-    with pytest.raises(UserError) as caught:
-        builders.prepare(catalog.CAMVID, data_dir, source)
-    message = str(caught.value)
-    assert all(name in message for name in named), message
-    assert "\n" not in message and caught.value.exit_status == 2
-    assert not list(data_dir.rglob("*.array_record*"))
-
-
 @pytest.mark.parametrize("name", BROKEN)
-def test_bad_source_is_refused_in_a_sentence_and_nothing_is_left(name, source, tmp_path):
+def test_a_bad_source_is_refused_in_one_line_and_nothing_is_written(name, source, tmp_path):
     damage, named = BROKEN[name]
     damage(source)
-    assert_refused(named, tmp_path / "out", source)
+    assert_refused(catalog.CAMVID, tmp_path / "out", source, *named)
 
 
 @pytest.mark.parametrize("name", ["valannot missing", "empty split", "image without its label"])
-def test_missing_files_are_told_before_any_work(name, source, tmp_path, monkeypatch):
+def test_missing_files_are_reported_before_anything_is_read(name, source, tmp_path, monkeypatch):
     BROKEN[name][0](source)
     monkeypatch.setattr(base_module, "read_pair", None)  # reading any would raise a TypeError
-    assert_refused([], tmp_path / "out", source)
+    assert_refused(catalog.CAMVID, tmp_path / "out", source)
 
 
 @pytest.mark.parametrize("name", ["label value 12", "image cut off", "image without its label"])
@@ -305,16 +297,18 @@ def test_repaired_source_is_prepared(name, source, tmp_path):
 
 
 def test_source_not_set_names_the_field(tmp_path):
-    assert_refused(["config.data.source"], tmp_path / "out", "")
+    assert_refused(catalog.CAMVID, tmp_path / "out", "", "config.data.source")
 
 
 def test_missing_source_is_named(tmp_path):
-    assert_refused(["config.data.source", str(tmp_path / "nowhere")], tmp_path / "out", tmp_path / "nowhere")
+    assert_refused(
+        catalog.CAMVID, tmp_path / "out", tmp_path / "nowhere", "config.data.source", str(tmp_path / "nowhere")
+    )
 
 
 def test_source_that_is_a_file_is_named(tmp_path):
     (tmp_path / "camvid.zip").write_bytes(b"PK")
-    assert_refused(["config.data.source", "camvid.zip"], tmp_path / "out", tmp_path / "camvid.zip")
+    assert_refused(catalog.CAMVID, tmp_path / "out", tmp_path / "camvid.zip", "config.data.source", "camvid.zip")
 
 
 # --- scenes -----------------------------------------------------------------------------------------------------------
@@ -339,7 +333,7 @@ def test_scenes_splits_never_share_an_image(few_scenes):
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_scenes_records_are_the_renders(few_scenes, split):
-    decoder = partial(decode, num_classes=len(scenes.CLASSES), ignore_label=IGNORED)
+    decoder = partial(decode_record, num_classes=len(scenes.CLASSES), ignore_label=IGNORED)
     for example in examples(builders.records(few_scenes[1], split), decode=decoder):
         name, index = example["id"].rsplit("_", 1)
         image, label = scenes.render(scenes_module.SEEDS[split], int(index))
@@ -349,6 +343,6 @@ def test_scenes_records_are_the_renders(few_scenes, split):
         assert error.mean() < 6, "JPEG, in RGB order"
 
 
-def test_scenes_that_were_prepared_accept_a_source_they_never_needed(few_scenes, tmp_path):
-    """Left over from another dataset's command; it decides nothing here."""
+def test_prepared_scenes_ignore_a_source(few_scenes, tmp_path):
+    """A source left over from another dataset's command has no effect."""
     assert builders.prepare(catalog.SCENES, few_scenes[0], tmp_path).is_prepared()

@@ -1,4 +1,4 @@
-"""Cityscapes, from trees in the exact layout of leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip."""
+"""The Cityscapes builder reads the exact layout of leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip."""
 
 import importlib
 import shutil
@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from raw_data import assert_refused, cut_short, pack, prepared_examples, save
+from raw_data import assert_refused, pack, prepared_examples, save, truncate
 
 from cpnet_jax.config.check import resolve_classes
 from cpnet_jax.data import catalog
 
-# name, id, trainId, colour: the table of the official labels.py. A trainId of 255 or -1 is not evaluated.
+# (name, id, trainId, colour) in the official labels.py; trainIds 255 and -1 are not evaluated.
 PUBLISHED = [
     ("unlabeled", 0, 255, (0, 0, 0)),
     ("ego vehicle", 1, 255, (0, 0, 0)),
@@ -51,10 +51,10 @@ PUBLISHED = [
     ("license plate", -1, -1, (0, 0, 142)),
 ]
 EVALUATED = [row for row in PUBLISHED if row[2] not in (255, -1)]
-# As eight bits store them.
+# As stored in eight bits.
 RAW_IDS = np.array([label_id for _, label_id, _, _ in PUBLISHED]).astype(np.uint8)
 
-# Split -> ids; of the test split, only dummies are published.
+# Split -> ids; the published labels of the test split are dummies.
 FRAMES = {
     "train": ["aachen_000000_000019", "aachen_000001_000019", "zurich_000121_000019"],
     "val": ["frankfurt_000000_000294", "lindau_000000_000019"],
@@ -65,7 +65,7 @@ TRAIN_IMAGE = "leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png"
 
 
 def raw_label(frame: str) -> np.ndarray:
-    """All ids of the table, in an order of the frame's own."""
+    """A label with all ids, in an order that differs between frames."""
     rng = np.random.default_rng(list(frame.encode()))
     return rng.permutation(np.resize(RAW_IDS, 8 * 16)).reshape(8, 16)
 
@@ -84,7 +84,7 @@ def write_images(root: Path) -> Path:
 
 
 def write_labels(root: Path) -> Path:
-    """Greyscale labelIds, 16-bit instanceIds, RGBA colours and polygons of each frame."""
+    """Write greyscale labelIds, 16-bit instanceIds, RGBA colours and polygons of each frame."""
     for split, frames in FRAMES.items():
         for frame in frames:
             start = f"gtFine/{split}/{frame.split('_')[0]}/{frame}_gtFine"
@@ -103,7 +103,7 @@ def unpacked(root: Path) -> Path:
 
 
 def zipped(root: Path) -> Path:
-    """Both archives, side by side."""
+    """Both archives side by side."""
     root.mkdir(parents=True)
     pack(write_images(root.parent / "images"), root / "leftImg8bit_trainvaltest.zip")
     pack(write_labels(root.parent / "labels"), root / "gtFine_trainvaltest.zip")
@@ -111,13 +111,13 @@ def zipped(root: Path) -> Path:
 
 
 def labels_unpacked(root: Path) -> Path:
-    """And the archive of the images as it came."""
+    """Labels unpacked, images in their archive."""
     (zipped(root) / "gtFine_trainvaltest.zip").unlink()
     return write_labels(root)
 
 
 def folder_an_archive(root: Path) -> Path:
-    """Unpacked with a double click."""
+    """Each archive unpacked into a folder named after it."""
     write_images(root / "leftImg8bit_trainvaltest")
     write_labels(root / "gtFine_trainvaltest")
     return root
@@ -158,10 +158,10 @@ def test_names_and_palette_are_the_published_ones():
 
 def test_the_config_fits_the_dataset():
     config = importlib.import_module("configs.cityscapes").get_config()
-    resolve_classes(config, catalog.get(config.data.name))
+    resolve_classes(config, catalog.get(config.data.name).classes)
 
 
-# what is done to the tree -> what the sentence must name
+# case -> (change to the source, what the error message must name)
 BROKEN = {
     "no labels": (lambda root: shutil.rmtree(root / "gtFine"), ["gtFine/train/*", "gtFine_trainvaltest.zip"]),
     "no images": (lambda root: shutil.rmtree(root / "leftImg8bit"), ["leftImg8bit/train/*", "registration"]),
@@ -182,12 +182,12 @@ BROKEN = {
         lambda root: save(root / TRAIN_LABEL, np.zeros((8, 15), np.uint8)),
         [TRAIN_LABEL, "15x8", "16x8"],
     ),
-    "image cut off": (lambda root: cut_short(root / TRAIN_IMAGE), [TRAIN_IMAGE]),
+    "image cut off": (lambda root: truncate(root / TRAIN_IMAGE), [TRAIN_IMAGE]),
 }
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_bad_tree_is_refused_in_a_sentence(name, tree, tmp_path):
+def test_a_bad_tree_is_refused_in_one_line(name, tree, tmp_path):
     damage, named = BROKEN[name]
     damage(tree)
     assert_refused(catalog.CITYSCAPES, tmp_path / "out", tree, *named)
@@ -204,10 +204,12 @@ def test_one_archive_without_the_other_is_refused(missing, pattern, tmp_path):
 
 
 @pytest.mark.parametrize("archive", ["leftImg8bit_trainvaltest.zip", "gtFine_trainvaltest.zip"])
-def test_an_archive_cut_short_is_refused(archive, tmp_path):
+def test_a_truncated_archive_is_refused(archive, tmp_path):
     source = zipped(tmp_path / "raw")
-    cut_short(source / archive)
-    assert_refused(catalog.CITYSCAPES, tmp_path / "out", source, archive, "no whole zip archive", "fetch it again")
+    truncate(source / archive)
+    assert_refused(
+        catalog.CITYSCAPES, tmp_path / "out", source, archive, "not a complete zip archive", "download it again"
+    )
 
 
 def test_another_dataset_is_refused(tmp_path):

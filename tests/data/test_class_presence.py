@@ -1,11 +1,11 @@
-"""The classes of each record are looked up once, and kept with the records."""
+"""The classes of each record are found once and cached with the records."""
 
 import cv2
 import numpy as np
 import pytest
 
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.data.class_presence import cache_file, class_presence
+from cpnet_jax.data.class_presence import cache_file, find_class_presence
 from cpnet_jax.errors import UserError
 
 DATASET = Dataset("three", ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
@@ -19,39 +19,39 @@ RECORDS = [record("x", [0, 0, 2]), record("y", [255, 255, 255]), record("z", [1,
 EXPECTED = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], bool)
 
 
-def test_presence_is_what_the_labels_show_and_the_ignored_label_is_no_class(tmp_path):
-    assert np.array_equal(class_presence(RECORDS, DATASET, tmp_path / "p.npy"), EXPECTED)
+def test_class_presence_follows_the_labels_and_the_ignored_label_is_not_a_class(tmp_path):
+    assert np.array_equal(find_class_presence(RECORDS, DATASET, tmp_path / "p.npy"), EXPECTED)
 
 
 def test_labels_are_decoded_once(tmp_path):
     cache = cache_file(tmp_path, "train")
-    class_presence(RECORDS, DATASET, cache)
+    find_class_presence(RECORDS, DATASET, cache)
     assert [path.name for path in tmp_path.iterdir()] == [cache.name]
     unreadable = [{"id": "x", "image": b"", "label": b""}] * 3
-    assert np.array_equal(class_presence(unreadable, DATASET, cache), EXPECTED)
+    assert np.array_equal(find_class_presence(unreadable, DATASET, cache), EXPECTED)
 
 
-def test_every_split_has_a_file_of_its_own(tmp_path):
+def test_every_split_has_its_own_cache_file(tmp_path):
     splits = ["train", "val", "train[:50]", "train[50:]", "train[:50%]", "train+val"]
     files = {cache_file(tmp_path, split) for split in splits}
     assert len(files) == len(splits) and {file.parent for file in files} == {tmp_path}
 
 
-def test_a_folder_that_cannot_be_written_is_done_without(tmp_path):
-    assert np.array_equal(class_presence(RECORDS, DATASET, tmp_path / "missing" / "p.npy"), EXPECTED)
+def test_a_cache_that_cannot_be_written_is_skipped(tmp_path):
+    assert np.array_equal(find_class_presence(RECORDS, DATASET, tmp_path / "missing" / "p.npy"), EXPECTED)
 
 
-def test_a_bad_label_is_named_and_nothing_is_kept(tmp_path):
+def test_a_bad_label_is_named_and_nothing_is_cached(tmp_path):
     with pytest.raises(UserError, match="bad"):
-        class_presence([*RECORDS, record("bad", [0, 7, 1])], DATASET, tmp_path / "p.npy")
+        find_class_presence([*RECORDS, record("bad", [0, 7, 1])], DATASET, tmp_path / "p.npy")
     assert not list(tmp_path.iterdir())
 
 
-def test_where_bad_labels_are_skipped_they_show_nothing_and_are_told_every_time(tmp_path):
+def test_skipped_bad_labels_show_no_class_and_are_reported_every_time(tmp_path):
     records = [RECORDS[0], record("bad", [0, 3, 0]), RECORDS[2]]
     for _ in range(2):
-        told = []
-        found = class_presence(records, DATASET, tmp_path / "p.npy", on_unreadable=told.append)
+        reported = []
+        found = find_class_presence(records, DATASET, tmp_path / "p.npy", on_unreadable=reported.append)
         assert np.array_equal(found, [EXPECTED[0], [False] * 3, EXPECTED[2]])
-        assert len(told) == 1 and "bad" in told[0]
+        assert len(reported) == 1 and "bad" in reported[0]
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Pictures are decoded as they are stored, whatever their coding; a smaller decode is the same picture, smaller."""
+"""Images are decoded as they are stored; a reduced decode shows the same image at a smaller size."""
 
 from io import BytesIO
 
@@ -11,7 +11,7 @@ from cpnet_jax.data.codecs import decode_image, decode_label
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Smooth, with edges and a little noise, as photographs are."""
+    """A photograph-like image: smooth, with edges and a little noise."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(40, 216, (height // 20 + 2, width // 20 + 2, 3)).astype(np.uint8)
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(float)
@@ -59,15 +59,15 @@ def test_cmyk_jpeg_becomes_rgb(scale):
 
 @pytest.mark.parametrize("orientation", [3, 6, 8])
 @pytest.mark.parametrize("coding", ["JPEG", "PNG"])
-def test_orientation_flag_is_not_followed(orientation, coding):
+def test_exif_orientation_is_not_applied(orientation, coding):
     image, exif, file = photograph(40, 60), Image.Exif(), BytesIO()
     exif[0x0112] = orientation
     Image.fromarray(image).save(file, coding, exif=exif)
     assert difference(decode_image(file.getvalue()).pixels, image) < 6
 
 
-def test_stray_bytes_that_do_no_harm_are_read_over():
-    """Files in well-known datasets have them between the picture's data and its end."""
+def test_stray_bytes_are_skipped():
+    """Files of well-known datasets have stray bytes between the image data and the end marker."""
     data = jpeg(photograph(40, 60))
     stray = data[:-2] + b"\x00\x00" + data[-2:]
     assert difference(decode_image(stray).pixels, plain(data)) < 0.5
@@ -75,7 +75,7 @@ def test_stray_bytes_that_do_no_harm_are_read_over():
 
 @pytest.mark.parametrize("scale", [1.0, 0.5, 0.25])
 @pytest.mark.parametrize("kept", [0.1, 0.5, 0.95])
-def test_a_jpeg_that_is_cut_short_is_refused(scale, kept):
+def test_a_truncated_jpeg_is_refused(scale, kept):
     data = jpeg(photograph(75, 101))
     with pytest.raises(ValueError):
         decode_image(data[: int(kept * len(data))], scale)
@@ -86,22 +86,21 @@ def test_a_jpeg_that_is_cut_short_is_refused(scale, kept):
     [(2, 1), (1, 1), (0.75, 1), (0.51, 1), (0.5, 2), (0.3, 2), (0.25, 4), (0.2, 4), (0.125, 8), (0.01, 8)],
 )
 @pytest.mark.parametrize("size", [(64, 96), (75, 101), (17, 300)])
-def test_a_jpeg_is_reduced_as_far_as_the_scale_allows_and_never_further(scale, expected, size):
+def test_a_jpeg_is_reduced_as_far_as_the_scale_allows(scale, expected, size):
     pixels, reduction, stored = decode_image(jpeg(photograph(*size)), scale)
     assert (reduction, stored) == (expected, size)
     assert pixels.shape == (*(-(-side // expected) for side in size), 3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5), (3, 40), (15, 15)])
-def test_tiny_jpegs_are_decoded_whole(size):
+def test_tiny_jpegs_are_not_reduced(size):
     assert decode_image(jpeg(photograph(*size)), 0.5).pixels.shape == (*size, 3)
 
 
 @pytest.mark.parametrize("reduction", [2, 4])
 @pytest.mark.parametrize("subsampling", [0, 2])
 def test_a_reduced_jpeg_is_the_mean_of_the_pixels_it_stands_for(reduction, subsampling):
-    """The DCT's low frequencies against averaging blocks: half a grey level in the mean on photographs; a picture half
-    a pixel off would be many."""
+    """A reduced DCT and block averaging differ by about half a grey level; an offset of a pixel would be far more."""
     data = jpeg(photograph(256, 320), subsampling=subsampling)
     pixels, found, _ = decode_image(data, 1 / reduction)
     assert found == reduction
@@ -119,7 +118,7 @@ def test_png_is_decoded_exactly_and_never_reduced():
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0 no picture", b"no picture"])
-def test_what_is_no_picture_is_refused(data):
+def test_data_that_is_not_an_image_is_refused(data):
     for decode in (decode_image, decode_label):
         with pytest.raises(ValueError):
             decode(data)

@@ -1,4 +1,4 @@
-"""Batches wait on the devices in the stream's order, and only those taken count."""
+"""Batches are prefetched in the stream's order, and only those taken count."""
 
 import threading
 import time
@@ -9,11 +9,12 @@ import pytest
 
 from cpnet_jax import sharding
 from cpnet_jax.data.device_batches import DeviceBatches
+from cpnet_jax.data.stream import TrainStream
 from cpnet_jax.errors import UserError
 
 
-class Numbers:
-    """A stream of batches that hold their own number; the one numbered `bad` cannot be made."""
+class Numbers(TrainStream):
+    """A stream whose batches hold their own number; batch `bad` raises UserError."""
 
     def __init__(self, position=0, bad=None, patience=0.0):
         self.position, self.bad, self.patience = position, bad, patience
@@ -48,12 +49,12 @@ def mesh():
 
 @pytest.mark.parametrize("ahead", [1, 2, 5])
 @pytest.mark.parametrize("start", [0, 40])
-def test_order_is_kept_and_only_what_is_taken_counts(mesh, ahead, start):
+def test_order_is_kept_and_only_taken_batches_count(mesh, ahead, start):
     stream = Numbers(start)
     with DeviceBatches(mesh, stream, ahead=ahead) as batches:
         for taken in range(12):
             assert batches.position == start + taken
-            wait_for(lambda taken=taken: stream.position == start + taken + ahead)  # without anybody asking
+            wait_for(lambda taken=taken: stream.position == start + taken + ahead)  # before any batch is requested
             batch = next(batches)
             assert (np.asarray(batch["image"]) == start + taken).all()
             assert (np.asarray(batch["label"]) == start + taken).all()
@@ -71,14 +72,14 @@ def test_the_step_does_not_wait_while_batches_are_ready(mesh):
         assert time.monotonic() - began < 0.15
 
 
-def test_a_batch_that_is_given_up_does_not_touch_the_next(mesh):
+def test_donating_a_batch_does_not_change_the_next(mesh):
     consume = jax.jit(lambda batch: jax.tree.map(lambda x: x + 1, batch), donate_argnums=0)
     with DeviceBatches(mesh, Numbers(), ahead=3) as batches:
         for number in range(6):
             assert (np.asarray(consume(next(batches))["image"]) == number + 1).all()
 
 
-def test_a_failure_is_raised_where_its_batch_would_come(mesh):
+def test_an_error_is_raised_when_its_batch_is_requested(mesh):
     with DeviceBatches(mesh, Numbers(bad=3), ahead=2) as batches:
         for _ in range(3):
             next(batches)

@@ -1,4 +1,4 @@
-"""The doctor finds, names and counts whatever is wrong with a dataset, all in one go, and touches nothing."""
+"""--mode=check_data finds, names and counts all problems of a dataset in one run, and changes nothing."""
 
 import json
 import shutil
@@ -16,10 +16,10 @@ from PIL import ExifTags, Image
 from configs import camvid
 from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.catalog import CAMVID
+from cpnet_jax.data.doctor.examined_data import Entry, ExaminedData
 from cpnet_jax.data.doctor.findings import KINDS
 from cpnet_jax.data.doctor.scan import Observation, examine
 from cpnet_jax.data.doctor.sheet import COLUMNS, ROWS, UNKNOWN_COLOUR, choose
-from cpnet_jax.data.doctor.subject import Entry, Subject
 from cpnet_jax.errors import UserError
 from cpnet_jax.modes.check_data import check_data
 from cpnet_jax.modes.prepare import prepare
@@ -30,7 +30,7 @@ COUNTS = {"train": 6, "val": 3}
 
 
 def label_of(seed: int) -> np.ndarray:
-    """Blocks of 16 pixels, two of each class and two of void."""
+    """Raw label with blocks of 16 pixels, two of each class and two of void."""
     blocks = np.random.default_rng(seed).permutation(np.arange(24) % 12).reshape(4, 6)
     return blocks.repeat(16, 0).repeat(16, 1).astype(np.uint8)
 
@@ -47,7 +47,7 @@ def encoded(pixels: np.ndarray | Image.Image, encoding: str = "PNG", **options) 
 
 
 class Tree:
-    """A source in CamVid's layout."""
+    """Source in CamVid's layout."""
 
     def __init__(self, root: Path, relabel: Callable[[np.ndarray], np.ndarray] = lambda label: label) -> None:
         self.root, self._seed = root, 0
@@ -56,7 +56,7 @@ class Tree:
                 self.add(f"{split}/{index}", label=encoded(relabel(label_of(self._seed + 1))))
 
     def add(self, name: str, *, image: bytes | None = None, label: bytes | None = None) -> None:
-        """A pair, sound where nothing else is given."""
+        """Add a pair; image and label are sound by default."""
         self._seed += 1
         split, stem = name.split("/")
         self.write(f"{split}/{stem}.png", encoded(image_of(self._seed)) if image is None else image)
@@ -68,14 +68,14 @@ class Tree:
 
 
 def plant_all(tree: Tree) -> dict[str, dict[str, str]]:
-    """Plants every trouble that one pair can have; what is to be found: kind -> file -> what its detail names."""
+    """Add every problem that one pair can have; returns kind -> file -> text that the finding's detail must hold."""
     whole, wrong = encoded(image_of(90)), label_of(91)
     wrong[:2, :2], wrong[5, 7] = 12, 200
     palette = Image.fromarray(label_of(92))
     palette.putpalette(np.random.default_rng(0).integers(0, 256, 768).astype(np.uint8).tobytes())
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
-    tree.add("train/palette", label=encoded(palette))  # nothing is wrong with it
+    tree.add("train/palette", label=encoded(palette))  # a sound pair
     tree.write("train/alone_1.png", whole)
     tree.write("train/alone_2.png", whole)
     tree.write("valannot/alone.png", encoded(label_of(0)))
@@ -124,7 +124,7 @@ def config_for(source: Path, data_dir: Path, threads: int = 3):
 
 
 def check(source: Path, folder: Path, *, threads: int = 3) -> dict:
-    """The JSON report, as strictly read as JSON can be."""
+    """Examine a source and return the report, read as strict JSON."""
     try:
         check_data(config_for(source, folder / "data", threads), folder / "run")
         sound = True
@@ -133,7 +133,7 @@ def check(source: Path, folder: Path, *, threads: int = 3) -> dict:
         sound = False
 
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     report = json.loads((folder / "run/check_data/report.json").read_text(), parse_constant=refuse)
     assert report["sound"] == sound
@@ -154,7 +154,7 @@ def snapshot(root: Path) -> dict[Path, tuple[int, bytes]]:
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """(tree, what was planted, report, its folder, the source as it was before)"""
+    """(tree, expected findings, report, its folder, snapshot of the source from before)"""
     folder = tmp_path_factory.mktemp("doctor")
     tree = Tree(folder / "raw")
     planted = plant_all(tree)
@@ -162,10 +162,10 @@ def faulty(tmp_path_factory):
     return tree, planted, check(tree.root, folder), folder, before
 
 
-# --- troubles of single pairs ----------------------------------------------------------------------------------------
+# --- problems of single pairs -----------------------------------------------------------------------------------------
 
 
-def test_every_planted_trouble_is_found_named_and_counted_and_nothing_else_is(faulty):
+def test_exactly_the_expected_problems_are_found_named_and_counted(faulty):
     _, planted, report, *_ = faulty
     found = found_in(report)
     assert {kind: set(where) for kind, where in found.items()} == {kind: set(where) for kind, where in planted.items()}
@@ -174,14 +174,14 @@ def test_every_planted_trouble_is_found_named_and_counted_and_nothing_else_is(fa
             assert named in found[kind][where], (kind, where)
 
 
-def test_faults_come_first_and_odd_but_sound_things_are_no_faults(faulty):
+def test_faults_come_first_and_warnings_are_not_faults(faulty):
     fault = [(found["kind"], found["fault"]) for found in faulty[2]["findings"]]
     assert [is_fault for _, is_fault in fault] == sorted((is_fault for _, is_fault in fault), reverse=True)
     odd = {"duplicate_image", "all_ignored", "image_turned", "image_grey", "image_transparent", "image_cmyk"}
     assert odd | {"image_deep", "split_size"} == {kind for kind, is_fault in fault if not is_fault}
 
 
-def test_what_can_be_read_is_counted_whatever_else_is_broken(faulty):
+def test_readable_files_are_counted_although_others_are_broken(faulty):
     tree, planted, report, *_ = faulty
     unusable = {where for kind in ("label_unreadable", "label_no_indices", "label_lossy") for where in planted[kind]}
     labels = {str(path.relative_to(tree.root)): path for path in tree.root.glob("*annot/*.png")}
@@ -199,7 +199,7 @@ def test_what_can_be_read_is_counted_whatever_else_is_broken(faulty):
     assert sizes == {(96, 64): 23, (64, 96): 1}
 
 
-def test_nothing_is_written_but_the_report_and_the_sheet(faulty):
+def test_only_the_report_and_the_sheet_are_written(faulty):
     tree, _, _, folder, before = faulty
     assert snapshot(tree.root) == before
     written = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
@@ -214,7 +214,7 @@ def test_the_report_is_the_same_for_any_number_of_threads(faulty, tmp_path, thre
     assert check(faulty[0].root, tmp_path, threads=threads) == faulty[2]
 
 
-def test_an_archive_is_examined_as_its_folder_is(faulty, tmp_path):
+def test_an_archive_has_the_report_of_its_folder(faulty, tmp_path):
     tree, _, report, *_ = faulty
     with zipfile.ZipFile(tmp_path / "camvid.zip", "w") as archive:
         for path in tree.root.rglob("*.png"):
@@ -222,7 +222,7 @@ def test_an_archive_is_examined_as_its_folder_is(faulty, tmp_path):
     assert {**check(tmp_path / "camvid.zip", tmp_path), "origin": None} == {**report, "origin": None}
 
 
-def test_the_terminal_shows_each_kind_with_files_and_what_values_become(faulty, tmp_path, capsys):
+def test_the_text_shows_each_kind_with_files_and_the_meaning_of_values(faulty, tmp_path, capsys):
     check(faulty[0].root, tmp_path)
     printed = capsys.readouterr().out
     for kind, where in faulty[1].items():
@@ -231,17 +231,17 @@ def test_the_terminal_shows_each_kind_with_files_and_what_values_become(faulty, 
     lines = [" ".join(line.split()) for line in printed.splitlines()]
     assert any(line.startswith("0 -> sky ") for line in lines)
     assert any(line.startswith("11 -> ignored ") for line in lines)
-    assert any(line.startswith("200 -> NOT IN THE TABLE ") for line in lines)
+    assert any(line.startswith("200 -> UNKNOWN VALUE ") for line in lines)
     assert "Not sound to train on: 13 faults" in printed
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int32])
-def test_values_are_counted_the_same_whatever_their_type(dtype):
+def test_values_of_every_type_are_counted_alike(dtype):
     raw = label_of(0).astype(dtype)
     raw[0, :3] = 255
     entry = Entry("train", "a.png", "a", lambda: encoded(image_of(0)), None, lambda: raw)
-    subject = Subject(CAMVID, "", {value: value for value in range(12)}, {"train": [entry]})
-    seen = examine(entry, subject)
+    examined = ExaminedData(CAMVID, "", {value: value for value in range(12)}, {"train": [entry]})
+    seen = examine(entry, examined)
     assert seen.values == {value: int((raw == value).sum()) for value in (*range(12), 255)}
     assert [finding.detail for finding in seen.findings] == ["255 (3 pixels)"]
 
@@ -256,7 +256,7 @@ def test_the_sheet_shows_overlays_and_a_legend_of_every_class_and_of_unknown_val
     assert len(np.unique(sheet[100:].reshape(-1, 3), axis=0)) > 1000, "images, not flat colours alone"
 
 
-def test_a_single_unknown_pixel_can_be_seen(tmp_path):
+def test_a_single_unknown_pixel_is_visible(tmp_path):
     label = label_of(0)
     label[40, 40] = 12
     tree = Tree(tmp_path / "raw")
@@ -267,9 +267,10 @@ def test_a_single_unknown_pixel_can_be_seen(tmp_path):
 
 
 @pytest.mark.parametrize("place", [0, 1, 50, 98, 99])
-def test_the_sheet_has_room_for_so_many_and_shows_a_class_that_one_image_has(place):
+def test_the_sheet_is_limited_and_shows_a_class_that_only_one_image_has(place):
+    entry = Entry("train", "a.png", "a", lambda: b"", None, lambda: label_of(0))
     seen = [
-        Observation(None, values={1: 5, 2: 5} | ({10: 1} if i == place else {}), image_digest="-") for i in range(100)
+        Observation(entry, values={1: 5, 2: 5} | ({10: 1} if i == place else {}), image_digest="-") for i in range(100)
     ]
     chosen = choose(seen, 12)
     assert seen[place] in chosen and len(set(chosen)) == len(chosen) == 12
@@ -285,7 +286,7 @@ def test_a_large_tree_gets_a_sheet_of_bounded_size(tmp_path):
     assert height < ROWS * 320 + 60 and width < COLUMNS * 320
 
 
-def test_no_sheet_is_left_from_before_where_nothing_can_be_drawn(tmp_path):
+def test_an_old_sheet_is_deleted_if_nothing_can_be_drawn(tmp_path):
     tree = Tree(tmp_path / "raw")
     check(tree.root, tmp_path)
     assert (tmp_path / "run/check_data/sheet.png").exists()
@@ -296,11 +297,11 @@ def test_no_sheet_is_left_from_before_where_nothing_can_be_drawn(tmp_path):
     assert set(found_in(report)["no_labels"]) == {"train", "val"}
 
 
-# --- troubles of the whole -------------------------------------------------------------------------------------------
+# --- problems of the whole dataset ------------------------------------------------------------------------------------
 
 
 def whole(tmp_path: Path, relabel: Callable[[np.ndarray], np.ndarray]) -> dict[str, dict[str, str]]:
-    """What is found in a tree of such labels, but for its size."""
+    """Return what is found in a tree of such labels, except findings about its size."""
     found = found_in(check(Tree(tmp_path / "raw", relabel).root, tmp_path))
     return {kind: where for kind, where in found.items() if kind != "split_size"}
 
@@ -309,7 +310,7 @@ def test_a_clean_tree_is_sound(tmp_path):
     assert whole(tmp_path, lambda label: label) == {}
 
 
-def test_flat_images_of_different_shapes_are_no_duplicates(tmp_path):
+def test_flat_images_of_different_shapes_are_not_duplicates(tmp_path):
     tree = Tree(tmp_path / "raw")
     for name, size in (("train/high", (96, 64)), ("val/wide", SIZE)):
         tree.add(name, image=encoded(np.zeros((*size, 3), np.uint8)), label=encoded(np.resize(label_of(0), size)))
@@ -325,17 +326,17 @@ def test_labels_without_void_are_sound(tmp_path):
     [
         (lambda label: label + 1, "values 1 to 12", "one lower"),
         (lambda label: np.where(label == VOID, 0, label + 1) + (label == 10), "values 0 to 12", "one lower"),
-        (lambda label: np.where(label == VOID, 255, label), "value 255", "not in the table"),
+        (lambda label: np.where(label == VOID, 255, label), "value 255", "unknown here"),
         (lambda label: np.maximum(label, 1), "value 0", "first class"),
         (lambda label: np.minimum(label, 9), "value 10", "last class"),
     ],
 )
-def test_shifted_labels_and_foreign_void_are_recognised(tmp_path, relabel, where, detail):
+def test_shifted_labels_and_unknown_void_are_found(tmp_path, relabel, where, detail):
     found = whole(tmp_path, lambda label: relabel(label.astype(int)).astype(np.uint8))
     assert detail in found["off_by_one"][where]
 
 
-def test_void_saved_as_class_0_is_recognised_by_its_lines(tmp_path):
+def test_void_saved_as_class_0_is_found_by_its_thin_lines(tmp_path):
     def outlined(label):
         label = np.where(label == 0, 1, label)
         label[::16], label[:, ::16] = 0, 0
@@ -344,7 +345,7 @@ def test_void_saved_as_class_0_is_recognised_by_its_lines(tmp_path):
     assert "sky" in whole(tmp_path, outlined)["zero_outlines"]["value 0"]
 
 
-def test_missing_classes_are_warned_of(tmp_path):
+def test_missing_classes_are_found(tmp_path):
     places = iter(range(100))
 
     def relabel(label):
@@ -358,7 +359,7 @@ def test_missing_classes_are_warned_of(tmp_path):
     assert found["class_not_trained"] == {"fence": f"{COUNTS['val'] * 512} pixels in val"}
 
 
-def test_a_class_of_few_pixels_is_warned_of(tmp_path):
+def test_a_class_of_few_pixels_is_found(tmp_path):
     places = iter(range(100))
 
     def relabel(label):
@@ -369,7 +370,7 @@ def test_a_class_of_few_pixels_is_warned_of(tmp_path):
     assert "1 pixels" in whole(tmp_path, relabel)["class_rare"]["car"]
 
 
-def test_labels_that_are_ignored_altogether_are_a_fault(tmp_path):
+def test_labels_without_any_labelled_pixel_are_a_fault(tmp_path):
     found = whole(tmp_path, lambda label: np.full_like(label, VOID))
     assert set(found["no_labels"]) == {"train", "val"} and len(found["all_ignored"]) == sum(COUNTS.values())
 
@@ -389,7 +390,7 @@ def test_prepared_records_are_examined_without_their_source(tmp_path, capsys):
     assert [row["value"] for row in prepared["raw_values"]] == [*range(11), 255]
 
 
-def test_damaged_records_are_found_out(tmp_path, monkeypatch):
+def test_damaged_records_are_found(tmp_path, monkeypatch):
     tree = Tree(tmp_path / "raw")
     prepare(config_for(tree.root, tmp_path / "data"))
     intact = builders.records
@@ -405,7 +406,7 @@ def test_damaged_records_are_found_out(tmp_path, monkeypatch):
     assert set(found_in(report)["unknown_values"]) == {"train record 0 (label)", "val record 0 (label)"}
 
 
-def test_a_split_that_is_not_there_names_the_field(tmp_path):
+def test_a_missing_split_names_the_field(tmp_path):
     config = config_for(Tree(tmp_path / "raw").root, tmp_path / "data")
     config.data.eval_split = "vale"
     with pytest.raises(UserError, match=r"config\.data\.eval_split is 'vale'"):
@@ -413,7 +414,7 @@ def test_a_split_that_is_not_there_names_the_field(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["prepare", "check_data"])
-def test_a_missing_source_is_answered_by_how_to_get_it(tmp_path, mode):
+def test_the_error_for_a_missing_source_says_how_to_get_it(tmp_path, mode):
     config = config_for("", tmp_path / "data")
     with pytest.raises(UserError) as caught:
         prepare(config) if mode == "prepare" else check_data(config, tmp_path / "run")
@@ -421,7 +422,7 @@ def test_a_missing_source_is_answered_by_how_to_get_it(tmp_path, mode):
     assert not (tmp_path / "data").exists() and not (tmp_path / "run").exists()
 
 
-def test_the_program_ends_with_2_on_faults_and_prepares_what_is_sound(faulty, tmp_path):
+def test_the_program_exits_with_2_on_faults_and_prepares_sound_data(faulty, tmp_path):
     def run(mode, source):
         program = [sys.executable, "main.py", "--config=configs/camvid.py", f"--mode={mode}"]
         fields = [f"--config.data.source={source}", f"--config.data.dir={tmp_path}/data"]
@@ -431,7 +432,7 @@ def test_the_program_ends_with_2_on_faults_and_prepares_what_is_sound(faulty, tm
     checked = run("check_data", faulty[0].root)
     assert checked.returncode == 2 and "train/cut.png" in checked.stdout
     [line] = [line for line in checked.stderr.splitlines() if line.startswith("error: ")]
-    assert "13 in all" in line and "Traceback" not in checked.stderr
+    assert "13 fault(s)" in line and "Traceback" not in checked.stderr
     prepared = run("prepare", Tree(tmp_path / "raw").root)
     assert prepared.returncode == 0 and "train 6, val 3" in prepared.stdout
     assert not (tmp_path / "run/config.json").exists()

@@ -1,5 +1,4 @@
-"""A user's own folder becomes the records it means, however its masks are stored and its files are named, or is refused
-in a sentence."""
+"""The folder builder reads all common encodings of masks and names of files, and refuses the rest in one line."""
 
 import json
 import os
@@ -8,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -24,9 +22,9 @@ from cpnet_jax.data.builders.pairing import find_pairs
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import FolderLayout
 from cpnet_jax.data.catalog.class_file import parse
+from cpnet_jax.data.doctor import examined_data
 from cpnet_jax.data.doctor.scan import scan
-from cpnet_jax.data.doctor.subject import raw_subject
-from cpnet_jax.data.records import decode
+from cpnet_jax.data.records import decode_record
 from cpnet_jax.data.stream import examples
 from cpnet_jax.errors import UserError
 
@@ -36,11 +34,11 @@ COLOURS = ((128, 64, 128), (70, 130, 180), (107, 142, 35))
 NAMES = ("road", "sky", "tree")
 PLAIN = "road\nsky\ntree\n"
 COLOURED = "road 128 64 128\nsky #4682b4\ntree 107,142,35\nignore 0 0 0\n"
-decode3 = partial(decode, num_classes=3, ignore_label=IGNORED)
+decode3 = partial(decode_record, num_classes=3, ignore_label=IGNORED)
 
 
 def ids(index: int) -> np.ndarray:
-    """Training ids of a picture, of another size for every index; all classes and ignored pixels in it."""
+    """Training ids with all classes and ignored pixels; the size differs between indices."""
     label = np.random.default_rng(index).integers(0, 3, (10 + index, 14)).astype(np.uint8)
     label[0, :4] = (0, 1, 2, IGNORED)
     return label
@@ -52,7 +50,7 @@ def picture(index: int) -> Image.Image:
 
 
 def shown(label: np.ndarray) -> np.ndarray:
-    """In the colours of the class file, ignored pixels black."""
+    """Map training ids to the colours of the class file; ignored pixels are black."""
     table = np.zeros((256, 3), np.uint8)
     table[:3] = COLOURS
     return table[label]
@@ -64,7 +62,7 @@ def save(image: Image.Image, path: Path, **options) -> None:
 
 
 def write(root: Path, count: int = 4, *, image="images/{}.png", mask="masks/{}.png", classes=PLAIN, names=None) -> Path:
-    """`count` pairs; "{}" in the file names becomes a0, a1 ... or the given names."""
+    """Write `count` pairs; "{}" in the file names is replaced by a0, a1 ... or the given names."""
     for index, name in enumerate(names or [f"a{index}" for index in range(count)]):
         save(picture(index), root / image.format(name))
         save(Image.fromarray(ids(index)), root / mask.format(name))
@@ -78,7 +76,7 @@ def prepare(source: Path, data_dir: Path, **layout) -> builders.FolderBuilder:
 
 
 def examples_of(builder) -> dict[str, dict]:
-    """By id, of all splits."""
+    """Return id -> example, of all splits."""
     splits = [builders.records(builder, split) for split in builder.info.splits]
     return {example["id"]: example for records in splits for example in examples(records, decode=decode3)}
 
@@ -93,10 +91,10 @@ def assert_one_sentence(error: UserError, *named: str) -> None:
     assert "\n" not in str(error) and error.exit_status == 2
 
 
-# --- what is read -----------------------------------------------------------------------------------------------------
+# --- what is accepted -------------------------------------------------------------------------------------------------
 
 
-def test_images_masks_and_classes_txt_are_all_it_takes(tmp_path):
+def test_images_masks_and_classes_txt_are_enough(tmp_path):
     source = write(tmp_path / "own")
     builder = prepare(source, tmp_path / "data")
     found = examples_of(builder)
@@ -108,25 +106,25 @@ def test_images_masks_and_classes_txt_are_all_it_takes(tmp_path):
     assert (builder.DATASET.classes, len(set(builder.DATASET.palette))) == (NAMES, 3)
 
 
-def test_records_can_be_sent_to_worker_processes(tmp_path):
+def test_records_can_be_pickled(tmp_path):
     records = builders.records(prepare(write(tmp_path / "own"), tmp_path / "data"), "train")
     sent = pickle.loads(pickle.dumps(records))
     assert [sent[index] for index in range(len(records))] == [records[index] for index in range(len(records))]
 
 
-def test_the_doctor_lists_every_file_without_its_partner_and_every_unknown_value(tmp_path):
+def test_check_data_lists_every_file_without_its_partner_and_every_unknown_value(tmp_path):
     source = write(tmp_path / "own", 6)
     for name in ("masks/a1.png", "masks/a4.png", "images/a2.png"):
         (source / name).unlink()
     save(Image.fromarray(np.full_like(ids(0), 9)), source / "masks/a0.png")
     dataset = builders.describe_folder(source, FolderLayout())
-    subject = raw_subject(builders.make_builder(dataset, tmp_path / "data", source))
-    assert {(finding.kind, finding.where) for finding in subject.unpaired} == {
+    examined = examined_data.from_source(builders.make_builder(dataset, tmp_path / "data", source))
+    assert {(finding.kind, finding.where) for finding in examined.unpaired} == {
         ("image_without_label", "images/a1.png"),
         ("image_without_label", "images/a4.png"),
         ("label_without_image", "masks/a2.png"),
     }
-    [unknown] = [finding for seen in scan(subject, 2) for finding in seen.findings]
+    [unknown] = [finding for seen in scan(examined, 2) for finding in seen.findings]
     assert unknown.where == "masks/a0.png" and "9" in unknown.detail
 
 
@@ -141,7 +139,7 @@ def with_alpha(image: Image.Image) -> Image.Image:
     return image
 
 
-SHUFFLED = np.array([2, 0, 1], np.uint8)  # as a tool that shrinks PNGs might number the colours
+SHUFFLED = np.array([2, 0, 1], np.uint8)  # the order in which a tool that shrinks PNGs might number the colours
 VOC_LIKE = [0, 0, 0, 128, 0, 0, 0, 128, 0] + [224] * 759
 CLASS_PALETTE = [*COLOURS[0], *COLOURS[1], *COLOURS[2]] + [0] * 759
 ENCODINGS = {
@@ -165,7 +163,7 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_a_mask_means_the_same_however_it_is_stored(encoding, tmp_path):
+def test_every_encoding_of_a_mask_has_the_same_training_ids(encoding, tmp_path):
     classes, encode, layout = ENCODINGS[encoding]
     save(encode(ids(0)), tmp_path / "mask.png")
     mask = Image.open(tmp_path / "mask.png")
@@ -223,7 +221,7 @@ def test_pairs_are_found_in_every_layout(layout, tmp_path):
         )
 
 
-def test_masks_in_colours_are_recognised_by_the_first(tmp_path):
+def test_the_mask_format_is_that_of_the_first_mask(tmp_path):
     source = write(tmp_path / "own")
     in_colours(source)
     found = examples_of(prepare(source, tmp_path / "data"))
@@ -237,7 +235,7 @@ def test_images_that_are_neither_jpeg_nor_png_become_png(tmp_path):
     assert all(np.array_equal(found[f"a{index}"]["image"], np.asarray(picture(index))) for index in range(4))
 
 
-def test_jpegs_for_print_become_rgb(tmp_path):
+def test_cmyk_jpegs_become_rgb(tmp_path):
     source = write(tmp_path / "own")
     (source / IMAGE).unlink()
     Image.new("CMYK", (14, 11), (0, 255, 255, 0)).save(source / "images/a1.jpg")
@@ -272,22 +270,22 @@ def test_folders_named_as_splits_are_the_splits(files, tmp_path):
     assert split_names(tmp_path) == {"train": ["train/x", "train/y"], "val": ["validation/x"], "test": ["test/z"]}
 
 
-def test_without_a_val_folder_some_of_train_are_drawn_and_none_of_test(tmp_path):
+def test_without_a_val_folder_val_is_drawn_from_train(tmp_path):
     write(tmp_path, names=[*(f"train/{index}" for index in range(6)), "test/a", "test/b"])
     found = split_names(tmp_path, val_fraction=0.5)
     assert found["test"] == ["test/a", "test/b"]
     assert {len(found["train"]) + len(found["val"])} == {6} and found["val"]
 
 
-def test_a_folder_named_train_among_others_is_no_split(tmp_path):
-    """Pictures of trains, of cars."""
+def test_a_folder_named_train_among_others_is_not_a_split(tmp_path):
+    """Images in folders named after trains and cars, not splits."""
     write(tmp_path, names=["train/x", "car/x", "car/y"])
     found = split_names(tmp_path)
     assert sorted(found["train"] + found["val"]) == ["car/x", "car/y", "train/x"]
 
 
 def csv_of(names: list[str], tmp_path: Path) -> Path:
-    """A source of pairs that are never opened, listed in a CSV."""
+    """Write a source whose pairs are listed in a CSV file and never opened."""
     tmp_path.mkdir(parents=True, exist_ok=True)
     for name in names:
         (tmp_path / f"{name}.png").touch()
@@ -307,7 +305,7 @@ def test_the_drawn_split_stays_when_files_are_added_and_has_its_fraction(tmp_pat
 
 
 @pytest.mark.parametrize("fraction", [0.001, 0.999])
-def test_neither_drawn_side_is_ever_empty(fraction, tmp_path):
+def test_neither_drawn_split_is_empty(fraction, tmp_path):
     for count in (2, 3, 5):
         found = split_names(
             csv_of([f"n{i}" for i in range(count)], tmp_path / str(count)), pairs="pairs.csv", val_fraction=fraction
@@ -350,7 +348,7 @@ CLASS_FILES = {
 
 
 @pytest.mark.parametrize("name", CLASS_FILES)
-def test_a_class_file_says_what_each_raw_value_means(name):
+def test_a_class_file_maps_raw_values_to_classes(name):
     where, text, values = CLASS_FILES[name]
     table = parse(text, where)
     assert (table.names, table.values, table.colours) == (NAMES, values, {})
@@ -368,23 +366,23 @@ def test_a_class_file_says_what_each_raw_value_means(name):
         ),
     ],
 )
-def test_colours_are_read_in_every_spelling(where, text):
+def test_every_spelling_of_colours_is_read(where, text):
     table = parse(text, where)
     assert (table.names, table.palette) == (NAMES, COLOURS)
     assert table.colours == {**dict(zip(COLOURS, range(3), strict=True)), (0, 0, 0): 255}
 
 
-def test_old_colours_are_mapped_too():
+def test_colours_can_be_mapped():
     classes = "classes: [{name: road, colour: '#010101'}, {name: sky, colour: '#020202'}]"
     table = parse(classes + "\nmap: {'#030303': sky, '4 4 4': ignore}", "c.yaml")
     assert table.colours == {(1, 1, 1): 0, (2, 2, 2): 1, (3, 3, 3): 1, (4, 4, 4): 255}
 
 
-def test_names_of_several_words_are_names():
+def test_names_can_have_several_words():
     assert parse("traffic light\nTür\n(other)", "c.txt").names == ("traffic light", "Tür", "(other)")
 
 
-def test_made_up_colours_differ_and_are_not_the_ignored_ones_black():
+def test_default_colours_differ_and_are_not_black():
     palette = parse("\n".join(f"class{index}" for index in range(255)), "c.txt").palette
     assert len({*palette, (0, 0, 0)}) == 256
 
@@ -400,12 +398,16 @@ BAD_CLASS_FILES = {
     "a colour twice": ("c.txt", "road 1 2 3\nsky 1 2 3", ["(1, 2, 3)", "two classes"]),
     "a colour out of range": ("c.txt", "road 1 2 300\nsky 1 2 3", ["line 1", "255"]),
     "too many": ("c.txt", "\n".join(f"c{i}" for i in range(256)), ["256 classes"]),
-    "no YAML": ("c.yaml", "classes: [road", ["no YAML"]),
+    "not YAML": ("c.yaml", "classes: [road", ["not valid YAML"]),
     "YAML without classes": ("c.yaml", "names: [road, sky]", ["classes"]),
     "an empty YAML": ("c.yaml", "", ["classes"]),
-    "a YAML name that is no text": ("c.yaml", "classes: [yes, no]", ["class 0", "quotes"]),
+    "a YAML name that is not text": ("c.yaml", "classes: [yes, no]", ["class 0", "quotes"]),
     "an unknown YAML field": ("c.yaml", "classes: [{name: a, id: 3}, {name: b, id: 4}]", ["'id'", "value"]),
-    "a YAML value that is none": ("c.yaml", "classes: [{name: a, value: x}, {name: b, value: 4}]", ["class 0", "'x'"]),
+    "a YAML value that is not a number": (
+        "c.yaml",
+        "classes: [{name: a, value: x}, {name: b, value: 4}]",
+        ["class 0", "'x'"],
+    ),
     "a map to no class": ("c.yaml", "classes: [a, b]\nmap: {3: c}", ["'c'"]),
     "a map to no place": ("c.yaml", "classes: [a, b]\nmap: {3: 2}", ["class 2"]),
     "a map that is a list": ("c.yaml", "classes: [a, b]\nmap: [3, 2]", ["'map'"]),
@@ -413,20 +415,20 @@ BAD_CLASS_FILES = {
 
 
 @pytest.mark.parametrize("name", BAD_CLASS_FILES)
-def test_a_bad_class_file_is_refused_in_a_sentence(name):
+def test_a_bad_class_file_is_refused_in_one_line(name):
     where, text, named = BAD_CLASS_FILES[name]
     with pytest.raises(UserError) as caught:
         parse(text, where)
     assert_one_sentence(caught.value, where, *named)
 
 
-# --- what is wrong with a folder --------------------------------------------------------------------------------------
+# --- faulty folders ---------------------------------------------------------------------------------------------------
 
 MASK, IMAGE = "masks/a1.png", "images/a1.png"
 
 
 def repaint(pixel: object, encode=Image.fromarray):
-    """Puts that pixel into a mask, at x=5, y=3."""
+    """Put a pixel into a mask, at x=5, y=3."""
 
     def damage(root: Path) -> None:
         label = encode(ids(1))
@@ -455,7 +457,7 @@ def csv_text(text: str):
 
 
 CSV = {"pairs": "pairs.csv"}
-# what is done to the folder, how it is to be read -> what the sentence must name
+# case -> (change to the folder, layout, what the error message must name)
 BROKEN = {
     "unknown value": (repaint(7), {}, [MASK, "value 7", "x=5, y=3", "classes.txt"]),
     "unknown value of 16 bits": (
@@ -538,7 +540,7 @@ BROKEN = {
     "two class files": (lambda root: (root / "classes.yaml").touch(), {}, ["classes.txt", "classes.yaml"]),
     "an empty class file": (lambda root: (root / "classes.txt").write_text(""), {}, ["classes.txt", "no class"]),
     "a class file that is not there": (lambda root: None, {"classes": "mine.txt"}, ["mine.txt", "folder.classes"]),
-    "a class file that is no text": (lambda root: (root / "classes.txt").write_bytes(b"\xff\xfe"), {}, ["UTF-8"]),
+    "a class file that is not text": (lambda root: (root / "classes.txt").write_bytes(b"\xff\xfe"), {}, ["UTF-8"]),
     "a CSV that is not there": (lambda root: None, CSV, ["pairs.csv", "folder.pairs"]),
     "a CSV without its columns": (csv_text("image,label\na,b"), CSV, ["pairs.csv", "'mask'"]),
     "an empty CSV": (csv_text(""), CSV, ["pairs.csv", "'image'"]),
@@ -552,7 +554,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_bad_folder_is_refused_in_a_sentence_and_nothing_is_left(name, tmp_path):
+def test_a_bad_folder_is_refused_in_one_line_and_nothing_is_written(name, tmp_path):
     damage, layout, named = BROKEN[name]
     source = write(tmp_path / "own")
     damage(source)
@@ -562,7 +564,7 @@ def test_a_bad_folder_is_refused_in_a_sentence_and_nothing_is_left(name, tmp_pat
     assert not list(tmp_path.rglob("*.array_record*"))
 
 
-def test_a_source_that_is_not_set_or_not_there_is_named(tmp_path):
+def test_a_missing_or_unset_source_is_named(tmp_path):
     for source, named in (("", "is not set"), (tmp_path / "nowhere", "nowhere")):
         with pytest.raises(UserError) as caught:
             builders.describe_folder(source, FolderLayout())
@@ -575,7 +577,7 @@ def test_images_outside_train_and_val_are_not_dropped_silently(tmp_path):
         split_names(tmp_path)
 
 
-def test_255_is_ignored_unless_it_may_be_the_second_of_two_classes():
+def test_255_is_ignored_except_in_files_of_two_classes():
     mask = Image.fromarray(np.array([[0, 255]], np.uint8))
     read = partial(mask_reading.training_ids, mask, mask_format="indices", where="m.png", assumed=True)
     with pytest.raises(UserError, match=r"255: NAME.*255: ignore"):
@@ -585,11 +587,11 @@ def test_255_is_ignored_unless_it_may_be_the_second_of_two_classes():
     assert read(table=parse(PLAIN, "c.txt")).tolist() == [[0, 255]]
 
 
-# --- photographs that viewers turn ------------------------------------------------------------------------------------
+# --- EXIF orientation -------------------------------------------------------------------------------------------------
 
 
 def with_orientation(source: Path, orientation: int, mask: np.ndarray, size=(24, 16)) -> Path:
-    """Makes a1 a photograph with a bright left edge as it is stored; returns the folder."""
+    """Make a1 a photograph whose stored pixels have a bright left edge; returns the folder."""
     pixels = np.zeros((*size[::-1], 3), np.uint8)
     pixels[:, :8] = 255
     exif = Image.Exif()
@@ -604,22 +606,22 @@ def left_is_bright(image: np.ndarray) -> bool:
     return image[:, :8].mean() > 240 and image[:, 8:].mean() < 15
 
 
-def test_a_photograph_is_turned_where_its_mask_was_made_for_the_turned_one(tmp_path, capfd):
+def test_an_image_is_turned_if_its_mask_is(tmp_path, capfd):
     source = with_orientation(write(tmp_path / "own"), 6, np.ones((24, 16), np.uint8))
     example = examples_of(prepare(source, tmp_path / "data"))["a1"]
-    # 6: the viewer turns it clockwise, so that its left edge comes to the top.
+    # 6: viewers turn the image clockwise, so that its left edge is at the top.
     assert example["image"].shape == (24, 16, 3) and left_is_bright(np.swapaxes(example["image"], 0, 1))
     assert "1 images" in capfd.readouterr().err
 
 
-def test_a_photograph_stays_as_stored_where_its_mask_fits_that(tmp_path, capfd):
+def test_an_image_is_not_turned_if_its_mask_fits_the_stored_pixels(tmp_path, capfd):
     source = with_orientation(write(tmp_path / "own"), 6, np.ones((16, 24), np.uint8))
     assert left_is_bright(examples_of(prepare(source, tmp_path / "data"))["a1"]["image"])
     assert "left as they are stored" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("orientation", "size"), [(3, (24, 16)), (6, (16, 16))])
-def test_where_its_size_does_not_tell_the_user_must(orientation, size, tmp_path):
+def test_an_ambiguous_orientation_must_be_configured(orientation, size, tmp_path):
     source = with_orientation(write(tmp_path / "own"), orientation, np.ones(size[::-1], np.uint8), size)
     with pytest.raises(UserError) as caught:
         prepare(source, tmp_path / "data")
@@ -631,14 +633,14 @@ def test_where_its_size_does_not_tell_the_user_must(orientation, size, tmp_path)
     assert left_is_bright(stored) and not left_is_bright(turned)
 
 
-# --- records that are there already -----------------------------------------------------------------------------------
+# --- existing records -------------------------------------------------------------------------------------------------
 
 
 def stamps(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def test_prepared_twice_is_not_written_again(tmp_path, capsys):
+def test_preparing_twice_writes_once(tmp_path, capsys):
     source = write(tmp_path / "own")
     prepare(source, tmp_path / "data")
     before = stamps(tmp_path / "data")
@@ -663,7 +665,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_change_after_preparation_is_noticed_and_said(name, tmp_path):
+def test_changed_settings_after_preparation_are_refused(name, tmp_path):
     change, layout, named = CHANGES[name]
     source = write(tmp_path / "own")
     prepare(source, tmp_path / "data")
@@ -675,7 +677,7 @@ def test_a_change_after_preparation_is_noticed_and_said(name, tmp_path):
     assert stamps(tmp_path / "data") == before
 
 
-def test_added_images_are_told_of(tmp_path, capsys):
+def test_added_images_are_noted(tmp_path, capsys):
     source = write(tmp_path / "own")
     prepare(source, tmp_path / "data")
     write(source, 6)
@@ -683,20 +685,20 @@ def test_added_images_are_told_of(tmp_path, capsys):
     assert len(examples_of(prepare(source, tmp_path / "data"))) == 4
     assert "Note" in capsys.readouterr().out
     write(source, 7)
-    (source / "masks/a6.png").unlink()  # not yet drawn: no reason to stop
+    (source / "masks/a6.png").unlink()  # an image without a mask does not stop a run on existing records
     assert len(examples_of(prepare(source, tmp_path / "data"))) == 4
 
 
 # --- the number of classes --------------------------------------------------------------------------------------------
 
 
-def test_0_classes_are_as_many_as_the_dataset_has(tmp_path):
+def test_num_classes_0_means_the_datasets_number(tmp_path):
     dataset = builders.describe_folder(write(tmp_path), FolderLayout())
-    config = ConfigDict({"data": {"num_classes": 0}, "loss": {"class_weights": ()}})
-    resolve_classes(config, dataset)
+    config = ConfigDict({"data": {"name": "folder", "num_classes": 0}, "loss": {"class_weights": ()}})
+    resolve_classes(config, dataset.classes)
     assert config.data.num_classes == 3
     with pytest.raises(UserError, match=r"config\.data\.num_classes is 3: folder has 2"):
-        resolve_classes(config, replace(dataset, classes=NAMES[:2], palette=COLOURS[:2]))
+        resolve_classes(config, NAMES[:2])
 
 
 # --- the whole program ------------------------------------------------------------------------------------------------
@@ -726,7 +728,7 @@ def run(source: Path, root: Path) -> subprocess.CompletedProcess:
     )
 
 
-def test_a_newcomers_folder_is_trained_on_by_naming_it(tmp_path):
+def test_a_users_folder_is_trained_on_with_one_command(tmp_path):
     source = write(tmp_path / "own", image="images/berlin/{}.png", mask="masks/berlin/{}_mask.png")
     result = run(source, tmp_path)
     assert result.returncode == 0, result.stderr
@@ -736,7 +738,7 @@ def test_a_newcomers_folder_is_trained_on_by_naming_it(tmp_path):
     assert len(list((tmp_path / "run/predictions/berlin").glob("*.png"))) == 1
 
 
-def test_a_mistake_gets_one_sentence_and_exit_2(tmp_path):
+def test_a_mistake_prints_one_line_and_exits_with_2(tmp_path):
     source = write(tmp_path / "own")
     BROKEN["unknown colour"][0](source)
     result = run(source, tmp_path)

@@ -1,4 +1,4 @@
-"""Pictures show what was predicted in the dataset's colours, whatever the shape of the image."""
+"""Panels and overlays show predictions in the dataset's colours, for every shape of the image."""
 
 import dataclasses
 
@@ -60,12 +60,12 @@ def test_panel_works_for_every_shape_and_stays_small(shape):
 
 
 def pane_columns(shape: tuple[int, int]) -> list[set[int]]:
-    """For each of the three inputs, the columns of the panel that change with it."""
+    """For each of the three inputs, return the columns of the panel that depend on it."""
     image, label, prediction = make_trio(shape)
     grey = np.full_like(image, 128)
     colourful = grey.copy()
     colourful[..., 0] += 60
-    colourful[..., 1] -= 60  # the mean, so the grey under the overlays, stays
+    colourful[..., 1] -= 60  # keeps the mean, and thus the grey under the overlays
     label[0, 0] = prediction[0, 0] = 0
     label[0, -1] = prediction[0, -1] = 3
     label[1, 0], prediction[1, 0] = 3, 0
@@ -98,7 +98,7 @@ def test_panes_show_the_image_itself_and_the_palettes_colours():
 
 
 def test_legend_names_every_class_of_the_label_and_of_the_prediction():
-    """Renaming one by a letter changes the picture."""
+    """Changing a letter of a shown class's name changes the picture."""
     image, label, prediction = make_trio((60, 80))
     label[:], prediction[:] = 0, 3
     prediction[-1, -1] = 10
@@ -110,13 +110,13 @@ def test_legend_names_every_class_of_the_label_and_of_the_prediction():
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 400), (50, 50), (400, 100), (400, 20), (300, 1)])
-def test_nothing_written_is_cut_off_or_overwritten(shape):
-    """White panes and white swatches: all ink is in the titles and the legend, the same for every shape."""
+def test_no_text_is_cut_off_or_overwritten(shape):
+    """With white panes and swatches, all ink is in titles and legend, and is the same for every shape."""
     shown = range(min(shape[0] * shape[1], len(CAMVID.classes)))
     white = dataclasses.replace(CAMVID, palette=((255,) * 3,) * len(CAMVID.classes))
 
     def ink(height: int, width: int) -> int:
-        """Of a panel of that size."""
+        """Count the non-white pixels of a panel of that size."""
         image = np.full((height, width, 3), 255, np.uint8)
         label, prediction = np.full((height, width), 10, np.uint8), np.full((height, width), 10, np.uint8)
         label.flat[: len(shown)] = shown
@@ -134,7 +134,7 @@ def test_legend_leaves_out_classes_that_are_not_shown():
 
 @pytest.mark.parametrize("dataset", [CAMVID, SCENES], ids=lambda dataset: dataset.name)
 def test_legend_shows_the_full_colour_of_every_class(dataset):
-    """Overlays are muted, so the very colours stand in the legend alone."""
+    """Overlays are muted, so only the legend has the full colours."""
     count = len(dataset.classes)
     image, label, prediction = make_trio((40, 60), classes=range(count))
     drawn = picture(image, label, prediction, dataset)
@@ -150,7 +150,7 @@ def test_an_image_without_any_label_is_drawn():
 
 
 def luminance(colour) -> float:
-    """Of WCAG: what remains for whoever sees no colours."""
+    """Relative luminance as defined by WCAG."""
     linear = [((c / 255 + 0.055) / 1.055) ** 2.4 if c > 10 else c / 255 / 12.92 for c in colour]
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 

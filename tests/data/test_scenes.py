@@ -1,4 +1,4 @@
-"""Properties of the synthetic `scenes` dataset that the experiments lean on."""
+"""Properties of the synthetic `scenes` dataset that the experiments rely on."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ from cpnet_jax.data.scenes import CLASSES, HARD_PAIRS, IGNORED, PALETTE, render
 from cpnet_jax.data.scenes.places import draw
 
 CUES = {"sea": "boat", "sand": "parasol", "bed": "cabinet", "table": "chair"}
-REACH = 24  # pixels: a cue's shadow, the blur and the compression stay within this
+REACH = 24  # largest distance in pixels that a cue's shadow, the blur and the compression reach
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def is_class(labels: np.ndarray, name: str) -> np.ndarray:
 
 
 def hard_class(label: np.ndarray) -> str:
-    """The hard class of one picture, read off the cue that stands in it."""
+    """Return the hard class of a picture, according to its cue."""
     (name,) = [hard for hard, cue in CUES.items() if is_class(label, cue).any()]
     return name
 
@@ -34,7 +34,7 @@ def distance_to(mask: np.ndarray) -> np.ndarray:
 
 
 def twins(index: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """One picture drawn twice, with either member of its hard pair."""
+    """Draw one picture twice, once with each class of its hard pair."""
     return [draw(np.random.default_rng([0, index]), (128, 128), member) for member in (0, 1)]
 
 
@@ -48,7 +48,7 @@ def test_render_is_a_pure_function_of_seed_index_and_size():
 
 
 @pytest.mark.parametrize("size", [(64, 64), (96, 128), (160, 100), (65, 97)])
-def test_sizes_square_or_not_are_honoured(size):
+def test_pictures_have_the_requested_size(size):
     for index in range(8):
         image, label = render(0, index, size)
         assert image.shape == (*size, 3) and image.dtype == np.uint8
@@ -85,7 +85,7 @@ def test_members_of_a_hard_pair_are_equally_frequent(pictures):
 
 
 def test_hard_pairs_look_the_same_locally():
-    """Flipping the coin leaves every pixel of the hard region away from the cues as it was."""
+    """Changing the class changes no pixel of the hard region away from the cues."""
     compared = 0
     for index in range(40):
         (image, label), (other_image, other_label) = twins(index)
@@ -99,7 +99,7 @@ def test_hard_pairs_look_the_same_locally():
 
 
 def test_hard_pairs_differ_by_their_surroundings():
-    """Flipping the coin swaps one clearly visible cue for the other, and nothing else."""
+    """Changing the class swaps one clearly visible cue for the other, and changes nothing else."""
     for index in range(40):
         (_, label), (_, other_label) = twins(index)
         pair = hard_class(label), hard_class(other_label)

@@ -1,4 +1,4 @@
-"""Raw files are read alike from folders, from archives, and from archives that lie in folders."""
+"""Raw files are read alike from folders, from archives, and from archives in folders."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from raw_data import cut_short
+from raw_data import truncate
 
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.errors import UserError
@@ -52,7 +52,7 @@ def test_unpacked_files_come_before_packed_ones_and_earlier_archives_before_late
     assert contents(Source(tmp_path)) == {"x": b"unpacked", "y": b"first", "z": b"second"}
 
 
-def test_archives_further_down_are_files_like_any_other(tmp_path):
+def test_archives_in_subfolders_are_ordinary_files(tmp_path):
     pack(tmp_path / "below/inner.zip", {"x": b"never"})
     assert Source(tmp_path).names == ["below/inner.zip"]
 
@@ -64,7 +64,7 @@ def test_hidden_files_and_what_macos_adds_are_left_out(tmp_path):
     assert Source(pack(tmp_path / "all.zip", FILES | added)).names == sorted(FILES)
 
 
-def test_links_are_followed_and_circles_left(tmp_path):
+def test_links_are_followed_except_in_circles(tmp_path):
     write(tmp_path / "elsewhere")
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw/one").symlink_to(tmp_path / "elsewhere")
@@ -83,7 +83,7 @@ def test_a_user_may_name_the_folder_or_the_one_around_it(form, tmp_path):
         assert found == ([] if outer == "deeper/outer/" else [f"{outer}a/1.png", f"{outer}a/2.png"])
 
 
-def test_threads_read_whole_files_at_once(tmp_path):
+def test_threads_can_read_at_once(tmp_path):
     rng = np.random.default_rng(0)
     files = {f"{i:03d}": rng.integers(0, 4, int(rng.integers(1, 50_000))).astype(np.uint8).tobytes() for i in range(99)}
     for part in range(2):
@@ -99,11 +99,11 @@ def test_threads_read_whole_files_at_once(tmp_path):
         sys.setswitchinterval(interval)
 
 
-def test_an_archive_cut_short_is_named(tmp_path):
+def test_a_truncated_archive_is_named(tmp_path):
     pack(tmp_path / "whole.zip")
-    cut_short(pack(tmp_path / "half.zip"))
+    truncate(pack(tmp_path / "half.zip"))
     for path in (tmp_path, tmp_path / "half.zip"):
-        with pytest.raises(UserError, match=r"half\.zip.* no whole zip archive") as caught:
+        with pytest.raises(UserError, match=r"half\.zip.* not a complete zip archive") as caught:
             Source(path)
         assert "whole.zip" not in str(caught.value) and "\n" not in str(caught.value)
 
@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
         Source(tmp_path)
 
 
-def test_a_file_that_is_gone_meanwhile_is_named(tmp_path):
+def test_a_file_deleted_meanwhile_is_named(tmp_path):
     source = Source(write(tmp_path))
     (tmp_path / "a/1.png").unlink()
     with pytest.raises(UserError, match=str(tmp_path / "a/1.png")):

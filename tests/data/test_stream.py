@@ -1,4 +1,4 @@
-"""Batches depend on the seed and the place in the stream alone; records that cannot be right are refused by name."""
+"""Batches depend on the seed and the place in the stream alone; faulty records are refused by name."""
 
 import hashlib
 import multiprocessing
@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 
 import cv2
+import grain
 import jax
 import numpy as np
 import pytest
@@ -20,12 +21,12 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from cpnet_jax.data.augment import augment
-from cpnet_jax.data.records import augmented, decode, read
+from cpnet_jax.data.records import augment_record, decode_record, read_record
 from cpnet_jax.data.stream import TrainStream, examples
 from cpnet_jax.errors import UserError, WorkerDied
 
 CLASSES = 4
-decode4 = partial(decode, num_classes=CLASSES, ignore_label=255)
+decode4 = partial(decode_record, num_classes=CLASSES, ignore_label=255)
 
 
 def png(array: np.ndarray) -> bytes:
@@ -33,13 +34,13 @@ def png(array: np.ndarray) -> bytes:
 
 
 def make_records(count: int) -> list[dict]:
-    """Record i is of colour i."""
+    """Make records; the image of record i has colour i."""
     label = png(np.zeros((6, 8), np.uint8))
     return [{"id": f"e{i}", "image": png(np.full((6, 8, 3), i, np.uint8)), "label": label} for i in range(count)]
 
 
 def noted(record: dict, rng: np.random.Generator) -> dict:
-    """A transform that writes down what the rng gave it."""
+    """A transform whose label shows what the rng returned."""
     return {"image": decode4(record)["image"][:1, :1], "label": rng.integers(256, size=(2, 2)).astype(np.uint8)}
 
 
@@ -49,7 +50,7 @@ def stream(count: int = 7, **settings) -> TrainStream:
 
 
 def flat(batches) -> list[tuple[int, ...]]:
-    """(which record, what its augmentation drew) of every example in turn."""
+    """Return (record, numbers drawn from its rng) of every example in order."""
     return [
         (int(image[0, 0, 0]), *label.ravel().tolist())
         for batch in batches
@@ -58,7 +59,7 @@ def flat(batches) -> list[tuple[int, ...]]:
 
 
 def order(count: int, epochs: int, **settings) -> np.ndarray:
-    """Records as drawn, a row an epoch."""
+    """Return the records in the order drawn, one row per epoch."""
     taken = islice(stream(count, batch_size=1, **settings), count * epochs)
     return np.array([example[0] for example in flat(taken)]).reshape(epochs, count)
 
@@ -69,7 +70,7 @@ def test_batches_are_the_same_for_any_number_of_threads(threads):
 
 
 @pytest.mark.parametrize("position", [0, 1, 2, 7, 30])
-def test_starting_at_a_position_gives_what_taking_as_many_gives(position):
+def test_starting_at_a_position_equals_skipping_batches(position):
     whole = stream()
     for _ in range(position):
         next(whole)
@@ -81,15 +82,15 @@ def test_starting_at_a_position_gives_what_taking_as_many_gives(position):
 
 @pytest.mark.parametrize("position", [0, 3])
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_together_see_the_batches_of_one_process(count, position):
+def test_processes_together_have_the_batches_of_one_process(count, position):
     parts = [stream(process=(index, count), position=position) for index in range(count)]
     for batch in islice(stream(position=position), 6):
         together = [example for part in parts for example in flat([next(part)])]
         assert sorted(together) == sorted(flat([batch]))
 
 
-def test_every_process_gets_to_see_every_example():
-    """Shuffled first, divided afterwards: no process is left with its own subset."""
+def test_every_process_sees_every_example():
+    """Records are shuffled before they are split, so no process has a fixed subset."""
     for index in range(2):
         seen = [example[0] for example in flat(islice(stream(8, process=(index, 2)), 20))]
         assert set(seen) == set(range(8))
@@ -109,38 +110,38 @@ def test_every_epoch_is_another_permutation_of_all_examples():
     assert len({tuple(epoch) for epoch in epochs} | {tuple(range(11))}) == 7
 
 
-def test_every_seed_is_another_order_and_other_augmentation():
+def test_every_seed_has_its_own_order_and_augmentation():
     orders = [tuple(order(11, 1, seed=seed)[0]) for seed in range(5)]
     assert len(set(orders)) == 5
     draws = [tuple(sorted(flat(islice(stream(1, batch_size=1, seed=seed), 3)))) for seed in range(5)]
     assert len(set(draws)) == 5
 
 
-def test_an_example_is_augmented_otherwise_each_time():
+def test_an_example_is_augmented_differently_each_time():
     drawn = flat(islice(stream(2, batch_size=2), 20))
     assert len(set(drawn)) == len(drawn)
 
 
-def test_processes_must_divide_the_batch():
+def test_a_batch_that_the_processes_do_not_divide_is_refused():
     with pytest.raises(UserError, match=r"batch_size"):
         stream(batch_size=5, process=(0, 2))
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
-def test_examples_gives_each_record_once_in_order(threads):
+def test_examples_yields_each_record_once_in_order(threads):
     found = list(examples(make_records(13), decode=decode4, threads=threads))
     assert [example["id"] for example in found] == [f"e{i}" for i in range(13)]
     assert [int(example["image"][0, 0, 0]) for example in found] == list(range(13))
     assert list(examples([], decode=decode4)) == []
 
 
-# --- the stream that training takes, digested -------------------------------------------------------------------------
+# --- digests of a realistic stream ------------------------------------------------------------------------------------
 
 BATCHES, POSITION = 100, 37
 
 
 def pictures(count: int = 23) -> list[dict]:
-    """JPEGs and PNGs in turn, of several sizes."""
+    """Records with JPEGs and PNGs of several sizes."""
     rng = np.random.default_rng(0)
     records = []
     for index in range(count):
@@ -153,7 +154,7 @@ def pictures(count: int = 23) -> list[dict]:
 
 
 def training(records=None, **settings) -> TrainStream:
-    """Everything in use that draws random numbers. Of the package's own parts, so that workers can import them."""
+    """A stream with every random augmentation; its functions are the package's, so that workers can import them."""
     augmentation = partial(
         augment,
         crop_size=(24, 32),
@@ -164,7 +165,7 @@ def training(records=None, **settings) -> TrainStream:
         cat_max_ratio=0.27,
         jitter=True,
     )
-    transform = partial(augmented, num_classes=CLASSES, ignore_label=255, augmentation=augmentation)
+    transform = partial(augment_record, num_classes=CLASSES, ignore_label=255, augmentation=augmentation)
     return TrainStream(records or pictures(), transform=transform, batch_size=4, seed=5, **settings)
 
 
@@ -174,14 +175,14 @@ def digest(batch: dict) -> str:
 
 @pytest.fixture(scope="module")
 def expected() -> list[str]:
-    """Of the first global batches: one process, no workers, no threads, never interrupted."""
+    """Digests of the first global batches, with one process, no workers and no threads."""
     found = [digest(batch) for batch in islice(training(threads=0), BATCHES)]
     assert len(set(found)) == BATCHES
     return found
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_workers_change_no_batch(expected, workers):
+def test_batches_are_the_same_for_any_number_of_workers(expected, workers):
     with training(workers=workers, threads=2) as batches:
         assert [digest(batch) for batch in islice(batches, BATCHES)] == expected
         assert batches.position == BATCHES
@@ -194,8 +195,8 @@ def test_a_run_resumes_with_any_number_of_workers(expected, workers):
 
 
 @pytest.mark.parametrize("position", [0, POSITION])
-def test_two_processes_hold_every_batch_between_them_one_part_after_the_other(expected, position):
-    """From the start, and when a run of one process is resumed with two."""
+def test_two_processes_hold_consecutive_parts_of_every_batch(expected, position):
+    """Also if a run of one process is resumed with two."""
     parts = [training(process=(index, 2), position=position) for index in range(2)]
     for wanted in expected[position:]:
         halves = [next(part) for part in parts]
@@ -203,9 +204,9 @@ def test_two_processes_hold_every_batch_between_them_one_part_after_the_other(ex
         assert digest(joined) == wanted
 
 
-def test_a_worker_tells_of_a_bad_record_as_a_user_error():
+def test_a_bad_record_in_a_worker_raises_user_error():
     bad = [{**make_records(1)[0], "id": "e3", "label": one_value(9)}]
-    transform = partial(augmented, num_classes=CLASSES, ignore_label=255, augmentation=None)
+    transform = partial(augment_record, num_classes=CLASSES, ignore_label=255, augmentation=None)
     with (
         TrainStream(bad, transform=transform, batch_size=1, seed=0, workers=1) as batches,
         pytest.raises(UserError, match="e3"),
@@ -215,12 +216,12 @@ def test_a_worker_tells_of_a_bad_record_as_a_user_error():
 
 # --- records that cannot be read --------------------------------------------------------------------------------------
 
-# Of 23: the image is damaged, the label is, and reading it fails.
+# Record -> what is damaged: the image, the label, or the record itself (None).
 DAMAGED = {3: "image", 11: "label", 17: None}
 
 
 class Damaged:
-    """Records of which some cannot be used, one not even be read; can be pickled."""
+    """Picklable records, some of them damaged."""
 
     def __init__(self, damaged=DAMAGED):
         self.records, self.damaged = pictures(), damaged
@@ -241,7 +242,7 @@ def replacing(records=None, **settings):
 
 @pytest.fixture(scope="module")
 def replaced():
-    """Digests of the batches of two epochs, and which records each does without."""
+    """Digests of the batches of two epochs, and the records replaced in each."""
     with replacing(threads=0) as batches:
         return [(digest(next(batches)), sorted(batches.unreadable)) for _ in range(12)]
 
@@ -259,7 +260,7 @@ def test_replacements_depend_on_seed_and_place_alone(replaced, settings):
         assert [(digest(next(batches)), sorted(batches.unreadable)) for _ in range(10)] == replaced[2:]
 
 
-def test_processes_replace_what_one_process_replaces(replaced):
+def test_replacements_are_the_same_for_any_number_of_processes(replaced):
     parts = [replacing(process=(index, 2), threads=1) for index in range(2)]
     for _, unreadable in replaced:
         for part in parts:
@@ -268,19 +269,19 @@ def test_processes_replace_what_one_process_replaces(replaced):
 
 
 @pytest.mark.parametrize("record", DAMAGED)
-def test_why_a_record_was_replaced_is_one_sentence_that_names_it(record):
+def test_the_reason_for_a_replacement_is_one_line_that_names_the_record(record):
     with replacing() as batches:
         reason = batches.why_unreadable(record)
     assert str(record) in reason and "\n" not in reason and ("cannot be" in reason)
 
 
 @pytest.mark.parametrize("record", DAMAGED)
-def test_unless_they_are_replaced_the_stream_stops_at_them(record):
+def test_unreadable_records_stop_the_stream_by_default(record):
     with training(Damaged({record: DAMAGED[record]})) as batches, pytest.raises(UserError, match=str(record)):
         list(islice(batches, 6))
 
 
-def test_data_of_which_nothing_can_be_read_stop_the_stream():
+def test_an_entirely_unreadable_dataset_stops_the_stream():
     with replacing(Damaged(dict.fromkeys(range(23), "image"))) as batches, pytest.raises(UserError, match="prepare"):
         next(batches)
 
@@ -290,7 +291,7 @@ def test_an_evaluation_stops_at_an_unreadable_record():
         list(examples(Damaged({17: None}), decode=decode4))
 
 
-def test_a_flipped_byte_in_the_record_file_is_told_by_its_record(tmp_path):
+def test_a_flipped_bit_in_the_record_file_is_reported_with_its_record(tmp_path):
     path = tmp_path / "x.array_record"
     writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
     for index in range(5):
@@ -299,10 +300,11 @@ def test_a_flipped_byte_in_the_record_file_is_told_by_its_record(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(bytes([3]) * 10) + 7] ^= 1
     path.write_bytes(data)
-    records = ArrayRecordDataSource(str(path))
-    assert [read(records, index)[0] for index in (0, 1, 2, 4)] == [0, 1, 2, 4]
+    source = ArrayRecordDataSource(str(path))
+    records = grain.MapDataset.source(source).map(lambda data: {"image": data})
+    assert [read_record(records, index)["image"][0] for index in (0, 1, 2, 4)] == [0, 1, 2, 4]
     with pytest.raises(UserError, match=r"record 3 of the prepared dataset cannot be read \(.*hash mismatch"):
-        read(records, 3)
+        read_record(records, 3)
 
 
 # --- ids --------------------------------------------------------------------------------------------------------------
@@ -311,13 +313,13 @@ def test_a_flipped_byte_in_the_record_file_is_told_by_its_record(tmp_path):
 @pytest.mark.parametrize("uniform", [False, True])
 @pytest.mark.parametrize("process", [(0, 1), (1, 2)])
 def test_ids_are_those_of_the_global_batch(uniform, process):
-    settings = {"count": 12, "presence": PRESENCE if uniform else None}
+    settings = {"count": 12, "class_presence": PRESENCE if uniform else None}
     whole = [flat([batch]) for batch in islice(stream(**settings), 6)]
     one = stream(**settings, process=process)
     assert [one.ids(position) for position in range(6)] == [[f"e{first}" for first, *_ in batch] for batch in whole]
 
 
-def test_ids_are_of_the_examples_that_took_another_ones_place(replaced):
+def test_ids_are_those_of_the_replacements(replaced):
     with replacing() as batches:
         shown = [batches.ids(position) for position in range(12)]
     assert not {identity for ids in shown for identity in ids} & set(map(str, DAMAGED))
@@ -327,7 +329,7 @@ def test_ids_are_of_the_examples_that_took_another_ones_place(replaced):
 # --- worker processes -------------------------------------------------------------------------------------------------
 
 
-def test_a_worker_that_is_killed_ends_the_stream_at_once_in_one_sentence():
+def test_a_killed_worker_stops_the_stream_at_once_with_one_line():
     with training(workers=2, threads=1) as batches:
         next(batches)
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
@@ -338,12 +340,12 @@ def test_a_worker_that_is_killed_ends_the_stream_at_once_in_one_sentence():
     assert "\n" not in str(caught.value) and caught.value.exit_status not in (0, 1, 2, 3)
 
 
-def test_no_worker_outlives_a_process_that_is_killed(tmp_path):
+def test_no_worker_outlives_a_killed_process(tmp_path):
     code = """
 import multiprocessing, os, signal
-from data import test_pipeline
+from data import test_stream
 if __name__ == "__main__":
-    batches = test_pipeline.training(workers=1, threads=1)
+    batches = test_stream.training(workers=1, threads=1)
     next(batches)
     print(multiprocessing.active_children()[0].pid, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -361,7 +363,7 @@ if __name__ == "__main__":
         time.sleep(0.05)
 
 
-def test_closing_gives_shared_memory_back():
+def test_closing_frees_shared_memory():
     before = set(Path("/dev/shm").glob("psm_*"))
     with training(workers=1, threads=1) as batches:
         kept = [jax.device_put(batch["image"]) for batch in islice(batches, 5)]
@@ -374,18 +376,18 @@ def test_closing_gives_shared_memory_back():
 
 # --- class-uniform sampling -------------------------------------------------------------------------------------------
 
-# Class 0 in every record, class 1 in some, class 2 in one, class 3 in none.
+# Every record shows class 0, some show class 1, one shows class 2, none shows class 3.
 PRESENCE = np.zeros((12, 4), bool)
 PRESENCE[:, 0] = PRESENCE[::4, 1] = PRESENCE[5, 2] = True
 
 
 def drawn(rounds: int, **settings) -> np.ndarray:
-    """Records as drawn, a row a round."""
-    taken = flat(islice(stream(12, presence=PRESENCE, batch_size=3, **settings), rounds))
+    """Return the records in the order drawn, one row per round."""
+    taken = flat(islice(stream(12, class_presence=PRESENCE, batch_size=3, **settings), rounds))
     return np.array([example[0] for example in taken]).reshape(rounds, 3)
 
 
-def test_every_class_has_its_turn_in_every_round():
+def test_every_round_draws_every_class_once():
     rounds = drawn(60)
     assert (rounds == 5).any(axis=1).all()
     assert np.isin(rounds, [0, 4, 8]).any(axis=1).all()
@@ -402,7 +404,7 @@ def test_records_of_a_class_are_drawn_equally_often():
 
 
 def test_class_uniform_batches_depend_on_seed_and_position_alone():
-    settings = {"count": 12, "presence": PRESENCE, "batch_size": 4}
+    settings = {"count": 12, "class_presence": PRESENCE, "batch_size": 4}
     first = [flat([batch]) for batch in islice(stream(**settings), 12)]
     assert [flat([batch]) for batch in islice(stream(**settings, threads=0, position=5), 7)] == first[5:]
     assert [flat([batch]) for batch in islice(stream(**settings, seed=1), 12)] != first
@@ -410,7 +412,7 @@ def test_class_uniform_batches_depend_on_seed_and_position_alone():
     assert sorted(halves[0] + halves[1]) == sorted(example for batch in first for example in batch)
 
 
-# --- decode -----------------------------------------------------------------------------------------------------------
+# --- decode_record ----------------------------------------------------------------------------------------------------
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (5, 9, 3)).astype(np.uint8)
 LABEL = np.random.default_rng(1).choice(np.array([0, 1, 2, 3, 255], np.uint8), (5, 9))
@@ -426,7 +428,7 @@ def one_value(value: int) -> bytes:
     return png(label)
 
 
-def test_decode_gives_rgb_image_and_label_indices():
+def test_decode_record_returns_rgb_image_and_label_indices():
     example = decode4(record())
     assert example["id"] == "town_017"
     assert np.array_equal(example["image"], IMAGE) and example["image"].dtype == np.uint8
@@ -439,15 +441,15 @@ def test_grey_images_become_three_channels():
     assert np.array_equal(image, IMAGE[..., :1].repeat(3, -1))
 
 
-def test_orientation_flag_does_not_turn_the_image(tmp_path):
+def test_exif_orientation_does_not_turn_the_image(tmp_path):
     exif = Image.Exif()
-    exif[0x0112] = 6  # "turn by 90 degrees": the label was made for the pixels as stored
+    exif[0x0112] = 6  # "turn by 90 degrees", although the label was made for the stored pixels
     Image.fromarray(IMAGE).save(tmp_path / "turned.jpg", exif=exif)
     assert decode4(record(image=(tmp_path / "turned.jpg").read_bytes()))["image"].shape == IMAGE.shape
 
 
-def test_palette_label_never_becomes_colours(tmp_path):
-    """Records hold one-channel PNGs; one with a palette is read as its indices or refused."""
+def test_a_palette_label_never_becomes_colours(tmp_path):
+    """A palette PNG is read as its indices or refused."""
     picture = Image.fromarray(LABEL)
     picture.putpalette(np.random.default_rng(2).integers(0, 256, 768).astype(np.uint8).tobytes())
     assert picture.mode == "P"
@@ -461,10 +463,10 @@ def test_palette_label_never_becomes_colours(tmp_path):
 
 
 BAD = {
-    "image is no image": {"image": b"not an image"},
+    "image is not an image": {"image": b"not an image"},
     "image is empty": {"image": b""},
     "image is cut off": {"image": png(IMAGE)[:60]},
-    "label is no image": {"label": b"not an image"},
+    "label is not an image": {"label": b"not an image"},
     "label is empty": {"label": b""},
     "label of another size": {"label": png(LABEL[:4])},
     "label turned": {"label": png(np.ascontiguousarray(LABEL.T))},
@@ -476,15 +478,15 @@ BAD = {
 
 
 @pytest.mark.parametrize("changes", BAD.values(), ids=BAD)
-def test_decode_refuses_and_names_the_example(changes):
+def test_decode_record_refuses_a_faulty_example_by_name(changes):
     with pytest.raises(UserError, match="town_017") as caught:
         decode4(record(**changes))
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_a_bad_record_stops_the_stream_as_a_user_error(threads):
-    """Not wrapped by the threads that decode."""
+def test_a_bad_record_in_a_thread_raises_user_error(threads):
+    """The decoding threads do not wrap the exception."""
     records = make_records(5)
     records[3]["label"] = one_value(9)
     with pytest.raises(UserError, match="e3"):

@@ -1,4 +1,4 @@
-"""VOC 2012 and SBD in the layouts that their archives unpack to: which images train, and by which label."""
+"""The VOC builder reads VOC 2012 and SBD as unpacked, and chooses training images and labels as published."""
 
 import shutil
 from pathlib import Path
@@ -8,14 +8,14 @@ import pytest
 import scipy.io
 import scipy.sparse
 from PIL import Image
+from raw_data import assert_refused
 
 from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.catalog.voc import voc_palette
-from cpnet_jax.data.records import decode
-from cpnet_jax.errors import UserError
+from cpnet_jax.data.records import decode_record
 
 TRAIN, VAL = ["2007_000032", "2007_000039"], ["2007_000033", "2007_000042"]
-# SBD's own split knows nothing of VOC's: its train holds an image of VOC's val.
+# SBD's split ignores VOC's: its train list holds an image of VOC's val split.
 SBD_TRAIN, SBD_VAL = ["2007_000032", "2007_000033", "2008_000002"], ["2008_000007", "2007_000042"]
 AUGMENTED = ["2007_000032", "2007_000039", "2008_000002", "2008_000007"]
 SIZE = (12, 25)
@@ -24,14 +24,14 @@ SBD = Path("benchmark_RELEASE/dataset")
 
 
 def voc_label(name: str) -> np.ndarray:
-    """Every class, and 255 around them."""
+    """VOC's label: every class, with 255 around them."""
     label = np.full(SIZE, 255, np.uint8)
     label[1:-1, 2:23] = np.roll(np.arange(21), int(name[-2:]))
     return label
 
 
 def sbd_label(name: str) -> np.ndarray:
-    """SBD's: other than VOC's, and nothing ignored."""
+    """SBD's label: differs from VOC's, and has no ignored pixels."""
     label = np.zeros(SIZE, np.uint8)
     label[2:-2, 3:23] = np.roll(np.arange(1, 21), int(name[-2:]))
     return label
@@ -59,9 +59,9 @@ def write_index_image(path: Path, label: np.ndarray, *, palette: bool) -> None:
 
 
 def write_voc(root: Path) -> Path:
-    """As unpacked from VOCtrainval_11-May-2012.tar."""
+    """Write what VOCtrainval_11-May-2012.tar unpacks to."""
     folder = root / FOLDER
-    for name in sorted({*TRAIN, *VAL, *SBD_TRAIN, *SBD_VAL, "2011_003285"}):  # the last one is in no list
+    for name in sorted({*TRAIN, *VAL, *SBD_TRAIN, *SBD_VAL, "2011_003285"}):  # no list names the last one
         write_image(folder / "JPEGImages", name)
     for name in (*TRAIN, *VAL):
         write_index_image(folder / "SegmentationClass" / f"{name}.png", voc_label(name), palette=True)
@@ -72,7 +72,7 @@ def write_voc(root: Path) -> Path:
 
 
 def write_sbd(root: Path) -> None:
-    """As unpacked from benchmark.tgz."""
+    """Write what benchmark.tgz unpacks to."""
     folder = root / SBD
     write_lists(folder, train=SBD_TRAIN, val=SBD_VAL)
     boundaries = np.empty((20, 1), object)
@@ -88,7 +88,7 @@ def write_sbd(root: Path) -> None:
 
 
 def write_aug(root: Path) -> None:
-    """As unpacked from SegmentationClassAug.zip: no list, and the labels of VOC's val among the others."""
+    """Write what SegmentationClassAug.zip unpacks to: no list, and also the labels of VOC's val split."""
     for name in {*TRAIN, *VAL, *SBD_TRAIN, *SBD_VAL}:
         write_index_image(root / FOLDER / "SegmentationClassAug" / f"{name}.png", sbd_label(name), palette=False)
 
@@ -113,7 +113,7 @@ FORMS = {
 
 def read(builder: builders.SegmentationBuilder, split: str) -> dict[str, np.ndarray]:
     records = builders.records(builder, split)
-    decoded = (decode(record, num_classes=21, ignore_label=255) for record in records)
+    decoded = (decode_record(record, num_classes=21, ignore_label=255) for record in records)
     return {example["id"]: example["label"] for example in decoded}
 
 
@@ -130,16 +130,16 @@ def test_augmented_training_set_is_vocs_train_and_sbd_without_vocs_val(form, sou
     assert sorted(train) == AUGMENTED and sorted(val) == VAL
     for name, label in {**train, **val}.items():
         own = name in (*TRAIN, *VAL)
-        assert np.array_equal(label, voc_label(name) if own else sbd_label(name)), "VOC's label where there is one"
+        assert np.array_equal(label, voc_label(name) if own else sbd_label(name)), "VOC's label if it has one"
 
 
-def test_images_are_vocs_very_bytes(source, tmp_path):
+def test_images_are_stored_unchanged(source, tmp_path):
     write_sbd(source)
     for record in builders.records(builders.prepare(catalog.VOC, tmp_path / "out", source), "train"):
         assert record["image"] == (source / FOLDER / "JPEGImages" / f"{record['id'].decode()}.jpg").read_bytes()
 
 
-def test_without_sbd_it_is_plain_voc_and_a_note_says_so_once(source, tmp_path, capsys):
+def test_without_sbd_plain_voc_is_read_and_one_note_says_so(source, tmp_path, capsys):
     builder = builders.prepare(catalog.VOC, tmp_path / "out", source)
     assert sorted(read(builder, "train")) == TRAIN and sorted(read(builder, "val")) == VAL
     assert capsys.readouterr().out.count("only VOC 2012's own 1,464 images") == 1
@@ -158,7 +158,7 @@ def test_a_zip_archive_is_read_in_place(source, tmp_path):
     assert sorted(read(builder, "train")) == AUGMENTED
 
 
-def test_of_several_years_side_by_side_2012_is_taken(source, tmp_path):
+def test_2012_is_chosen_among_several_years(source, tmp_path):
     shutil.copytree(source / FOLDER, source / "VOCdevkit/VOC2007")
     for path in (source / "VOCdevkit/VOC2007/SegmentationClass").iterdir():
         path.write_bytes(b"not to be read")
@@ -168,7 +168,7 @@ def test_of_several_years_side_by_side_2012_is_taken(source, tmp_path):
 def test_descriptor_is_as_published():
     assert len(catalog.VOC.classes) == 21 and catalog.VOC.classes[15] == "person"
     assert catalog.VOC.splits == {"train": 10_582, "val": 1_449}
-    # From the development kit's VOClabelcolormap.
+    # Values of the development kit's VOClabelcolormap.
     assert catalog.VOC.palette[:3] == ((0, 0, 0), (128, 0, 0), (0, 128, 0))
     assert catalog.VOC.palette[15] == (192, 128, 128) and catalog.VOC.palette[20] == (0, 64, 128)
     assert voc_palette(256)[255] == (224, 224, 192) and len(set(voc_palette(256))) == 256
@@ -191,10 +191,10 @@ BROKEN = {
     "train.txt empty": (lambda root: (root / LISTS / "train.txt").write_text("\n"), ["train.txt", "empty"]),
     "image missing": (
         lambda root: (root / FOLDER / "JPEGImages/2008_000007.jpg").unlink(),
-        ["no image of 2008_000007"],
+        ["no image for 2008_000007"],
     ),
-    "VOC's label missing where SBD has one": (lambda root: (root / OWN).unlink(), ["no label of 2007_000032"]),
-    "SBD's label missing": (lambda root: (root / MAT).unlink(), ["no label of 2008_000002"]),
+    "VOC's label missing where SBD has one": (lambda root: (root / OWN).unlink(), ["no label for 2007_000032"]),
+    "SBD's label missing": (lambda root: (root / MAT).unlink(), ["no label for 2008_000002"]),
     "SBD's list missing": (lambda root: (root / SBD / "train.txt").unlink(), ["dataset/train.txt"]),
     "mat cut off": (lambda root: (root / MAT).write_bytes((root / MAT).read_bytes()[:300]), [MAT]),
     "mat without GTcls": (lambda root: write_mat(root / MAT, GTinst={"Segmentation": np.eye(3)}), [MAT, "GTcls"]),
@@ -215,13 +215,8 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_bad_source_is_refused_in_a_sentence_and_nothing_is_left(name, source, tmp_path):
+def test_a_bad_source_is_refused_in_one_line_and_nothing_is_written(name, source, tmp_path):
     write_sbd(source)
     damage, named = BROKEN[name]
     damage(source)
-    with pytest.raises(UserError) as caught:
-        builders.prepare(catalog.VOC, tmp_path / "out", source)
-    message = str(caught.value)
-    assert all(part in message for part in named), message
-    assert "\n" not in message
-    assert not list((tmp_path / "out").rglob("*.array_record*"))
+    assert_refused(catalog.VOC, tmp_path / "out", source, *named)

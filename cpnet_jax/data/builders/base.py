@@ -1,6 +1,6 @@
-"""What the TFDS builders share: the record format, and bringing labels into it."""
+"""Base class of the TFDS builders: the record format, pairing by name, and conversion of images and labels."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -17,19 +17,18 @@ from PIL import Image
 
 from cpnet_jax.data import codecs
 from cpnet_jax.data.builders.sources import Source
-from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime.progress import track
 
 JPEG_START = b"\xff\xd8"
 
-# (id, image bytes, label PNG)
-Example = tuple[str, bytes, bytes]
+# (id, bytes of the image, bytes of the label's PNG)
+EncodedExample = tuple[str, bytes, bytes]
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its label, as files of a source."""
+    """An example's id, and the names of its image and label in a source."""
 
     name: str
     image: str
@@ -37,14 +36,14 @@ class Pair:
 
 
 class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Image and label pairs as undecoded bytes.
+    """Base class of builders that store each image and label as undecoded bytes.
 
-    A subclass names its dataset, its label rule (raw value -> training id) and, in `pairs`, which files belong
-    together; one whose examples are no pairs of files overrides `examples`.
+    A subclass sets DATASET and LABEL_RULE (raw label value -> training id) and implements `pairs`, which says which
+    files belong together. If its examples are not pairs of files, it overrides `examples` instead.
     """
 
-    DATASET: Dataset
-    LABEL_RULE: dict[int, int]
+    DATASET: Any  # a Dataset; a FolderBuilder's is a FolderDataset
+    LABEL_RULE: ClassVar[Any]  # dict[int, int], of the class, the instance or a property
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
 
@@ -53,50 +52,50 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         super().__init__(data_dir=data_dir, config=config)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """The records carry their builder into worker processes; TFDS would call __init__ with arguments of its own."""
-        return partial(type(self), data_dir=self.data_dir_root, source=self.source_path), ()
+        """Pickle by __init__'s own arguments, since records carry their builder into worker processes."""
+        return partial(type(self), data_dir=Path(self.data_dir_root), source=self.source_path), ()
 
     @cached_property
     def source(self) -> Source:
-        """Where the raw files are; UserError where that is not said or not there."""
+        """The raw files; UserError if config.data.source is not set or does not exist."""
         if self.source_path is None:
-            raise UserError(f"config.data.source is not set: name {self.DATASET.source_help}")
+            raise UserError(f"config.data.source is not set: set it to {self.DATASET.source_help}")
         return Source(self.source_path)
 
     def pairs(self) -> dict[str, list[Pair]]:
-        """The pairs of each split; UserError where the source is not what this builder reads."""
+        """Returns the pairs of each split; raises UserError if the source is not what this builder reads."""
         raise NotImplementedError
 
-    def refuse_lonely(self, lonely: dict[str, str], lacks: str) -> None:
-        """Raises UserError naming the first file without a partner; the doctor of data collects them all instead.
+    def refuse_unpaired(self, unpaired: dict[str, str], lacks: str) -> None:
+        """Raises UserError that names the first file without a partner; `data.doctor` collects them instead.
 
         Args:
-          lonely: file -> the pattern that its partner should match.
+          unpaired: file -> pattern that its partner should match.
           lacks: "image" or "label".
         """
-        file, there = next(iter(lonely.items()))
+        file, pattern = next(iter(unpaired.items()))
         raise UserError(
-            f"{self.source.where(file)} has no {lacks} among {there} ({len(lonely)} such in all): "
-            "add it or take the file out"
+            f"{self.source.where(file)} has no {lacks} among {pattern} ({len(unpaired)} such files in all): "
+            f"add the {lacks} or remove the file"
         )
 
-    def examples(self) -> dict[str, Iterable[Example]]:
-        """The examples of each split; called before anything is written, so that missing files are told at once."""
-        return {split: self._read(pairs) for split, pairs in self.pairs().items()}
+    def examples(self) -> Mapping[str, Iterable[EncodedExample]]:
+        """Returns the examples of each split, read lazily; raises UserError at once if files are missing."""
+        return {split: self._read_all(pairs) for split, pairs in self.pairs().items()}
 
     def read_label(self, pair: Pair) -> Integer[np.ndarray, "h w"]:
-        """The label as its file has it, in raw values; a builder whose labels are no index images overrides this."""
+        """Reads a pair's raw label values; override this if labels are not index images."""
         return read_indices(self.source, pair.label)
 
-    def read(self, pair: Pair) -> Example:
-        """One pair's example; UserError naming the file that is wrong."""
+    def read_example(self, pair: Pair) -> EncodedExample:
+        """Reads one pair; raises UserError that names a faulty file."""
         return read_pair(self.source, pair, self.LABEL_RULE, self.read_label)
 
-    def _read(self, pairs: list[Pair]) -> Iterator[Example]:
-        # Decoding and compressing leave Python's lock: threads are enough, and a failure comes back as it was raised.
+    def _read_all(self, pairs: list[Pair]) -> Iterator[EncodedExample]:
+        # Threads suffice, since decoding and compression release Python's lock; exceptions keep their type.
         with ThreadPoolExecutor() as pool:
-            # In portions: what has been read ahead of the writer stays in memory.
-            portions = (pool.map(self.read, pairs[start : start + 64]) for start in range(0, len(pairs), 64))
+            # In portions, to limit the memory of examples read ahead of the writer.
+            portions = (pool.map(self.read_example, pairs[start : start + 64]) for start in range(0, len(pairs), 64))
             yield from track(chain.from_iterable(portions), f"Preparing {self.name}", total=len(pairs))
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -107,7 +106,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
                 "label": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
             }
         )
-        # Stored with the records, in the same atomic rename.
+        # Metadata is written with the records, in the same atomic rename.
         metadata = tfds.core.MetadataDict(source=str(self.source_path or ""))
         return self.dataset_info_from_configs(features=features, metadata=metadata)
 
@@ -115,12 +114,12 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         del dl_manager
         return {split: self._generate_examples(examples) for split, examples in self.examples().items()}
 
-    def _generate_examples(self, examples: Iterable[Example]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _generate_examples(self, examples: Iterable[EncodedExample]) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, image, label in examples:
             yield name, {"id": name, "image": image, "label": label}
 
 
-def match(
+def match_pairs(
     builder: SegmentationBuilder,
     images: str,
     labels: str,
@@ -128,14 +127,15 @@ def match(
     image_key: Callable[[str], str] = lambda name: PurePosixPath(name).stem,
     label_key: Callable[[str], str] = lambda name: PurePosixPath(name).stem,
 ) -> list[Pair]:
-    """Pairs of the images and labels that match two patterns, joined by what their names have in common.
+    """Pairs the images and labels that match two patterns, by the ids in their names.
 
     Args:
-      images, labels: patterns for names of the source.
-      image_key, label_key: name -> the example's id; the same for an image and its label.
+      builder: builder whose source is searched.
+      images, labels: patterns of names in the source.
+      image_key, label_key: name -> the example's id, equal for an image and its label.
 
     Raises:
-      UserError: where one kind is missing altogether, or a file lacks its partner.
+      UserError: if no image or no label matches, or a file lacks its partner.
     """
     source = builder.source
     found = {}
@@ -145,36 +145,35 @@ def match(
             raise UserError(
                 f"{source.where(pattern)} matches no file: config.data.source must be {builder.DATASET.source_help}"
             )
-    for here, there, what in ((images, labels, "label"), (labels, images, "image")):
-        lonely = {found[here][key]: there for key in sorted(found[here].keys() - found[there].keys())}
-        if lonely:
-            builder.refuse_lonely(lonely, what)
+    for here, there, lacks in ((images, labels, "label"), (labels, images, "image")):
+        unpaired = {found[here][key]: there for key in sorted(found[here].keys() - found[there].keys())}
+        if unpaired:
+            builder.refuse_unpaired(unpaired, lacks)
     common = found[images].keys() & found[labels].keys()
     return [Pair(key, found[images][key], found[labels][key]) for key in sorted(common)]
 
 
-# A PNG without row filters decodes faster: an image by a third, at a quarter more bytes; a label five times as fast,
-# and is no larger.
+# PNGs without row filters decode faster: images by a third, at 25 % more bytes; labels five times as fast, at no cost.
 UNFILTERED = (cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE)
-# Photographs hardly repeat themselves: looking for more than runs costs time on both sides and saves nothing.
+# Photographs hardly repeat themselves, so searching for more than runs costs time and saves nothing.
 RUNS_ONLY = (cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE)
 
 
 def encode_label(label: UInt8[np.ndarray, "h w"]) -> bytes:
-    """Training ids as a one-channel PNG."""
+    """Encodes training ids as a one-channel PNG."""
     return cv2.imencode(".png", label, UNFILTERED)[1].tobytes()
 
 
 def encode_image(image: UInt8[np.ndarray, "h w 3"]) -> bytes:
-    """RGB as a PNG, losslessly."""
+    """Encodes RGB as a PNG."""
     return cv2.imencode(".png", image[..., ::-1], (*UNFILTERED, *RUNS_ONLY))[1].tobytes()
 
 
 def stored_image(data: bytes, where: str) -> bytes:
-    """What a record holds of an image file: a JPEG as it is, of anything else the pixels, as `encode_image` has them.
+    """Returns the bytes a record stores for an image file: a JPEG unchanged, anything else encoded as a PNG.
 
     Raises:
-      UserError: naming `where`, if training could not decode the data.
+      UserError: if the data cannot be decoded; names `where`.
     """
     if data.startswith(JPEG_START):
         return data
@@ -189,17 +188,17 @@ def read_pair(
     pair: Pair,
     rule: dict[int, int],
     read_label: Callable[[Pair], Integer[np.ndarray, "h w"]],
-) -> Example:
-    """(id, the image as `stored_image` has it, the label in training ids as a PNG).
+) -> EncodedExample:
+    """Reads a pair: its id, the image as in `stored_image`, and the label's training ids as a PNG.
 
     Args:
-      source: where the files are.
-      pair: a JPEG or PNG, and its label.
+      source: the raw files.
+      pair: an image and its label.
       rule: raw label value -> training id.
       read_label: pair -> raw label values.
 
     Raises:
-      UserError: naming the file, where one cannot be read, the sizes differ or a value is not in the rule.
+      UserError: if a file cannot be read, the sizes differ or a value is not in the rule; names the file.
     """
     data = source.read(pair.image)
     image = open_image(data, source.where(pair.image))
@@ -213,10 +212,10 @@ def read_pair(
 
 
 def read_indices(source: Source, name: str) -> Integer[np.ndarray, "h w"]:
-    """The values of an index or palette PNG; palette indices stay indices.
+    """Reads the values of a greyscale or palette image; palette indices stay indices.
 
     Raises:
-      UserError: naming the file, where it cannot be read or has several channels.
+      UserError: if the file cannot be read or has several channels; names the file.
     """
     label = open_image(source.read(name), source.where(name))
     if label.mode not in ("L", "P"):
@@ -225,33 +224,33 @@ def read_indices(source: Source, name: str) -> Integer[np.ndarray, "h w"]:
 
 
 def open_image(data: bytes, where: str) -> Image.Image:
-    """The decoded image; UserError naming `where` if the data is damaged or no image."""
+    """Decodes an image with Pillow; raises UserError that names `where` if the data is damaged or not an image."""
     try:
         image = Image.open(BytesIO(data))
         image.load()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).split(" <")[0]  # Pillow names its stream, which says nothing
-        raise UserError(f"{where} cannot be read as an image ({reason}): replace it or take the pair out") from error
+        reason = str(error).split(" <")[0]  # without the name of Pillow's stream
+        raise UserError(f"{where} cannot be read as an image ({reason}): replace it or remove the pair") from error
     return image
 
 
 def check_size(source: Source, pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> None:
-    """Raises UserError where the two (width, height) differ."""
+    """Raises UserError if the (width, height) of image and label differ."""
     if image != label:
         raise UserError(
             f"{source.where(pair.label)} is {label[0]}x{label[1]} but its image {pair.image} is {image[0]}x{image[1]}: "
-            "a label must have its image's size"
+            "export the label in its image's size"
         )
 
 
 def translate(raw: Integer[np.ndarray, "h w"], rule: dict[int, int], where: str) -> UInt8[np.ndarray, "h w"]:
-    """Raw label values -> training ids; UserError naming `where` and the values that the rule does not know."""
+    """Maps raw label values to training ids; raises UserError that names `where` and the values not in the rule."""
     table = np.full(max(*rule, int(raw.max()), 255) + 1, -1)
     table[list(rule)] = list(rule.values())
     translated = table[raw]
     if (translated < 0).any():
         unknown = np.unique(raw[translated < 0]).tolist()
-        raise UserError(f"{where} holds label values {unknown}; only {_span(rule)} exist in this dataset")
+        raise UserError(f"{where} holds label values {unknown}: correct them, this dataset has only {_span(rule)}")
     return translated.astype(np.uint8)
 
 

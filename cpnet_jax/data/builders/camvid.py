@@ -1,8 +1,8 @@
-"""CamVid, the SegNet version: 11 classes, 11 = void, 367 / 101 / 233 images of 480x360."""
+"""Builder of CamVid, SegNet's version: 11 classes, 11 = void, 367 / 101 / 233 images of 480x360."""
 
 from typing import ClassVar
 
-from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, match
+from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, match_pairs
 from cpnet_jax.data.catalog import CAMVID
 
 VOID = 11
@@ -10,7 +10,7 @@ REQUIRED, OPTIONAL = ("train", "val"), ("test",)
 
 
 class CamvidBuilder(SegmentationBuilder, skip_registration=True):
-    """Reads SPLIT/NAME.png and SPLITannot/NAME.png below the source; the test split may be absent."""
+    """Builder that reads SPLIT/NAME.png and SPLITannot/NAME.png in the source; the test split is optional."""
 
     name = "camvid"
     DATASET = CAMVID
@@ -18,4 +18,4 @@ class CamvidBuilder(SegmentationBuilder, skip_registration=True):
 
     def pairs(self) -> dict[str, list[Pair]]:
         present = [s for s in OPTIONAL if self.source.glob(f"{s}/*") or self.source.glob(f"{s}annot/*")]
-        return {split: match(self, f"{split}/*.png", f"{split}annot/*.png") for split in (*REQUIRED, *present)}
+        return {split: match_pairs(self, f"{split}/*.png", f"{split}annot/*.png") for split in (*REQUIRED, *present)}

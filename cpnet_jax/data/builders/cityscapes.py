@@ -1,22 +1,22 @@
-"""Cityscapes, finely annotated: 19 classes, 2,975 / 500 images of 2048x1024."""
+"""Builder of Cityscapes with fine annotations: 19 classes, 2,975 / 500 images of 2048x1024."""
 
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, match
+from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, match_pairs
 from cpnet_jax.data.catalog import CITYSCAPES
 from cpnet_jax.data.catalog.cityscapes import LABEL_IDS
 
-# The license plate's -1, in eight bits.
+# Label id -1 (license plate), stored in eight bits.
 LICENSE_PLATE = 255
 SPLITS = ("train", "val")
 
 
 class CityscapesBuilder(SegmentationBuilder, skip_registration=True):
-    """Reads leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png and gtFine/SPLIT/CITY/ID_gtFine_labelIds.png.
+    """Builder that reads leftImg8bit/SPLIT/CITY/ID_leftImg8bit.png and gtFine/SPLIT/CITY/ID_gtFine_labelIds.png.
 
-    From the labelIds of the release; trainIds need not be made first. The test split is left out: the labels published
-    for its 1,525 images are dummies, the true ones are kept by the benchmark's server.
+    It reads the release's labelIds, so trainIds need not be generated first. The test split is not used, because the
+    labels published for its 1,525 images are dummies.
     """
 
     name = "cityscapes"
@@ -27,10 +27,10 @@ class CityscapesBuilder(SegmentationBuilder, skip_registration=True):
     }
 
     def pairs(self) -> dict[str, list[Pair]]:
-        # Each by itself: unpacking often makes a folder an archive.
+        # Located separately, since each archive is often unpacked into a folder named after it.
         images, labels = (self.source.root_of(folder) + folder for folder in ("leftImg8bit/", "gtFine/"))
         return {
-            split: match(
+            split: match_pairs(
                 self,
                 f"{images}{split}/*_leftImg8bit.png",
                 f"{labels}{split}/*_gtFine_labelIds.png",

@@ -1,4 +1,4 @@
-"""Masks as people have them, indices or colours, to training ids."""
+"""Converts a user's masks, stored as indices or as colours, to training ids."""
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -13,70 +13,71 @@ COLOUR_MODES = ("RGB", "RGBA")
 
 
 def format_of(mask: Image.Image) -> str:
-    """How a mask is stored: "colours" where it has three channels, "indices" otherwise (palettes included)."""
+    """Returns "colours" if a mask has at least three channels, else "indices" (also for palette images)."""
     return "colours" if mask.mode in COLOUR_MODES else "indices"
 
 
 def training_ids(
     mask: Image.Image, table: ClassTable, mask_format: str, where: str, *, assumed: bool
 ) -> UInt8[np.ndarray, "h w"]:
-    """A mask's training ids: classes, or 255 where nobody should look.
+    """Converts a mask to training ids: class indices, or 255 for ignored pixels.
 
     Args:
-      mask: as Pillow opens it.
-      table: what values and colours mean.
+      mask: the mask, opened by Pillow.
+      table: class of each raw value and colour.
       mask_format: "indices", or "colours": then palettes and grey values are looked up as the colours they show.
-      where: how messages name the file.
-      assumed: that format is another mask's, not the user's word: then this one must bear it out.
+      where: name of the file for messages.
+      assumed: whether the format was inferred from another mask; then this mask is checked against it.
 
     Raises:
-      UserError: where the file cannot be read in that way, or holds what the table does not know, with the pixel.
+      UserError: if the file does not have that format, or holds a value or colour not in the table; names the pixel.
     """
     _check_storage(mask, where)
     if mask_format == "indices":
         return _ids_of_indices(mask, table, where, assumed)
     if assumed and format_of(mask) != "colours":
         raise UserError(
-            f"{where} is a {mask.mode} image, but other masks are RGB colours: set {FIELD} to 'colours' if it "
-            "shows class colours as well, or convert it"
+            f"{where} is a {mask.mode} image, but other masks are RGB colours: set {FIELD} to 'colours' if this one "
+            "shows class colours too, else convert it to RGB"
         )
     return _ids_of_colours(mask, table, where)
 
 
 def _check_storage(mask: Image.Image, where: str) -> None:
     if mask.format == "JPEG":
-        raise UserError(f"{where} is a JPEG, which blurs labels at their borders: export the masks as PNG again")
+        raise UserError(f"{where} is a JPEG, which blurs labels at their borders: export the masks again, as PNG")
     if mask.mode not in INDEX_MODES + COLOUR_MODES:
-        raise UserError(f"{where} is a {mask.mode} image: masks must be class indices, a palette or RGB colours")
+        raise UserError(f"{where} is a {mask.mode} image: save it as class indices, a palette image or RGB colours")
     if mask.mode in ("RGBA", "LA", "PA"):
         alpha = np.asarray(mask.getchannel("A"))
         if (alpha < 255).any():
             raise UserError(
-                f"{where} is transparent at {_first(alpha < 255)}, which is no class: save it without an alpha channel"
+                f"{where} is transparent at {_first(alpha < 255)}, so its class is unknown: save it without an alpha "
+                "channel"
             )
 
 
 def _ids_of_indices(mask: Image.Image, table: ClassTable, where: str, assumed: bool) -> UInt8[np.ndarray, "h w"]:
     if format_of(mask) != "indices":
-        need = f"set {FIELD} to 'colours'" if table.colours else f"give every class its colour in {table.where}"
+        remedy = f"set {FIELD} to 'colours'" if table.colours else f"add every class's colour to {table.where}"
         raise UserError(
-            f"{where} is a {mask.mode} image where one-channel class indices are expected: convert it, or {need} if "
-            "classes are told by colours"
+            f"{where} is a {mask.mode} image but one-channel class indices are expected: convert it, or {remedy} if "
+            "its colours are the classes"
         )
     if not table.values:
-        raise UserError(f"{table.where} says of no value which class it means, but {where} holds indices: add them")
+        raise UserError(f"{table.where} gives no class a value, but {where} holds indices: add a value to every class")
     raw = np.asarray(mask.getchannel(0) if mask.mode in ("LA", "PA") else mask).astype(np.int64)
     ids = _look_up(raw, table.values)
     if assumed and mask.mode == "P" and table.colours:
         _check_palette(mask, raw, ids, table, where)
     if (ids < 0).any():
         unknown = np.unique(raw[ids < 0]).tolist()
-        hint = "name them there, or as ignored"
-        if 255 in unknown:  # what it means differs too much to be assumed
-            hint = "add '255: NAME' (and '0: NAME') or '255: ignore' there"
+        remedy = "give every class its value there ('VALUE: NAME'), and the unknown ones a class or 'VALUE: ignore'"
+        if 255 in unknown:  # it means "ignored" or "foreground", so the user must say which
+            remedy = "give every class its value there ('0: NAME', ...), and add '255: NAME' or '255: ignore'"
         raise UserError(
-            f"{where} holds the value {raw[ids < 0][0]} at {_first(ids < 0)} (unknown in all: {_some(unknown)}), which "
-            f"{table.where} does not have: {hint}"
+            f"{where} holds the value {raw[ids < 0][0]} at {_first(ids < 0)} (all unknown values: {_some(unknown)}), "
+            f"which is not in {table.where}: {remedy}"
         )
     return ids.astype(np.uint8)
 
@@ -88,36 +89,34 @@ def _check_palette(
     table: ClassTable,
     where: str,
 ) -> None:
-    """Raises UserError on a palette that shows the classes' own colours at other indices than theirs.
+    """Raises UserError if a palette shows the classes' colours at indices of other classes.
 
-    Tools that shrink PNGs number the colours of each file anew: its indices mean nothing then.
+    Tools that shrink PNGs renumber the colours of each file, so that its indices are no longer class indices.
     """
     shown = _ids_by_colour(mask, table)
     if (shown >= 0).all() and (shown != ids).any():
         place = np.unravel_index(np.argmax(shown != ids), ids.shape)
         raise UserError(
             f"{where} shows index {raw[place]} in a colour that {table.where} gives to another class: set {FIELD} to "
-            "'colours' or to 'indices', whichever of the two is right"
+            "'colours' if the colours are right, to 'indices' if the indices are"
         )
 
 
 def _ids_of_colours(mask: Image.Image, table: ClassTable, where: str) -> UInt8[np.ndarray, "h w"]:
     if not table.colours:
         raise UserError(
-            f"{where} holds RGB colours where one-channel class indices are expected, as {table.where} gives no "
-            "colours: add its colour to every class (NAME R G B), or convert the masks"
+            f"{where} holds RGB colours but one-channel class indices are expected, since {table.where} gives no "
+            "colours: add a colour to every class (NAME R G B), or convert the masks"
         )
     if mask.mode.startswith("I"):
-        raise UserError(
-            f"{where} is a 16-bit image where colours are expected: set {FIELD} to 'indices', or convert it"
-        )
+        raise UserError(f"{where} is a 16-bit image but colours are expected: set {FIELD} to 'indices', or convert it")
     ids = _ids_by_colour(mask, table)
     if (ids < 0).any():
         pixels = np.asarray(mask.convert("RGB"))[ids < 0]
         more = f"{len(np.unique(pixels, axis=0))} unknown colour(s) in {len(pixels)} pixel(s)"
         raise UserError(
-            f"{where} has the colour {tuple(pixels[0].tolist())} at {_first(ids < 0)} ({more}), which {table.where} "
-            "does not have: add it there, or save the masks without smoothing"
+            f"{where} has the colour {tuple(pixels[0].tolist())} at {_first(ids < 0)} ({more}), which is not in "
+            f"{table.where}: add it there, or save the masks without antialiasing"
         )
     return ids.astype(np.uint8)
 
@@ -128,7 +127,7 @@ def _ids_by_colour(mask: Image.Image, table: ClassTable) -> Integer[np.ndarray, 
 
 
 def _look_up(raw: Integer[np.ndarray, "h w"], labels: dict[int, int]) -> Integer[np.ndarray, "h w"]:
-    """Training ids of raw numbers; -1 where a number is not among the labels'."""
+    """Maps raw numbers to training ids; -1 if a number is unknown."""
     known = np.array(sorted(labels))
     ids = np.array([labels[number] for number in known.tolist()])
     place = np.searchsorted(known, raw).clip(max=len(known) - 1)

@@ -1,4 +1,4 @@
-"""PASCAL-Context from VOC2010's images and any of the forms that its labels are handed around in."""
+"""Builders of PASCAL-Context, from VOC2010's images and any published form of its labels."""
 
 from functools import cached_property
 
@@ -13,13 +13,13 @@ from cpnet_jax.errors import UserError
 
 
 class PascalContextBuilder(SegmentationBuilder, skip_registration=True):
-    """The first form of the labels that is there is read; what is none of the 59 classes is ignored."""
+    """Builder with 59 classes; all other pixels are ignored. It reads the first form of the labels it finds."""
 
     name = "pascal_context"
     DATASET = PASCAL_CONTEXT
 
     @cached_property
-    def LABEL_RULE(self) -> dict[int, int]:  # each form has numbers of its own
+    def LABEL_RULE(self) -> dict[int, int]:  # pyrefly: ignore[bad-override]  # raw values differ between forms
         known = {name: index for index, name in enumerate(self.DATASET.classes)}
         return {value: known.get(name, self.DATASET.ignore_label) for value, name in self._labels.meaning.items()}
 
@@ -41,13 +41,13 @@ class PascalContextBuilder(SegmentationBuilder, skip_registration=True):
             if labels is not None:
                 return labels
         raise UserError(
-            f"{self.source.path} has VOC2010's images but no labels of PASCAL-Context: config.data.source must be "
+            f"{self.source.path} has VOC2010's images but no PASCAL-Context labels: config.data.source must be "
             f"{self.DATASET.source_help}"
         )
 
 
 class PascalContext60Builder(PascalContextBuilder, skip_registration=True):
-    """What is none of the 59 classes is class 0."""
+    """Builder with 60 classes: the 59, and class 0 for all other pixels."""
 
     name = "pascal_context_60"
     DATASET = PASCAL_CONTEXT_60

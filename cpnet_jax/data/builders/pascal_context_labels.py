@@ -1,4 +1,4 @@
-"""The forms of PASCAL-Context's labels: what their numbers mean, which splits they have, how they are read."""
+"""Reads the published forms of PASCAL-Context's labels."""
 
 import json
 from collections import defaultdict
@@ -20,7 +20,8 @@ from cpnet_jax.data.catalog.pascal_context import BACKGROUND
 from cpnet_jax.errors import UserError
 
 # fmt: off
-# The numbers of the 59 classes, in their order, among the release's 459 (its labels.txt). The Detail API kept them.
+# Numbers of the 59 classes, in their order, among the release's 459 categories (its labels.txt). The Detail API uses
+# the same numbers.
 CATEGORY_IDS = (
     2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159,
     162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397,
@@ -28,26 +29,26 @@ CATEGORY_IDS = (
 )
 # fmt: on
 NUM_CATEGORIES = 459
-# 59_labels.txt calls three classes by other names than labels.txt.
+# 59_labels.txt names three classes differently from labels.txt.
 RENAMED = {"diningtable": "table", "bedcloth": "bedclothes", "clothes": "cloth"}
 
 
 class Masks(NamedTuple):
-    """A picture's (height, width), and its (category, run-length mask) pairs as pycocotools takes them."""
+    """An image's (height, width), and its (category, run-length mask) pairs in pycocotools' format."""
 
     size: tuple[int, int]
-    coded: list[tuple[int, dict[str, Any]]]
+    coded: list[tuple[int, Any]]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """One form of the labels.
+    """Labels in one of the published forms.
 
     Attributes:
       splits: split -> ids.
-      files: id -> name of the file that holds its label, and "#id" where that holds all.
+      files: id -> name of its label's file, followed by "#id" if the file holds all labels.
       meaning: raw value -> name of a class, or "background".
-      read: pair -> its raw values.
+      read: pair -> raw label values.
     """
 
     splits: dict[str, list[str]]
@@ -57,8 +58,7 @@ class Labels:
 
 
 def class_images(builder: SegmentationBuilder, root: str) -> Labels | None:
-    """SegmentationClassContext/ID.png as mmsegmentation's converter writes them: 0 = background, then the 59 classes in
-    the order of their numbers."""
+    """Labels of mmsegmentation's converter, SegmentationClassContext/ID.png: 0 = background, 1 .. 59 = the classes."""
     files = by_stem(builder.source.glob("*SegmentationClassContext/*.png"))
     if not files:
         return None
@@ -71,7 +71,7 @@ def class_images(builder: SegmentationBuilder, root: str) -> Labels | None:
 
 
 def detail_masks(builder: SegmentationBuilder, root: str) -> Labels | None:
-    """trainval_merged.json of the Detail API: a run-length mask for each category or object of an image."""
+    """Labels of the Detail API, trainval_merged.json: a run-length mask for each category or object of an image."""
     found = builder.source.glob("*trainval_merged.json")
     if not found:
         return None
@@ -81,7 +81,7 @@ def detail_masks(builder: SegmentationBuilder, root: str) -> Labels | None:
         splits, masks = _parse_detail(json.loads(builder.source.read(found[0])))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{where} is not the Detail API's ({type(error).__name__}: {error}): fetch it again or take it away"
+            f"{where} is not the Detail API's ({type(error).__name__}: {error}): download it again or remove it"
         ) from error
     return Labels(
         splits=splits,
@@ -92,7 +92,7 @@ def detail_masks(builder: SegmentationBuilder, root: str) -> Labels | None:
 
 
 def released_images(builder: SegmentationBuilder, root: str) -> Labels | None:
-    """59_context_labels/ID.png of the release, whose order of the classes only 59_labels.txt says."""
+    """Labels of the release, 59_context_labels/ID.png; 59_labels.txt defines the order of the classes."""
     source = builder.source
     files = by_stem(source.glob("*59_context_labels/*.png"))
     if not files:
@@ -100,8 +100,8 @@ def released_images(builder: SegmentationBuilder, root: str) -> Labels | None:
     found = source.glob("*59_labels.txt")
     if not found:
         raise UserError(
-            f"{source.path} has 59_context_labels but not 59_labels.txt, which says what their numbers mean: fetch it "
-            "from the same page"
+            f"{source.path} has 59_context_labels but not 59_labels.txt, which names their classes: download it from "
+            "the same page"
         )
     return Labels(
         splits=_lists(builder, f"{root}ImageSets/Main/"),
@@ -112,7 +112,7 @@ def released_images(builder: SegmentationBuilder, root: str) -> Labels | None:
 
 
 def label_maps(builder: SegmentationBuilder, root: str) -> Labels | None:
-    """trainval/ID.mat of the release: a matrix LabelMap of its 459 categories."""
+    """Labels of the release, trainval/ID.mat: a matrix LabelMap with its 459 categories."""
     files = by_stem(builder.source.glob("*trainval/*.mat"))
     if not files:
         return None
@@ -124,7 +124,7 @@ def label_maps(builder: SegmentationBuilder, root: str) -> Labels | None:
     )
 
 
-# In the order of preference where a source has several.
+# In order of preference.
 FORMS = (class_images, detail_masks, released_images, label_maps)
 
 
@@ -143,15 +143,15 @@ def _read_image(source: Source, pair: Pair) -> Integer[np.ndarray, "h w"]:
     return read_indices(source, pair.label)
 
 
-def _parse_detail(content: dict[str, Any]) -> tuple[dict[str, list[str]], dict[str, Masks]]:
-    """(split -> ids, id -> masks); ValueError, KeyError or TypeError where the content is something else."""
+def _parse_detail(content: Any) -> tuple[dict[str, list[str]], dict[str, Masks]]:
+    """Returns (split -> ids, id -> masks); raises ValueError, KeyError or TypeError on other content."""
     annotations = defaultdict(list)
     for annotation in content["annos_segmentation"]:
         mask = {field: annotation["segmentation"][field] for field in ("size", "counts")}
         annotations[annotation["image_id"]].append((annotation["category_id"], mask))
     splits, masks = {split: [] for split in SPLITS}, {}
     for image in content["images"]:
-        if image["phase"] in SPLITS:  # the others are of VOC's test set and have no labels
+        if image["phase"] in SPLITS:  # the others are from VOC's test set and have no labels
             name = PurePosixPath(image["file_name"]).stem
             splits[image["phase"]].append(name)
             masks[name] = Masks((image["height"], image["width"]), annotations[image["image_id"]])
@@ -161,27 +161,25 @@ def _parse_detail(content: dict[str, Any]) -> tuple[dict[str, list[str]], dict[s
 
 
 def _paint(masks: Masks, where: str) -> Integer[np.ndarray, "h w"]:
-    """Later masks over earlier ones, as the Detail API paints them."""
+    """Paints later masks over earlier ones, as the Detail API does."""
     label = np.zeros(masks.size, np.int32)
     for category, mask in masks.coded:
         try:
             inside = rle.decode(mask)
             label[inside > 0] = category
-            whole = inside.sum() == rle.area(mask)  # where the runs end early, decode leaves the rest to chance
-        except Exception as error:  # of another size, or no run lengths
-            raise UserError(f"{where} has a mask that cannot be read ({error}): fetch the file again") from error
-        if not whole:
-            raise UserError(f"{where} has a mask whose runs end too early: fetch the file again")
+            complete = inside.sum() == rle.area(mask)  # if runs end early, decode leaves the rest uninitialised
+        except Exception as error:  # wrong size, or not run lengths
+            raise UserError(f"{where} has a mask that cannot be read ({error}): download the file again") from error
+        if not complete:
+            raise UserError(f"{where} has a mask whose runs end too early: download the file again")
     return label
 
 
 def _read_names(source: Source, name: str) -> dict[int, str]:
-    """Number -> class, from lines of "number: name"."""
+    """Reads number -> class from lines "number: name"."""
     lines = [line.partition(":") for line in source.read(name).decode(errors="replace").splitlines() if line.strip()]
     names = {number.strip(): text.replace(" ", "") for number, _, text in lines}
     meaning = {int(number): RENAMED.get(text, text) for number, text in names.items() if number.isdecimal()}
     if sorted(meaning.values()) != sorted(PASCAL_CONTEXT.classes):
-        raise UserError(
-            f"{source.where(name)} does not name the 59 classes, a line of 'number: name' each: fetch it again"
-        )
+        raise UserError(f"{source.where(name)} does not name the 59 classes in lines 'number: name': download it again")
     return meaning

@@ -1,31 +1,31 @@
-"""The embedded default dataset: `data.scenes` rendered once into records."""
+"""Builder of the generated scenes, the default dataset."""
 
 from collections.abc import Iterator
 
 import cv2
 
 from cpnet_jax.data import scenes
-from cpnet_jax.data.builders.base import Example, SegmentationBuilder, encode_label
+from cpnet_jax.data.builders.base import EncodedExample, SegmentationBuilder, encode_label
 from cpnet_jax.data.catalog import SCENES
 
-# One stream of scenes a split, so that the splits never share an image whatever their sizes.
+# Each split has its own seed, so that splits of any size share no image.
 SEEDS = {"train": 0, "val": 1}
 JPEG_QUALITY = 92
 
 
 class ScenesBuilder(SegmentationBuilder, skip_registration=True):
-    """Needs no source."""
+    """Builder that renders `data.scenes`; needs no source."""
 
     name = "scenes"
     DATASET = SCENES
 
-    def examples(self) -> dict[str, Iterator[Example]]:
+    def examples(self) -> dict[str, Iterator[EncodedExample]]:
         return {split: _examples(split, count) for split, count in SCENES.splits.items()}
 
 
-def _examples(split: str, count: int) -> Iterator[Example]:
+def _examples(split: str, count: int) -> Iterator[EncodedExample]:
     for index in range(count):
         image, label = scenes.render(SEEDS[split], index)
-        # JPEG as in photographs, its blocks and ringing included.
+        # JPEG, so that images have the compression artefacts of photographs.
         jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
         yield f"{split}_{index:05d}", jpeg, encode_label(label)

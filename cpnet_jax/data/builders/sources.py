@@ -1,4 +1,4 @@
-"""Raw files where users have them: in folders, still in the zip archives they were downloaded as, or partly so."""
+"""Reads raw files from folders and zip archives alike."""
 
 import fnmatch
 import glob
@@ -14,27 +14,26 @@ from cpnet_jax.errors import UserError
 
 
 class Source:
-    """The files below one folder, or in one zip archive, read in place; names are relative and use "/".
+    """The raw files of a dataset: all files in a folder or in one zip archive; names are relative and use "/".
 
-    Zip archives that lie in the folder itself are read as though they were unpacked there. Where a name is found
-    twice, an unpacked file comes before an archive's, and an earlier archive (by its name) before a later one.
-    Several threads may read at once.
+    Zip archives directly in the folder are read as if they were unpacked there. If a name occurs twice, an unpacked
+    file precedes an archived one, and the first archive in alphabetical order wins. Several threads may read at once.
 
     Attributes:
       path: the folder or the archive.
-      names: of all files, sorted; hidden ones and what macOS adds to archives left out.
+      names: names of all files, sorted; without hidden files and those that macOS adds to archives.
 
     Args:
       path: a folder or a .zip file.
 
     Raises:
-      UserError: where there is neither, a folder cannot be listed, or an archive is damaged.
+      UserError: if the path does not exist, a folder cannot be listed, or an archive is damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_dir() and not path.is_file():
-            raise UserError(f"config.data.source is {path}, which does not exist: name a folder or a zip archive")
+            raise UserError(f"config.data.source is {path}, which does not exist: set it to a folder or a zip archive")
         unpacked = set(_files_below(path)) if path.is_dir() else set()
         packed = {name for name in unpacked if "/" not in name and name.lower().endswith(".zip")}
         archives = [path / name for name in sorted(packed)] if path.is_dir() else [path]
@@ -47,12 +46,14 @@ class Source:
         self.names = sorted((unpacked - packed) | self._archive_of.keys())
 
     def glob(self, pattern: str) -> list[str]:
-        """Names that match, `*` also across "/"."""
+        """Returns the names that match a pattern; `*` also matches "/"."""
         return fnmatch.filter(self.names, pattern)
 
     def root_of(self, folder: str) -> str:
-        """How patterns begin for files below `folder` ("images/"): "", or "OUTER/" if that is around it, so that users
-        may name either; "" also where it is neither here nor there."""
+        """Returns the prefix of patterns for files in `folder` ("images/"): "", or "OUTER/" if OUTER contains it.
+
+        Users may thus name a folder or the one around it. The prefix is "" if the folder is in neither.
+        """
         outer = sorted({name.partition("/")[0] + "/" for name in self.names if "/" in name})
         return next((glob.escape(root) for root in ("", *outer) if self._any_below(root + folder)), "")
 
@@ -61,16 +62,16 @@ class Source:
         return place < len(self.names) and self.names[place].startswith(prefix)
 
     def read(self, name: str) -> bytes:
-        """The file's bytes; UserError where an archive's member fails its checksum or the file cannot be read."""
+        """Reads a file's bytes; raises UserError if it cannot be read or its checksum in the archive is wrong."""
         archive = self._archive_of.get(name)
         try:
             return self._unpack(archive, name) if archive else (self.path / name).read_bytes()
-        # RuntimeError: a member that is encrypted, or compressed in a way Python does not know.
+        # RuntimeError: an encrypted member, or an unknown compression.
         except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-            raise UserError(f"{self.where(name)} cannot be read ({error}): fetch it again") from error
+            raise UserError(f"{self.where(name)} cannot be read ({error}): download it again") from error
 
     def _unpack(self, archive: zipfile.ZipFile, name: str) -> bytes:
-        # A ZipFile locks its reads by itself, but not the count of open members by which it may close its file.
+        # ZipFile locks its reads, but not its count of open members, by which it decides when to close its file.
         with self._lock:
             member = archive.open(name)
         try:
@@ -80,13 +81,13 @@ class Source:
                 member.close()
 
     def where(self, name: str) -> str:
-        """How a message names the file."""
+        """Returns the file's path for messages."""
         archive = self._archive_of.get(name)
-        return str((Path(archive.filename) if archive else self.path) / name)
+        return str((Path(str(archive.filename)) if archive else self.path) / name)
 
 
 def _files_below(folder: str | Path, prefix: str = "", around: tuple[str, ...] = ()) -> Iterator[str]:
-    """Relative names; links are followed, unless to a folder that they lie in."""
+    """Lists files by relative name; links are followed, except to a folder that contains them."""
     here = os.path.realpath(folder)
     if here in around:
         return
@@ -96,7 +97,7 @@ def _files_below(folder: str | Path, prefix: str = "", around: tuple[str, ...] =
         folders = [entry for entry in shown if entry.is_dir()]
         yield from (prefix + entry.name for entry in shown if entry.is_file())
     except OSError as error:
-        raise UserError(f"{folder} cannot be listed ({error.strerror}): make it readable, or take it out") from error
+        raise UserError(f"{folder} cannot be listed ({error.strerror}): make it readable or remove it") from error
     for entry in folders:
         yield from _files_below(entry.path, f"{prefix}{entry.name}/", (*around, here))
 
@@ -106,8 +107,8 @@ def _open_archive(path: Path) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except (zipfile.BadZipFile, OSError) as error:
         raise UserError(
-            f"{path}, which config.data.source names or holds, is no whole zip archive ({error}): fetch it again, "
-            "or take it out"
+            f"{path}, which config.data.source names or contains, is not a complete zip archive ({error}): download it "
+            "again or remove it"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""PASCAL VOC 2012, its training set enlarged by the Semantic Boundaries Dataset (SBD) where that is there."""
+"""Builder of PASCAL VOC 2012, with the labels of the Semantic Boundaries Dataset (SBD) if the source has them."""
 
 from functools import cached_property
 from typing import ClassVar
@@ -11,15 +11,15 @@ from cpnet_jax.data.builders.voc_devkit import SPLITS, by_stem, files_in, pairs_
 from cpnet_jax.data.catalog import VOC
 
 BORDER = 255
-# The two names that the list of the enlarged training set goes by.
+# Both common names of the list of the augmented training set.
 AUGMENTED_LISTS = ("trainaug.txt", "train_aug.txt")
 
 
 class VocBuilder(SegmentationBuilder, skip_registration=True):
-    """Reads VOC2012 and, for more training images, SegmentationClassAug/*.png or SBD's dataset/cls/*.mat.
+    """Builder that reads VOC2012 and, for more training images, SegmentationClassAug/*.png or SBD's dataset/cls/*.mat.
 
-    An image that VOC labels itself keeps that label, whose objects have an ignored border; SBD's have none. Images of
-    VOC's val never train, whatever a list says.
+    If VOC itself labels an image, that label is used: its objects have an ignored border, SBD's do not. Images of
+    VOC's val split are never used for training, even if a list names them.
     """
 
     name = "voc"
@@ -44,19 +44,19 @@ class VocBuilder(SegmentationBuilder, skip_registration=True):
 
     @cached_property
     def _augmentation(self) -> tuple[list[str], dict[str, str]]:
-        """(ids, id -> label's file) beyond VOC's own."""
+        """The ids of the augmented training set, and id -> label file."""
         images = by_stem(self.source.glob("*SegmentationClassAug/*.png"))
         if images:
             lists = [name for file in AUGMENTED_LISTS for name in self.source.glob(f"*ImageSets/Segmentation/{file}")]
-            # Without a list the folder is one: it holds all of VOC and SBD.
+            # Without a list, the folder's own files count: it holds all of VOC and SBD.
             return (read_ids(self, lists[0]) if lists else list(images)), images
         matrices = self.source.glob("*dataset/cls/*.mat")
         if matrices:
             folder = matrices[0][: matrices[0].rindex("cls/")]
             return [name for split in SPLITS for name in read_ids(self, f"{folder}{split}.txt")], by_stem(matrices)
         print(
-            f"Note: {self.source.path} has neither SBD's dataset/cls nor SegmentationClassAug: only VOC 2012's own "
-            "1,464 images will train, not the usual 10,582",
+            f"Note: {self.source.path} has neither SBD's dataset/cls nor SegmentationClassAug: training uses only VOC "
+            "2012's own 1,464 images, not the usual 10,582",
             flush=True,
         )
         return [], {}

@@ -1,9 +1,10 @@
-"""What the builders on PASCAL VOC's development kit share: its folders, its lists of ids, and .mat files."""
+"""Reads PASCAL VOC's development kit: its folders, its lists of ids, and .mat files."""
 
 import re
 from collections.abc import Iterable
 from io import BytesIO
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import scipy.io
@@ -17,21 +18,21 @@ SPLITS = ("train", "val")
 
 
 def release_root(builder: SegmentationBuilder, year: int) -> str:
-    """The prefix ("" or "folder/") of the release's folders, wherever in the source they lie.
+    """Finds the prefix ("" or "folder/") of a year's folders in the builder's source.
 
     Raises:
-      UserError: where the source has no JPEGImages, or those of other years, or cannot say which.
+      UserError: if the source has no JPEGImages, only those of other years, or several candidates.
     """
     source = builder.source
     roots = {name[: name.rindex("JPEGImages/")] for name in source.glob("*JPEGImages/*.jpg")}
     folders = {root: PurePosixPath(root).name or source.path.stem for root in sorted(roots)}
-    # Several years lie side by side in VOCdevkit; a folder that carries no year is taken at its user's word.
+    # VOCdevkit may hold several years side by side; a folder without a year in its name is assumed to be the right one.
     found = [root for root, folder in folders.items() if folder == f"VOC{year}"]
     found = found or [root for root, folder in folders.items() if not re.fullmatch(r"VOC\d{4}", folder)]
     if len(found) > 1:
-        raise UserError(f"{source.path} has JPEGImages in {', '.join(found)}: let config.data.source hold one of them")
+        raise UserError(f"{source.path} has JPEGImages in {', '.join(found)}: set config.data.source to one of them")
     if not found:
-        others = f" but those of {', '.join(folders.values())}" if folders else ""
+        others = f", only those of {', '.join(folders.values())}" if folders else ""
         raise UserError(
             f"{source.path} has no JPEGImages of VOC{year}{others}: config.data.source must be "
             f"{builder.DATASET.source_help}"
@@ -40,10 +41,10 @@ def release_root(builder: SegmentationBuilder, year: int) -> str:
 
 
 def read_ids(builder: SegmentationBuilder, name: str) -> list[str]:
-    """The ids that a list names, a line each; of lines of file names the first's stem.
+    """Reads a list of ids, one a line; from a line of file names, takes the first one's stem.
 
     Raises:
-      UserError: where the list is missing or empty.
+      UserError: if the list is missing or empty.
     """
     source = builder.source
     if name not in source.names:
@@ -51,12 +52,12 @@ def read_ids(builder: SegmentationBuilder, name: str) -> list[str]:
     lines = source.read(name).decode(errors="replace").splitlines()
     ids = [PurePosixPath(line.split()[0]).stem for line in lines if line.strip()]
     if not ids:
-        raise UserError(f"{source.where(name)} is empty: fetch it again")
+        raise UserError(f"{source.where(name)} is empty: download it again")
     return ids
 
 
 def files_in(source: Source, folder: str, suffix: str) -> list[str]:
-    """Names right below a folder, given with its "/"."""
+    """Returns the names directly in a folder (given with its "/") that have a suffix."""
     return [name for name in source.names if PurePosixPath(name).suffix == suffix and _folder(name) == folder]
 
 
@@ -65,51 +66,55 @@ def _folder(name: str) -> str:
 
 
 def by_stem(names: Iterable[str]) -> dict[str, str]:
-    """File name without folder and ending -> name."""
+    """Maps each file's stem (name without folder and extension) to its name."""
     return {PurePosixPath(name).stem: name for name in names}
 
 
 def pairs_of(builder: SegmentationBuilder, root: str, ids: Iterable[str], labels: dict[str, str]) -> list[Pair]:
-    """The pairs of those ids, sorted and each once.
+    """Pairs images and labels by id; sorted, each id once.
 
     Args:
-      root: of the release, see `release_root`.
-      ids: that a list names.
+      builder: builder whose source is read.
+      root: prefix of the release, see `release_root`.
+      ids: ids that a list names.
       labels: id -> name of the label's file.
 
     Raises:
-      UserError: where an image or a label is missing.
+      UserError: if an image or a label is missing.
     """
     images = by_stem(files_in(builder.source, f"{root}JPEGImages/", ".jpg"))
     ids = sorted(set(ids))
     for what, files in (("image", images), ("label", labels)):
-        lonely = [name for name in ids if name not in files]
-        if lonely:
+        missing = [name for name in ids if name not in files]
+        if missing:
             raise UserError(
-                f"{builder.source.path} has no {what} of {lonely[0]}, which a split lists ({len(lonely)} such in all): "
-                "unpack the archives again"
+                f"{builder.source.path} has no {what} for {missing[0]}, which a split lists ({len(missing)} missing in "
+                "all): unpack the archives again"
             )
     return [Pair(name, images[name], labels[name]) for name in ids]
 
 
 def read_matrix(source: Source, name: str, *path: str) -> Integer[np.ndarray, "h w"]:
-    """A matrix of whole numbers from 0 on in a .mat file.
+    """Reads a matrix of integers >= 0 from a .mat file.
 
     Args:
-      path: the variable's name, then the fields of structs down to the matrix.
+      source: the raw files.
+      name: name of the .mat file.
+      path: the variable's name, then the struct fields that lead to the matrix.
 
     Raises:
-      UserError: where the file is damaged or holds no such matrix.
+      UserError: if the file is damaged or holds no such matrix.
     """
     data = source.read(name)
     try:
         value = scipy.io.loadmat(BytesIO(data), simplify_cells=True)
-    except Exception as error:  # of damaged bytes it raises whatever it stumbles over
-        raise UserError(f"{source.where(name)} cannot be read as a .mat file ({error}): fetch it again") from error
+    except Exception as error:  # on damaged files, scipy raises exceptions of many types
+        raise UserError(f"{source.where(name)} cannot be read as a .mat file ({error}): download it again") from error
     for field in path:
         value = value.get(field) if isinstance(value, dict) else None
-    numeric = isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype.kind in "uif"
-    # MATLAB's numbers are floats until they are saved: which type they get then is no matter.
-    if not numeric or not ((value >= 0) & (value % 1 == 0)).all():
-        raise UserError(f"{source.where(name)} has no matrix {'.'.join(path)} of class numbers: fetch it again")
-    return value.astype(np.int32)
+    matrix: Any = value
+    numeric = isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "uif"
+    # Any numeric type is accepted, since MATLAB's default is a float.
+    if not numeric or not ((matrix >= 0) & (matrix % 1 == 0)).all():
+        raise UserError(f"{source.where(name)} has no matrix {'.'.join(path)} of class numbers: download it again")
+    return matrix.astype(np.int32)

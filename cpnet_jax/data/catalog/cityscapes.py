@@ -1,8 +1,8 @@
-"""Cityscapes."""
+"""Descriptor of Cityscapes."""
 
 from cpnet_jax.data.catalog.dataset import Dataset
 
-# Training id, name and colour as in labels.py of the benchmark's cityscapesScripts (Cordts et al., 2016).
+# Names and colours of training ids 0 .. 18, as in labels.py of cityscapesScripts (Cordts et al., 2016).
 _CLASSES = (
     ("road", (128, 64, 128)),
     ("sidewalk", (244, 35, 232)),
@@ -25,7 +25,7 @@ _CLASSES = (
     ("bicycle", (119, 11, 32)),
 )
 
-# The release's labelIds of classes 0 .. 18; the others of 0 .. 33 are left out of evaluation, and so ignored.
+# The release's labelIds of classes 0 .. 18; evaluation excludes the others of 0 .. 33, so they are ignored.
 LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 CITYSCAPES = Dataset(
@@ -35,7 +35,6 @@ CITYSCAPES = Dataset(
     splits={"train": 2975, "val": 500},
     source_help=(
         "a folder with leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), from "
-        "https://www.cityscapes-dataset.com/downloads after registration, or with the folders leftImg8bit and gtFine "
-        "out of them"
+        "https://www.cityscapes-dataset.com/downloads after registration, or with their folders leftImg8bit and gtFine"
     ),
 )

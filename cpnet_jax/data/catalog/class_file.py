@@ -1,31 +1,32 @@
-"""A user's class file: which classes there are, and which raw mask values or colours mean them.
+"""Parses a user's class file: the classes, and the raw mask values or colours of each.
 
-Text, one class a line, in the order of the mask values 0, 1, 2 ... or with values and colours of its own:
+A text file has one class a line. Without values, classes have the mask values 0, 1, 2 ... in order:
 
     road                 0: road             road 128 64 128
     sky                  7: sky              sky #4682b4
     ignore               255: ignore         ignore 0 0 0
 
-YAML (.yaml, .yml) says the same, and how old labels become new ones:
+A YAML file (.yaml, .yml) can also map several raw values or colours to one class:
 
     classes: [{name: road, value: 7, colour: [128, 64, 128]}, ...]   # or a plain list of names
-    ignore: [0, "#000000"]                                           # raw values or colours nobody should look at
+    ignore: [0, "#000000"]                                           # ignored raw values or colours
     map: {8: road, "#6b8e23": ignore}                                # further raw values or colours -> class
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
 
 from cpnet_jax.data.catalog.dataset import Colour
+from cpnet_jax.data.catalog.voc import voc_palette
 from cpnet_jax.errors import UserError
 
-IGNORE = "ignore"  # the name of what is no class
+IGNORE = "ignore"  # name that stands for IGNORE_LABEL
 IGNORE_LABEL = 255
-MAX_CLASSES = 255  # training ids are bytes, and one of them means "ignored"
+MAX_CLASSES = 255  # training ids are bytes, and one of them is IGNORE_LABEL
 
 _HEX = r"#[0-9a-fA-F]{6}"
 _RGB = r"\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3}"
@@ -36,13 +37,14 @@ _LINE = re.compile(rf"((?P<value>\d+)(\s*[:=,]\s*|\s+))?{_NAME}([\s,]+(?P<colour
 
 @dataclass(frozen=True)
 class ClassTable:
-    """What a class file says.
+    """Content of a class file.
 
     Attributes:
-      names, palette: of class i at place i; colours that the file does not give are made up.
-      values: raw mask value -> class, or IGNORE_LABEL.
-      colours: mask colour -> class, or IGNORE_LABEL; empty where the file gives none.
-      where: how messages name the file.
+      names: names of the classes, in order.
+      palette: their colours; those of PASCAL VOC if the file gives none.
+      values: raw mask value -> class index, or IGNORE_LABEL.
+      colours: mask colour -> class index, or IGNORE_LABEL; empty if the file gives none.
+      where: name of the file for messages.
     """
 
     names: tuple[str, ...]
@@ -54,7 +56,7 @@ class ClassTable:
 
 @dataclass(frozen=True)
 class _Entry:
-    """A class, or what is to be ignored, as the file has it."""
+    """A class of the file, or IGNORE."""
 
     name: str
     value: int | None = None
@@ -64,15 +66,15 @@ class _Entry:
 @dataclass(frozen=True)
 class _Content:
     entries: list[_Entry]
-    mapping: list[tuple[int | Colour, str]] = field(default_factory=list)  # raw -> name of its class, or IGNORE
-    mapped: bool = False  # whether old labels are mapped: then a class's place is not its raw value
+    mapping: list[tuple[int | Colour, str]] = field(default_factory=list)  # raw value or colour -> class name or IGNORE
+    mapped: bool = False  # whether the file has a map; if so, a class's place is not its raw value
 
 
 def parse(text: str, where: str) -> ClassTable:
-    """The table of a class file's text; `where`, the file's name, decides whether it is YAML.
+    """Parses the text of a class file, as YAML if its name `where` ends in .yaml or .yml.
 
     Raises:
-      UserError: naming the file and the line or class that is wrong.
+      UserError: if the text is faulty; names the file and the line or class.
     """
     content = _parse_yaml(text, where) if where.endswith((".yaml", ".yml")) else _parse_text(text, where)
     entries = content.entries
@@ -88,15 +90,16 @@ def parse(text: str, where: str) -> ClassTable:
     values, colours = {}, {}
     for raw, name in [*pairs, *content.mapping]:
         if name not in label_of:
-            raise UserError(f"{where} maps {_show(raw)} to {name!r}, which is none of its classes: correct the name")
+            raise UserError(f"{where} maps {_show(raw)} to {name!r}, which is not one of its classes: correct the name")
         table = colours if isinstance(raw, tuple) else values
         if raw is not None and table.setdefault(raw, label_of[name]) != label_of[name]:
-            raise UserError(f"{where} gives {_show(raw)} to two classes, one of them {name!r}: keep one")
-    # 255 means "ignored" nearly everywhere, but "foreground" in most masks of two classes: there the file must say.
+            raise UserError(f"{where} gives {_show(raw)} to two classes, one of them {name!r}: remove one")
+    # 255 usually means "ignored", but "foreground" in most masks of two classes; there the file must define it.
     if len(names) > 2:
         values.setdefault(IGNORE_LABEL, IGNORE_LABEL)
-    given = [entry.colour for entry in entries if entry.name != IGNORE]
-    palette = tuple(given) if all(given) else tuple(_made_up_colours(len(names)))
+    given = [entry.colour for entry in entries if entry.colour and entry.name != IGNORE]
+    # The black of VOC's palette is for ignored pixels.
+    palette = tuple(given) if len(given) == len(names) else voc_palette(len(names) + 1)[1:]
     return ClassTable(names, palette, values, colours, where)
 
 
@@ -108,7 +111,7 @@ def _parse_text(text: str, where: str) -> _Content:
             continue
         match = _COLOUR_FIRST.fullmatch(line) or _LINE.fullmatch(line)
         if not match:
-            raise UserError(f"{where}, line {number}: {line!r} is no class: write NAME, VALUE: NAME or NAME R G B")
+            raise UserError(f"{where}, line {number}: {line!r} is not a class: write NAME, VALUE: NAME or NAME R G B")
         found = match.groupdict()
         value = int(found["value"]) if found.get("value") else None
         colour = _colour(found["colour"], f"{where}, line {number}") if found["colour"] else None
@@ -120,7 +123,7 @@ def _parse_yaml(text: str, where: str) -> _Content:
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{where} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{where} is not valid YAML ({' '.join(str(error).split())}): correct it") from error
     content = {"classes": content} if isinstance(content, list) else content
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise UserError(f"{where} has no list of classes: write 'classes:' and a line '- NAME' for each")
@@ -130,7 +133,7 @@ def _parse_yaml(text: str, where: str) -> _Content:
     ignored = ignored if isinstance(ignored, list) else [ignored]
     mapped = content.get("map") or {}
     if not isinstance(mapped, dict):
-        raise UserError(f"{where}: 'map' must give a class to each old value or colour, as in 'map: {{8: road}}'")
+        raise UserError(f"{where}: 'map' must map raw values or colours to classes, as in 'map: {{8: road}}'")
     mapping = [(_raw(raw, where), IGNORE) for raw in ignored]
     mapping += [(_raw(raw, where), _target(new, entries, where)) for raw, new in mapped.items()]
     return _Content(entries, mapping, bool(mapped))
@@ -141,9 +144,9 @@ def _yaml_entry(entry: Any, where: str) -> _Entry:
     _check_keys(entry, {"name", "value", "colour", "color"}, where)
     name, value, colour = entry.get("name"), entry.get("value"), entry.get("colour", entry.get("color"))
     if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{where}: its name is {name!r}, which YAML takes for no text: put it into quotes")
+        raise UserError(f"{where}: its name is {name!r}, which YAML does not read as text: put it into quotes")
     if value is not None and not _is_value(value):
-        raise UserError(f"{where}: its value is {value!r}: it must be a whole number from 0")
+        raise UserError(f"{where}: its value is {value!r}: it must be an integer, 0 or more")
     return _Entry(name.strip(), value, None if colour is None else _colour(colour, where))
 
 
@@ -152,7 +155,7 @@ def _raw(raw: Any, where: str) -> int | Colour:
 
 
 def _target(new: Any, entries: list[_Entry], where: str) -> str:
-    """The name that a map's right side means: a name, a class's place, or 255."""
+    """Returns the class name for the right side of a map: a name, a class index, or 255."""
     names = dict(enumerate(entry.name for entry in entries if entry.name != IGNORE)) | {IGNORE_LABEL: IGNORE}
     if _is_value(new) and new not in names:
         raise UserError(f"{where} maps to class {new}, but its classes are 0 to {len(names) - 2}: correct the map")
@@ -164,9 +167,10 @@ def _is_value(value: Any) -> bool:
 
 
 def _colour(colour: Any, where: str) -> Colour:
-    """From "#rrggbb", "R G B", "R,G,B" or [R, G, B]."""
+    """Parses "#rrggbb", "R G B", "R,G,B" or [R, G, B]."""
     if isinstance(colour, str) and re.fullmatch(_HEX, colour):
-        return tuple(bytes.fromhex(colour[1:]))
+        red, green, blue = bytes.fromhex(colour[1:])
+        return red, green, blue
     numbers = re.split(r"[\s,]+", colour.strip()) if isinstance(colour, str) else colour
     if isinstance(numbers, list) and len(numbers) == 3 and all(re.fullmatch(r"\d{1,3}", str(n)) for n in numbers):
         red, green, blue = map(int, numbers)
@@ -178,32 +182,25 @@ def _colour(colour: Any, where: str) -> Colour:
 def _check_names(names: Sequence[str], where: str) -> None:
     if len(names) < 2:
         have = f"only the class {names[0]!r}" if names else "no class"
-        raise UserError(f"{where} has {have}: name at least two, the background included, one a line")
+        raise UserError(f"{where} has {have}: name at least two, including the background, one a line")
     if len(names) > MAX_CLASSES:
-        raise UserError(f"{where} has {len(names)} classes: {MAX_CLASSES} is the most there can be")
+        raise UserError(f"{where} has {len(names)} classes: there can be at most {MAX_CLASSES}")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"{where} has the class {twice[0]!r} more than once: give each class a name of its own")
+        raise UserError(f"{where} has the class {twice[0]!r} more than once: give each class its own name")
 
 
 def _check_all_or_none(what: str, given: Sequence[tuple[str, Any]], where: str) -> None:
     without = [name for name, thing in given if thing is None]
     if without and len(without) < len(given):
-        raise UserError(f"{where} gives some classes a {what} but {without[0]!r} none: give it to all or to none")
+        raise UserError(f"{where} gives some classes a {what}, but {without[0]!r} none: give one to all or to none")
 
 
 def _check_keys(found: dict[Any, Any], known: set[str], where: str) -> None:
     unknown = [key for key in found if key not in known]
     if unknown:
-        raise UserError(f"{where} has an entry {unknown[0]!r}: there can be {', '.join(sorted(known))}")
+        raise UserError(f"{where} has an unknown entry {unknown[0]!r}: use only {', '.join(sorted(known))}")
 
 
-def _show(raw: int | Colour) -> str:
+def _show(raw: int | Colour | None) -> str:
     return f"the colour {raw}" if isinstance(raw, tuple) else f"the value {raw}"
-
-
-def _made_up_colours(count: int) -> Iterator[Colour]:
-    """The well-known sequence of PASCAL VOC, without its black: that is what is ignored in pictures."""
-    for index in range(1, count + 1):
-        bits = [(index >> place & 1) for place in range(9)]
-        yield tuple(sum(bits[3 * k + channel] << (7 - k) for k in range(3)) for channel in range(3))

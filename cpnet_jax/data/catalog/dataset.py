@@ -1,4 +1,4 @@
-"""What a descriptor says."""
+"""The type of dataset descriptors."""
 
 from dataclasses import dataclass, field
 
@@ -7,17 +7,18 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset as everything after its builder sees it.
+    """Descriptor of a dataset.
 
     Attributes:
-      name: also of its builder and of its folder of prepared records.
-      classes: name of class i at place i; labels are 0 .. len(classes) - 1 or `ignore_label`.
-      palette: RGB of each class in pictures.
-      train_split, eval_split: what a run trains and evaluates on unless its config says otherwise.
-      splits: expected number of examples.
-      optional_class: one that some leave out of training or of the figures and others count; evaluations then say the
-        mIoU both ways. It may be among the classes or not; empty where there is none.
-      source_help: how to get the raw files; empty where none are needed.
+      name: name of the dataset, its builder and its folder of prepared records.
+      classes: names of the classes, in order; labels are 0 .. len(classes) - 1 or `ignore_label`.
+      palette: RGB colour of each class, 0 .. 255.
+      train_split, eval_split: default splits to train and evaluate on.
+      splits: split -> published number of examples.
+      source_help: where to get the raw files; empty if none are needed.
+      optional_class: a class that some publications exclude; evaluations then report the mIoU with and without it. It
+        need not be one of the classes. Empty if there is no such class.
+      ignore_label: label of pixels that are neither trained nor evaluated on.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A user's own images, described by the user's class file."""
+"""Descriptor of a user's own images, made from a class file."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ NAME = "folder"
 
 @dataclass(frozen=True)
 class FolderLayout:
-    """How a folder is to be read; the fields of config.data.folder, which configs/default.py explains."""
+    """The fields of config.data.folder, explained in configs/default.py."""
 
     images: str = "images"
     masks: str = "masks"
@@ -26,18 +26,18 @@ class FolderLayout:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderDataset(Dataset):
-    """The descriptor, and what else the builder needs to know.
+    """Descriptor of a user's folder.
 
     Attributes:
-      table: what raw values and colours mean.
-      layout: how the folder is read.
+      table: class of each raw mask value and colour.
+      layout: how the folder is organised.
     """
 
     table: ClassTable
     layout: FolderLayout = field(default_factory=FolderLayout)
 
     def settings(self) -> dict[str, Any]:
-        """All that decides what the records hold, in values that JSON gives back as they are."""
+        """Returns every setting that affects the records, as JSON types."""
         layout = {name: value for name, value in vars(self.layout).items() if name != "classes"}
         return layout | {
             "classes": list(self.table.names),
@@ -47,7 +47,7 @@ class FolderDataset(Dataset):
 
 
 def describe(table: ClassTable, layout: FolderLayout) -> FolderDataset:
-    """The descriptor of a folder with that class file, read in that way."""
+    """Makes the descriptor of a folder."""
     return FolderDataset(
         name=NAME,
         classes=table.names,

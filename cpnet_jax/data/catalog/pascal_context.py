@@ -1,4 +1,4 @@
-"""PASCAL-Context: 59 classes, and the same with the background as one more."""
+"""Descriptors of PASCAL-Context: with 59 classes, and with the background as the 60th."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from cpnet_jax.data.catalog.voc import voc_palette
 
 BACKGROUND = "background"
 
-# The 59 most frequent of the release's 459 categories (Mottaghi et al., 2014), in the order of its numbers.
+# The 59 most frequent of the release's 459 categories (Mottaghi et al., 2014), in the release's order.
 PASCAL_CONTEXT = Dataset(
     name="pascal_context",
     classes=(
@@ -73,11 +73,11 @@ PASCAL_CONTEXT = Dataset(
     ),
     palette=voc_palette(60)[1:],
     optional_class=BACKGROUND,
-    # Of VOC2010 and the release's .mat files. The Detail API's trainval_merged.json leaves out three: 4,996 / 5,104.
+    # Sizes of VOC2010 with the release's .mat files; the Detail API's trainval_merged.json has 4,996 / 5,104.
     splits={"train": 4_998, "val": 5_105},
     source_help=(
         "the folder with VOCdevkit/VOC2010 (JPEGImages, ImageSets) as unpacked from VOCtrainval_03-May-2010.tar "
-        "(1.3 GB, host.robots.ox.ac.uk/pascal/VOC/voc2010) and, in or beside it, the labels in one of their forms: "
+        "(1.3 GB, host.robots.ox.ac.uk/pascal/VOC/voc2010) and, in or beside it, the labels in one of these forms: "
         "SegmentationClassContext/*.png with ImageSets/SegmentationContext, or the Detail API's trainval_merged.json "
         "(codalabuser.blob.core.windows.net/public/trainval_merged.json), or trainval/*.mat (trainval.tar.gz, 30.7 MB, "
         "cs.stanford.edu/~roozbeh/pascal-context or roozbehm.info/pascal-context), or 59_context_labels/*.png with "
@@ -85,7 +85,7 @@ PASCAL_CONTEXT = Dataset(
     ),
 )
 
-# Whatever is none of the 59 counts as a class instead of being ignored.
+# All other pixels are a class of their own instead of being ignored.
 PASCAL_CONTEXT_60 = replace(
     PASCAL_CONTEXT,
     name="pascal_context_60",

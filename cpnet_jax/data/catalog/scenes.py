@@ -1,4 +1,4 @@
-"""The generated scenes, the embedded default."""
+"""Descriptor of the generated scenes, the default dataset."""
 
 from cpnet_jax.data import scenes
 from cpnet_jax.data.catalog.dataset import Dataset

@@ -1,18 +1,21 @@
-"""PASCAL VOC 2012 with the labels of the Semantic Boundaries Dataset, "VOC aug"."""
+"""Descriptor of PASCAL VOC 2012 with the labels of the Semantic Boundaries Dataset ("VOC aug")."""
 
 from cpnet_jax.data.catalog.dataset import Colour, Dataset
 
 
 def voc_palette(count: int) -> tuple[Colour, ...]:
-    """The first colours of VOC's palette: the bits of an index, lowest first, go to the highest free bits of R, G, B
-    in turn."""
-    return tuple(
-        tuple(sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3)) for channel in range(3))
-        for index in range(count)
-    )
+    """Returns the first `count` colours of VOC's palette, starting with black.
+
+    The bits of an index, lowest first, are assigned to R, G and B in turn, highest bits first.
+    """
+
+    def level(index: int, channel: int) -> int:
+        return sum((index >> (3 * place + channel) & 1) << (7 - place) for place in range(3))
+
+    return tuple((level(index, 0), level(index, 1), level(index, 2)) for index in range(count))
 
 
-# The augmented training set of Hariharan et al. (2011): VOC's train and all of SBD, without VOC's val.
+# The augmented training set of Hariharan et al. (2011): VOC's train split and all of SBD, without VOC's val split.
 VOC = Dataset(
     name="voc",
     classes=(

@@ -1,9 +1,9 @@
-"""A doctor for datasets: looks at every image and label, and says whether training on them would be sound.
+"""Checks a dataset: examines every image and label, and reports whether they are sound to train on.
 
-subject.py   what is examined: the raw source of a builder, or prepared records
-scan.py      one pair at a time: what it shows and what is wrong with it
-census.py    counts over all pairs, and what only shows in all of them together
-findings.py  the kinds of trouble, in words
-report.py    for people and as JSON
-sheet.py     a contact sheet of overlays to look at
+examined_data.py  the data to examine: a builder's raw files, or prepared records
+scan.py           reads each pair and finds its problems
+census.py         counts over all pairs, and finds problems that only show in all of them together
+findings.py       the kinds of problems, with titles and remedies
+report.py         formats the result as text and as JSON
+sheet.py          draws a contact sheet of labels over images
 """

@@ -1,31 +1,31 @@
-"""Counts over all pairs, and the troubles that no pair shows alone."""
+"""Counts values over all pairs, and finds problems that only show in all pairs together."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from cpnet_jax.data.doctor.examined_data import ExaminedData
 from cpnet_jax.data.doctor.findings import KINDS, Finding, is_fault
 from cpnet_jax.data.doctor.scan import Observation
-from cpnet_jax.data.doctor.subject import Subject
 
-# Below this share of the training split's labelled pixels a class is called rare.
+# A class is rare if its share of the training split's labelled pixels is below this.
 RARE = 1e-4
-# Above this share of its pixels near other values, 0 is drawn like an outline rather than like a thing.
+# Value 0 looks like an outline, not an object, if a larger share of its pixels than this is near other values.
 OUTLINED = 0.8
 
 
 @dataclass(frozen=True)
 class Census:
-    """All observations of a subject, counted.
+    """Counts over all pairs of a dataset.
 
     Attributes:
-      subject: what was examined.
-      observations: of every pair.
-      train_split, eval_split: those of the run that the data is for.
+      data: the data that was examined.
+      observations: the result for every pair.
+      train_split, eval_split: the config's splits.
     """
 
-    subject: Subject
+    data: ExaminedData
     observations: Sequence[Observation]
     train_split: str
     eval_split: str
@@ -33,7 +33,7 @@ class Census:
     @cached_property
     def pixels(self) -> dict[str, Counter[int]]:
         """Split -> raw value -> pixels."""
-        counts = {split: Counter() for split in self.subject.splits}
+        counts = {split: Counter() for split in self.data.splits}
         for seen in self.observations:
             counts[seen.entry.split].update(seen.values)
         return counts
@@ -41,24 +41,25 @@ class Census:
     @cached_property
     def images(self) -> dict[str, Counter[int]]:
         """Split -> raw value -> labels that hold it."""
-        counts = {split: Counter() for split in self.subject.splits}
+        counts = {split: Counter() for split in self.data.splits}
         for seen in self.observations:
             counts[seen.entry.split].update(seen.values.keys())
         return counts
 
     @cached_property
     def values(self) -> list[int]:
-        """All raw values that the table knows or a label holds."""
-        return sorted(self.subject.rule.keys() | set().union(*self.pixels.values()))
+        """All raw values that are known or that a label holds."""
+        return sorted(self.data.rule.keys() | set().union(*self.pixels.values()))
 
     @cached_property
     def class_pixels(self) -> dict[str, Counter[str]]:
         """Split -> class -> pixels, in the order of the classes."""
-        counts = {split: Counter(dict.fromkeys(self.subject.dataset.classes, 0)) for split in self.subject.splits}
+        counts = {split: Counter(dict.fromkeys(self.data.dataset.classes, 0)) for split in self.data.splits}
         for split, raw_counts in self.pixels.items():
             for raw, count in raw_counts.items():
-                if self.subject.becomes(raw) in counts[split]:
-                    counts[split][self.subject.becomes(raw)] += count
+                name = self.data.becomes(raw)
+                if name in counts[split]:
+                    counts[split][name] += count
         return counts
 
     @cached_property
@@ -68,8 +69,8 @@ class Census:
 
     @cached_property
     def findings(self) -> list[Finding]:
-        """All troubles, faults first."""
-        found = [*self.subject.unpaired]
+        """All problems, faults first."""
+        found = [*self.data.unpaired]
         for seen in self.observations:
             found += seen.findings
         for look in (_shifted, _repeated, _unlabelled, _classes, _zero_outlines, _split_sizes):
@@ -79,30 +80,31 @@ class Census:
 
     @property
     def faults(self) -> int:
+        """Number of faults."""
         return sum(map(is_fault, self.findings))
 
 
 def _shifted(census: Census) -> Iterator[Finding]:
-    """Labels that would fit the table if all values were one higher or lower."""
-    known = census.subject.rule.keys()
+    """Finds signs that all label values are one too high or too low."""
+    known = census.data.rule.keys()
     seen = set().union(*census.pixels.values())
     unknown = sorted(seen - known)
     span = f"{min(known)} to {max(known)}"
     if unknown:
-        # 0 and 255 mean void in many datasets, and do not move with the classes.
+        # 0 and 255 mean void in many datasets, and are not shifted with the classes.
         moved = seen - {0, 255}
         for shift in (-1, 1):
             if moved and moved - known and {value + shift for value in moved} <= known:
                 where, lower = f"values {min(seen)} to {max(seen)}", "lower" if shift < 0 else "higher"
-                yield Finding("off_by_one", where, f"the table has {span}; all would fit if they were one {lower}")
-    classes = {raw for raw in known if census.subject.becomes(raw) != "ignored"}
+                yield Finding("off_by_one", where, f"known are {span}; all would be known if they were one {lower}")
+    classes = {raw for raw in known if census.data.becomes(raw) != "ignored"}
     if not unknown and len(classes) > 2 and len(classes - seen) == 1:
         [missing] = classes - seen
         if missing in (min(classes), max(classes)):
             which = "first" if missing == min(classes) else "last"
             yield Finding("off_by_one", f"value {missing}", f"the {which} class, and the only one that no label holds")
     if 255 in unknown:
-        yield Finding("off_by_one", "value 255", "often void, or a 0 from which 1 was taken; not in the table")
+        yield Finding("off_by_one", "value 255", "unknown here; often means void, or is 0 - 1 in eight bits")
 
 
 def _repeated(census: Census) -> Iterator[Finding]:
@@ -116,15 +118,15 @@ def _repeated(census: Census) -> Iterator[Finding]:
         same_split = earlier.entry.split == seen.entry.split
         labels = "" if earlier.label_digest == seen.label_digest else ", with another label"
         kind = "duplicate_image" if same_split else "in_two_splits"
-        yield Finding(kind, seen.entry.image, f"the pixels of {earlier.entry.image}{labels}")
+        yield Finding(kind, seen.entry.image, f"same pixels as {earlier.entry.image}{labels}")
 
 
 def _unlabelled(census: Census) -> Iterator[Finding]:
-    rule, ignore = census.subject.rule, census.subject.dataset.ignore_label
+    rule, ignore = census.data.rule, census.data.dataset.ignore_label
     for seen in census.observations:
         if seen.values and all(rule.get(value) == ignore for value in seen.values):
             raw = ", ".join(map(str, seen.values))
-            yield Finding("all_ignored", seen.entry.label, f"nothing but {raw}")
+            yield Finding("all_ignored", seen.entry.label, f"only {raw}")
     for split in dict.fromkeys((census.train_split, census.eval_split)):
         if not census.class_pixels[split].total():
             yield Finding("no_labels", split)
@@ -133,7 +135,7 @@ def _unlabelled(census: Census) -> Iterator[Finding]:
 def _classes(census: Census) -> Iterator[Finding]:
     trained = census.class_pixels[census.train_split]
     total = trained.total()
-    for name in census.subject.dataset.classes:
+    for name in census.data.dataset.classes:
         if not any(counts[name] for counts in census.class_pixels.values()):
             yield Finding("class_never_seen", name)
         elif not trained[name]:
@@ -142,21 +144,21 @@ def _classes(census: Census) -> Iterator[Finding]:
             yield Finding("class_not_trained", name, detail)
         elif trained[name] < RARE * total:
             share = f"{100 * trained[name] / total:.2g} %"
-            yield Finding("class_rare", name, f"{trained[name]} pixels, {share} of those labelled in training")
+            yield Finding("class_rare", name, f"{trained[name]} pixels, {share} of the labelled training pixels")
 
 
 def _zero_outlines(census: Census) -> Iterator[Finding]:
-    """Void saved as 0 betrays itself where labellers left it: along the borders of things."""
-    name = census.subject.becomes(0)
+    """Finds void saved as 0, by its shape: thin lines along the borders of objects."""
+    name = census.data.becomes(0)
     zeros = sum(counts[0] for counts in census.pixels.values())
     near = sum(seen.zero_outline for seen in census.observations)
     if name not in (None, "ignored") and near > OUTLINED * zeros:
-        detail = f"{100 * near / zeros:.0f} % of what becomes {name} are thin lines beside other values"
+        detail = f"{100 * near / zeros:.0f} % of its pixels, which become {name}, are thin lines beside other values"
         yield Finding("zero_outlines", "value 0", detail)
 
 
 def _split_sizes(census: Census) -> Iterator[Finding]:
-    for split, published in census.subject.dataset.splits.items():
-        found = len(census.subject.splits.get(split, ()))
+    for split, published in census.data.dataset.splits.items():
+        found = len(census.data.splits.get(split, ()))
         if found != published:
-            yield Finding("split_size", split, f"{found} pairs here, {published} as published")
+            yield Finding("split_size", split, f"{found} pairs here, {published} in the publication")

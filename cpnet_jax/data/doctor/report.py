@@ -1,4 +1,4 @@
-"""What was found, for people and as JSON."""
+"""Formats the result of an examination as text and as JSON."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -7,31 +7,31 @@ from typing import Any
 from cpnet_jax.data.doctor.census import Census
 from cpnet_jax.data.doctor.findings import KINDS, Finding
 
-# Of each kind of trouble the terminal shows so many; the JSON has all.
+# Findings of each kind shown in the text; the JSON lists all.
 SHOWN = 5
 
 
 def as_json(census: Census) -> dict[str, Any]:
-    """Everything that was counted and found; of strict JSON types."""
-    subject = census.subject
+    """Returns all counts and findings as strict JSON types."""
+    data = census.data
     return {
-        "dataset": subject.dataset.name,
-        "origin": subject.origin,
+        "dataset": data.dataset.name,
+        "origin": data.origin,
         "sound": census.faults == 0,
         "splits": {
             split: {
                 "pairs": len(entries),
-                "published": subject.dataset.splits.get(split),
+                "published": data.dataset.splits.get(split),
                 "pixels": census.pixels[split].total(),
                 "labelled_pixels": census.class_pixels[split].total(),
             }
-            for split, entries in subject.splits.items()
+            for split, entries in data.splits.items()
         },
         "raw_values": [
             {
                 "value": value,
-                "becomes": subject.becomes(value),
-                "training_id": subject.rule.get(value),
+                "becomes": data.becomes(value),
+                "training_id": data.rule.get(value),
                 "pixels": sum(counts[value] for counts in census.pixels.values()),
                 "images": sum(counts[value] for counts in census.images.values()),
             }
@@ -39,7 +39,7 @@ def as_json(census: Census) -> dict[str, Any]:
         ],
         "classes": {
             name: {split: counts[name] for split, counts in census.class_pixels.items()}
-            for name in subject.dataset.classes
+            for name in data.dataset.classes
         },
         "image_sizes": [
             {"width": size[0], "height": size[1], "images": count} for size, count in sorted(census.sizes.items())
@@ -65,14 +65,14 @@ def _kind_as_json(name: str, found: list[Finding]) -> dict[str, Any]:
 
 
 def as_text(census: Census, crop_size: tuple[int, int]) -> str:
-    """The report to read.
+    """Formats the report as text.
 
     Args:
-      census: what was counted and found.
-      crop_size: (height, width) of the run that the data is for.
+      census: counts and findings.
+      crop_size: the config's (height, width).
     """
     parts = [
-        f"{census.subject.dataset.name} in {census.subject.origin}",
+        f"{census.data.dataset.name} in {census.data.origin}",
         "\n".join(_splits(census)),
         "\n".join(_image_sizes(census, crop_size)),
         "\n".join(_raw_values(census)),
@@ -84,8 +84,8 @@ def as_text(census: Census, crop_size: tuple[int, int]) -> str:
 
 def _splits(census: Census) -> Iterator[str]:
     yield f"{'split':<8}{'pairs':>8}{'published':>11}{'labelled pixels':>18}"
-    for split, entries in census.subject.splits.items():
-        published = census.subject.dataset.splits.get(split, "-")
+    for split, entries in census.data.splits.items():
+        published = census.data.dataset.splits.get(split, "-")
         share = _percent(census.class_pixels[split].total(), census.pixels[split].total())
         yield f"{split:<8}{len(entries):>8}{published:>11}{share:>18}"
 
@@ -96,19 +96,19 @@ def _image_sizes(census: Census, crop_size: tuple[int, int]) -> Iterator[str]:
         yield "No image could be read."
         return
     [(commonest, count)] = census.sizes.most_common(1)
-    yield f"Image sizes: {_size(commonest)} is the commonest, {_percent(count, total)} of {total}."
+    yield f"Image sizes: {_size(commonest)} is the most common, {_percent(count, total)} of {total}."
     for axis, name in ((0, "width"), (1, "height")):
         ordered = sorted(size[axis] for size in census.sizes.elements())
         yield f"  {name:<6} {ordered[0]} to {ordered[-1]}, median {ordered[total // 2]}"
     height, width = crop_size
     small = sum(count for size, count in census.sizes.items() if size[0] < width or size[1] < height)
     if small:
-        yield f"  {small} do not fill the crop of {_size((width, height))}: it is padded there unless scaled up"
+        yield f"  {small} are smaller than the crop of {_size((width, height))}: they are padded unless scaled up"
 
 
 def _raw_values(census: Census) -> Iterator[str]:
-    """What each raw value becomes, and its share of the pixels of each split."""
-    names = {value: census.subject.becomes(value) or "NOT IN THE TABLE" for value in census.values}
+    """Lists what each raw value becomes, and its share of the pixels of each split."""
+    names = {value: census.data.becomes(value) or "UNKNOWN VALUE" for value in census.values}
     width = max(map(len, names.values()))
     yield f"{'value':>7}    {'becomes':<{width}}" + "".join(f"{split:>10}" for split in census.pixels) + "      images"
     for value, name in names.items():

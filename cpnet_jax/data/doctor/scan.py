@@ -1,4 +1,4 @@
-"""One pair at a time: what it shows, and what is wrong with it. Pure; nothing raises on faulty data."""
+"""Examines pairs one by one; faulty data becomes a finding, not an exception."""
 
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
@@ -11,27 +11,27 @@ from jaxtyping import Integer, UInt8
 from PIL import ExifTags, Image
 
 from cpnet_jax.data.builders.base import JPEG_START, encode_label, open_image
+from cpnet_jax.data.doctor.examined_data import Entry, ExaminedData
 from cpnet_jax.data.doctor.findings import Finding
-from cpnet_jax.data.doctor.subject import Entry, Subject
-from cpnet_jax.data.records import decode
+from cpnet_jax.data.records import decode_record
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime.progress import track
 
-# Pixels of 0 this near to another value are counted as an outline's: void is drawn about 5 pixels wide.
+# Pixels of value 0 within this distance of another value count as an outline; outlines of void are about 5 pixels wide.
 OUTLINE_REACH = 3
 
 
 @dataclass(eq=False)
 class Observation:
-    """What one pair shows.
+    """Result of examining one pair.
 
     Attributes:
       entry: the pair.
-      findings: its troubles.
-      size: of the image, (width, height); None where it cannot be read.
-      values: raw label value -> pixels; empty where the label cannot be trusted.
-      zero_outline: how many pixels of raw value 0 lie near another value.
-      image_digest, label_digest: equal for equal pixels.
+      findings: its problems.
+      size: (width, height) of the image; None if it cannot be read.
+      values: raw label value -> pixels; empty if the label cannot be read or was saved as a JPEG.
+      zero_outline: number of pixels of raw value 0 near another value.
+      image_digest, label_digest: hashes of the pixels; empty if they cannot be read.
     """
 
     entry: Entry
@@ -43,36 +43,36 @@ class Observation:
     label_digest: str = ""
 
 
-def scan(subject: Subject, threads: int) -> list[Observation]:
-    """Every pair, in order whatever the number of threads, which decode and count outside Python's lock."""
-    entries = [entry for entries in subject.splits.values() for entry in entries]
+def scan(examined: ExaminedData, threads: int) -> list[Observation]:
+    """Examines every pair with threads; the result is in the order of the pairs."""
+    entries = [entry for entries in examined.splits.values() for entry in entries]
     pool = ThreadPoolExecutor(max(threads, 1))
     try:
-        observations = pool.map(partial(examine, subject=subject), entries)
-        return list(track(observations, f"Checking {subject.dataset.name}", total=len(entries), unit="pair"))
+        observations = pool.map(partial(examine, examined=examined), entries)
+        return list(track(observations, f"Checking {examined.dataset.name}", total=len(entries), unit="pair"))
     finally:
-        pool.shutdown(cancel_futures=True)  # whoever interrupts this does not wait for what is left
+        pool.shutdown(cancel_futures=True)  # so that an interruption does not wait for the remaining pairs
 
 
-def examine(entry: Entry, subject: Subject) -> Observation:
-    """Reads a pair wholly and notes all that is wrong with it."""
+def examine(entry: Entry, examined: ExaminedData) -> Observation:
+    """Reads a pair and finds its problems."""
     seen = Observation(entry)
     turned = _look_at_image(seen)
-    raw = _look_at_label(seen, subject)
+    raw = _look_at_label(seen, examined)
     if raw is not None and seen.size is not None and raw.shape[::-1] != seen.size:
         sizes = "label {}x{}, image {}x{}".format(*raw.shape[::-1], *seen.size)
-        because = " (its label was made for the image as its EXIF orientation turns it)"
+        because = " (its label was made for the image turned by its EXIF orientation)"
         swapped = turned and raw.shape == seen.size
         seen.findings.append(Finding("size_mismatch", entry.label, sizes + (because if swapped else "")))
     return seen
 
 
 def _look_at_image(seen: Observation) -> bool:
-    """Fills in what the image tells; whether a camera's flag would turn it on its side."""
+    """Examines the image; returns whether its EXIF orientation swaps width and height."""
     name = seen.entry.image
     try:
         data = seen.entry.image_file()
-        # Pillow notices missing data; OpenCV, which training decodes with, fills it up with grey.
+        # Pillow detects truncated files; OpenCV, which training uses, fills them up with grey.
         picture = open_image(data, name)
     except UserError as error:
         seen.findings.append(Finding("image_unreadable", name, _without_name(error, name)))
@@ -99,19 +99,19 @@ def _unusual_mode(picture: Image.Image) -> str | None:
 
 
 def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels that training would see; UserError where it could not.
+    """Decodes an image as training does; raises UserError if training could not.
 
     Args:
-      data: of an image file.
+      data: bytes of an image file.
       size: its (width, height).
     """
     nothing = encode_label(np.zeros(size[::-1], np.uint8))
     record = {"id": "", "image": data, "label": nothing}
-    return decode(record, num_classes=1, ignore_label=255)["image"]
+    return decode_record(record, num_classes=1, ignore_label=255)["image"]
 
 
-def _look_at_label(seen: Observation, subject: Subject) -> Integer[np.ndarray, "h w"] | None:
-    """Fills in what the label tells; its raw values, where they can be had."""
+def _look_at_label(seen: Observation, examined: ExaminedData) -> Integer[np.ndarray, "h w"] | None:
+    """Examines the label; returns its raw values, or None if they cannot be read."""
     name = seen.entry.label
     try:
         raw = seen.entry.raw_label()
@@ -120,12 +120,12 @@ def _look_at_label(seen: Observation, subject: Subject) -> Integer[np.ndarray, "
         seen.findings.append(Finding(kind, name, _without_name(error, name)))
         return None
     if seen.entry.label_file and seen.entry.label_file().startswith(JPEG_START):
-        # Its values are noise, and would only bury what the other labels show.
+        # Its values are compression artefacts, so they are not counted.
         seen.findings.append(Finding("label_lossy", name))
         return raw
     seen.label_digest = _digest(raw)
     seen.values = _count(raw)
-    unknown = {value: count for value, count in seen.values.items() if value not in subject.rule}
+    unknown = {value: count for value, count in seen.values.items() if value not in examined.rule}
     if unknown:
         listed = ", ".join(f"{value} ({count} pixel{'s' * (count > 1)})" for value, count in unknown.items())
         seen.findings.append(Finding("unknown_values", name, listed))
@@ -135,22 +135,22 @@ def _look_at_label(seen: Observation, subject: Subject) -> Integer[np.ndarray, "
 
 
 def _count(raw: Integer[np.ndarray, "h w"]) -> dict[int, int]:
-    """Value -> pixels, in the order of the values."""
-    if raw.dtype in (np.uint8, np.uint16):  # a histogram, tenfold faster than the sorting inside np.unique
+    """Counts the pixels of each value, sorted by value."""
+    if raw.dtype in (np.uint8, np.uint16):  # a histogram is ten times as fast as np.unique, which sorts
         counts = np.bincount(raw.ravel())
         return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
     return dict(zip(*(part.tolist() for part in np.unique(raw, return_counts=True)), strict=True))
 
 
 def _outline(region: np.ndarray) -> int:
-    """How many pixels of a region lie near its border, that of the picture apart."""
+    """Counts the pixels of a region near its border; the image's border does not count."""
     side = 2 * OUTLINE_REACH + 1
     core = cv2.erode(region.astype(np.uint8), np.ones((side, side), np.uint8))
     return int(region.sum()) - int(core.sum())
 
 
 def _label_opens(entry: Entry) -> bool:
-    """Whether the label is a whole picture, if not of class indices."""
+    """Returns whether the label is a readable image, of class indices or not."""
     try:
         return entry.label_file is not None and bool(open_image(entry.label_file(), entry.label))
     except UserError:
@@ -163,5 +163,5 @@ def _digest(pixels: np.ndarray) -> str:
 
 
 def _without_name(error: UserError, name: str) -> str:
-    """The error's words after the file's name, which the report gives in another place."""
+    """Returns the error's message after the file's name, which the report shows separately."""
     return str(error).rpartition(f"{name} ")[2]

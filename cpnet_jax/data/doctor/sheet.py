@@ -1,4 +1,4 @@
-"""A contact sheet: labels laid over their images, with a legend, for what only eyes can find."""
+"""Draws a contact sheet of labels over their images, with a legend, for inspection by eye."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -8,34 +8,31 @@ from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from cpnet_jax.data.doctor.census import Census
+from cpnet_jax.data.doctor.examined_data import ExaminedData
 from cpnet_jax.data.doctor.findings import KINDS
 from cpnet_jax.data.doctor.scan import Observation, decode_image
-from cpnet_jax.data.doctor.subject import Subject
 from cpnet_jax.data.pictures import BACKGROUND, GAP, IGNORED_COLOUR, colourise, legend, overlay
 
 COLUMNS, ROWS = 4, 6
 TILE_WIDTH, TILE_HEIGHT = 300, 300  # at most
 CAPTION_HEIGHT = 17
-ODD_OF_A_KIND = 3
-TROUBLE_COLOUR = (200, 0, 0)
+PAIRS_PER_KIND = 3  # pairs shown for each kind of finding, at most
+FINDING_COLOUR = (200, 0, 0)
 UNKNOWN_COLOUR = (255, 0, 255)
-# How pixels are marked whose value is not in the table: neither a class nor the usual ignore value.
+# Marks pixels with unknown values; neither a class nor the usual ignore label.
 UNKNOWN = 254
 
 
 def contact_sheet(census: Census) -> Image.Image | None:
-    """Up to COLUMNS x ROWS pairs: first some with troubles of their own, then such that every class is shown.
-
-    None where no pair can be drawn.
-    """
+    """Draws up to COLUMNS x ROWS pairs, see `choose`; returns None if no pair can be drawn."""
     chosen = choose(census.observations, COLUMNS * ROWS)
     if not chosen:
         return None
-    subject = census.subject
-    tiles = [_tile(seen, subject) for seen in chosen]
+    data = census.data
+    tiles = [_tile(seen, data) for seen in chosen]
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     heights = [max(tile.height for tile in row) + GAP for row in rows]
-    key = _legend(chosen, subject, COLUMNS * (TILE_WIDTH + GAP) - GAP)
+    key = _legend(chosen, data, COLUMNS * (TILE_WIDTH + GAP) - GAP)
     sheet = Image.new("RGB", (key.width, key.height + sum(heights)), BACKGROUND)
     sheet.paste(key, (0, 0))
     top = key.height
@@ -47,10 +44,9 @@ def contact_sheet(census: Census) -> Image.Image | None:
 
 
 def choose(observations: Sequence[Observation], count: int) -> list[Observation]:
-    """Pairs worth looking at: some with each kind of trouble, then each that shows most values not shown yet, then a
-    spread over all the others."""
+    """Chooses pairs to show: some of each kind of finding, then those that add most raw values, then others, evenly."""
     drawable = [seen for seen in observations if seen.image_digest and seen.values and not _has(seen, "size_mismatch")]
-    odd = [seen for kind in KINDS for seen in islice((s for s in drawable if _has(s, kind)), ODD_OF_A_KIND)]
+    odd = [seen for kind in KINDS for seen in islice((s for s in drawable if _has(s, kind)), PAIRS_PER_KIND)]
     chosen = list(dict.fromkeys(odd))[: count // 2]
     rest = [seen for seen in drawable if seen not in chosen]
     shown = {value for seen in chosen for value in seen.values}
@@ -69,12 +65,13 @@ def _has(seen: Observation, kind: str) -> bool:
     return any(finding.kind == kind for finding in seen.findings)
 
 
-def _tile(seen: Observation, subject: Subject) -> Image.Image:
+def _tile(seen: Observation, data: ExaminedData) -> Image.Image:
     entry = seen.entry
+    assert seen.size is not None, "only readable images are drawn"
     image = decode_image(entry.image_file(), seen.size)
-    classes = _translate(entry.raw_label(), subject.rule)
-    pixels = overlay(image, colourise(classes, subject.dataset.palette, subject.dataset.ignore_label))
-    pixels[classes == UNKNOWN] = UNKNOWN_COLOUR  # opaque: they may be few
+    classes = _translate(entry.raw_label(), data.rule)
+    pixels = overlay(image, colourise(classes, data.dataset.palette, data.dataset.ignore_label))
+    pixels[classes == UNKNOWN] = UNKNOWN_COLOUR  # opaque, since there may be few
     captions = [entry.image, *(KINDS[finding.kind].title for finding in seen.findings)]
     picture = Image.fromarray(pixels)
     factor = min(TILE_WIDTH / picture.width, TILE_HEIGHT / picture.height)
@@ -84,18 +81,18 @@ def _tile(seen: Observation, subject: Subject) -> Image.Image:
     draw = ImageDraw.Draw(tile)
     for line, caption in enumerate(captions):
         place = (2, size[1] + line * CAPTION_HEIGHT)
-        draw.text(place, _shortened(caption), fill=TROUBLE_COLOUR if line else (0, 0, 0), font=_font())
+        draw.text(place, _shortened(caption), fill=FINDING_COLOUR if line else (0, 0, 0), font=_font())
     return tile
 
 
 def _translate(raw: Integer[np.ndarray, "h w"], rule: dict[int, int]) -> UInt8[np.ndarray, "h w"]:
-    """Training ids, UNKNOWN where the rule has none."""
+    """Maps raw values to training ids, and unknown values to UNKNOWN."""
     values, places = np.unique(raw, return_inverse=True)
     return np.array([rule.get(value, UNKNOWN) for value in values.tolist()], np.uint8)[places.reshape(raw.shape)]
 
 
 def _shortened(name: str) -> str:
-    """The end of the name, as much as a tile has room for."""
+    """Shortens a name at its start to fit a tile."""
     while _font().getlength(name) > TILE_WIDTH:
         name = "..." + name.removeprefix("...")[1:]
     return name
@@ -105,13 +102,13 @@ def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(12)
 
 
-def _legend(chosen: Sequence[Observation], subject: Subject, width: int) -> Image.Image:
-    """Of the classes that the chosen pairs show, in their order, then what is no class."""
-    dataset = subject.dataset
-    shown = {subject.becomes(value) for seen in chosen for value in seen.values}
+def _legend(chosen: Sequence[Observation], data: ExaminedData, width: int) -> Image.Image:
+    """Draws the legend of the classes that the chosen pairs show, then of ignored and unknown pixels."""
+    dataset = data.dataset
+    shown = {data.becomes(value) for seen in chosen for value in seen.values}
     colours = {name: colour for name, colour in zip(dataset.classes, dataset.palette, strict=True) if name in shown}
     if "ignored" in shown:
         colours["ignored"] = IGNORED_COLOUR
     if None in shown:
-        colours["NOT IN THE TABLE"] = UNKNOWN_COLOUR
+        colours["UNKNOWN VALUE"] = UNKNOWN_COLOUR
     return legend(list(colours), list(colours.values()), width)

@@ -1,19 +1,18 @@
-"""`scenes`: a synthetic scene-parsing dataset drawn on demand, the project's default data.
+"""Draws `scenes`, the synthetic scene-parsing dataset that is the default.
 
-Each picture is a small illustration of a coast or of a room, with perspective, texture,
-light, cast shadows, occlusion, noise and compression, and a label map to go with it.
+Each picture is a small illustration of a coast or a room with perspective, texture, light, shadows, occlusion, noise
+and compression, and has a label map.
 
-The dataset is built around the hard cases that a context prior is meant to solve: two
-classes that share one look and are told apart only by what else the picture holds.
+The dataset is built around the cases that a context prior is meant to solve: pairs of classes that look the same and
+differ only by the other objects in the picture.
 
     sea / sand    the same dusky rippled ground fills the lower picture;
                   boats make it sea, parasols make it sand.
     bed / table   the same cloth-covered block stands on the floor;
                   cabinets (a bedroom) make it a bed, chairs (a dining room) a table.
 
-A picture's layout, surfaces and light come from random streams that know nothing of the
-coin which picks the member of the pair. Flipping that coin changes the telling objects
-and the labels, and leaves every other pixel as it was: no local patch can give it away.
+Layout, surfaces and light are drawn independently of the choice between the two classes. Changing that choice
+changes only these objects and the labels; all other pixels stay the same, so no local patch reveals the class.
 """
 
 import numpy as np
@@ -40,12 +39,11 @@ HARD_PAIRS = (("sea", "sand"), ("bed", "table"))
 
 
 def render(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> tuple[np.ndarray, np.ndarray]:
-    """Draw picture `index` of the dataset `seed`, a pure function of its arguments.
+    """Draws picture `index` of the dataset `seed`; the result depends on the arguments alone.
 
-    Returns
-    -------
-    image : (H, W, 3) uint8, RGB.
-    label : (H, W) uint8, a position in `CLASSES`, or 255 where it is to be ignored.
+    Returns:
+      image: uint8 (h, w, 3), RGB.
+      label: uint8 (h, w), an index into `CLASSES`, or 255 for ignored pixels.
     """
     return draw(np.random.default_rng([seed, index]), size)
 

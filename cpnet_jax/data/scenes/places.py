@@ -1,4 +1,7 @@
-"""Places: how a coast and a room are laid out, and what is painted over what."""
+"""Lays out and paints the two kinds of scenes: coasts and rooms.
+
+`layout`, `surface` and `cue` are independent numpy generators for positions, textures and objects.
+"""
 
 import numpy as np
 
@@ -12,16 +15,16 @@ CLASSES = (
 
 SKY, SEA, SAND, GRASS, BOAT, PARASOL, WALL, FLOOR, BED, TABLE, CHAIR, CABINET = range(12)
 
-# For each place, the two members of its hard pair: (label, label of its cue, cue).
+# The two classes of each scene's hard pair: (label, label of its cue, function that draws the cue).
 COAST_PAIR = ((SEA, BOAT, things.boat), (SAND, PARASOL, things.parasol))
 ROOM_PAIR = ((BED, CABINET, things.cabinet), (TABLE, CHAIR, things.chair))
 
 
 def draw(rng, size, member: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a picture (H, W, 3) uint8 and its labels (H, W) uint8.
+    """Draws a picture, uint8 (h, w, 3), and its labels, uint8 (h, w).
 
-    `member` forces the hard pair's first or second member, in place of the coin. The
-    streams are split so that the layout, the surfaces and the film never see the coin.
+    `member` (0 or 1) selects the hard pair's first or second class; by default it is drawn. The generators are split,
+    so layout, surfaces and film do not depend on it.
     """
     choice, layout, surface, cue, film = rng.spawn(5)
     place = (_coast, _room)[choice.integers(2)]
@@ -34,7 +37,7 @@ def draw(rng, size, member: int | None = None) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _coast(canvas, layout, surface, cue, coin):
-    """Sky, a headland, bright sea, the dusky ground, its things, a bank of grass."""
+    """Paints sky, a headland, bright sea, the dusky ground, its objects and a bank of grass."""
     height, width = canvas.size
     ground, cue_label, thing = COAST_PAIR[coin]
     horizon = height * layout.uniform(0.26, 0.42)
@@ -59,7 +62,7 @@ def _coast(canvas, layout, surface, cue, coin):
 
 
 def _room(canvas, layout, surface, cue, coin):
-    """A wall, a floor, and a covered block with things standing behind it."""
+    """Paints a wall, a floor, and a covered block with objects behind it."""
     height, width = canvas.size
     block_label, cue_label, thing = ROOM_PAIR[coin]
     base = height * layout.uniform(0.40, 0.52)
@@ -80,9 +83,9 @@ def _room(canvas, layout, surface, cue, coin):
 
 
 def _slots(layout, size, back, heights, reach) -> list[Slot]:
-    """Two to four spots on the ground, each in its own lane, the far ones first.
+    """Draws two to four slots on the ground, each in its own lane, farthest first.
 
-    The farthest stands at the very back, where no block and no bank can hide it.
+    The farthest slot is at the very back, so that neither block nor bank can hide it.
     """
     height, width = size
     count = int(layout.integers(2, 5))
@@ -102,26 +105,26 @@ def _slots(layout, size, back, heights, reach) -> list[Slot]:
 
 
 def _cast_shadow(canvas, slot):
-    """A flat shadow on the ground, the same for whatever stands in the slot."""
+    """Paints a flat shadow on the ground; it does not depend on the object in the slot."""
     turn = np.linspace(0, 2 * np.pi, 24)
     ring = np.stack([0.45 * np.cos(turn) + 0.12 * slot.mirror, 0.07 * np.sin(turn)], 1)
     canvas.shade(polygon(ring * slot.height + (slot.x, slot.foot), canvas.size), 0.6)
 
 
 def _slope(layout, width, high, low) -> np.ndarray:
-    """A rugged rise (W,) from a low side to a high side, left or right."""
+    """Draws a rugged slope (w,) from a low side to a high side, left or right."""
     ramp = np.linspace(layout.uniform(*low), layout.uniform(*high), width)
     return (ramp + 0.012 * _wander(layout, width))[:: layout.choice((-1, 1))]
 
 
 def _wander(layout, width) -> np.ndarray:
-    """A smooth random line (W,) about zero."""
+    """Draws a smooth random line (w,) with zero mean."""
     knots = layout.standard_normal(9)
     return np.interp(np.linspace(0, 8, width), np.arange(9), knots)
 
 
 def _turn_corner(canvas, layout):
-    """Where two walls meet, one of them lies in shade."""
+    """Shades one of two walls that meet in a corner."""
     height, width = canvas.size
     x = width * layout.uniform(0.1, 0.9)
     side = width * layout.choice((0, 1))
@@ -130,7 +133,7 @@ def _turn_corner(canvas, layout):
 
 
 def _let_sun_in(canvas, layout):
-    """A slanted patch of sunlight from a window out of view, in half of the rooms."""
+    """Paints a slanted patch of sunlight, in half of the rooms."""
     height, width = canvas.size
     left, breadth, lean = width * layout.uniform((0, 0.15, -0.4), (0.8, 0.35, 0.4))
     corners = np.array([(0, 0.1), (breadth, 0.1), (breadth + lean, 1), (lean, 1)])
@@ -139,7 +142,7 @@ def _let_sun_in(canvas, layout):
 
 
 def _block_faces(layout, size, base) -> tuple[np.ndarray, np.ndarray]:
-    """Corners of a block's top (4, 2) and of its hanging front (N, 2), in perspective."""
+    """Draws the pixel corners of a block's top (4, 2) and of its front (N, 2), in perspective."""
     height, width = size
     back = base + height * layout.uniform(0.05, 0.16)
     brink = back + height * layout.uniform(0.13, 0.22)
@@ -155,7 +158,7 @@ def _block_faces(layout, size, base) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cover_block(canvas, cloth, top, front, label):
-    """The cloth over a block: its shadow, the lit top, the darker front."""
+    """Paints the cloth over a block: its shadow, the lit top, the darker front."""
     whole = np.vstack([top[:2], front[2:]])
     canvas.shade(polygon(whole + (0, 0.03 * canvas.size[0]), canvas.size), 0.55)
     canvas.cover(polygon(whole, canvas.size), cloth * things.LIT, label, rim=True)

@@ -1,16 +1,18 @@
-"""Materials and light: noise, ground in perspective, sky, cloth, and the camera's film.
+"""Textures and light: noise, ground in perspective, sky, cloth, and the camera.
 
-Throughout, `rng` is a numpy Generator, `size` is (H, W), and a texture is (H, W, 3) float32.
+In this file, `rng` is a numpy Generator, `size` is (h, w), and a texture is float32 (h, w, 3), about 0 .. 1.
 """
+
+from typing import Any
 
 import cv2
 import numpy as np
 
-REFERENCE_HEIGHT = 128  # feature sizes below are in pixels of a picture this high
+REFERENCE_HEIGHT = 128  # feature sizes below are in pixels of a picture of this height
 
 
 def noise(rng, size, cell, octaves=3) -> np.ndarray:
-    """Fractal noise (H, W) float32 about zero; `cell` is its coarsest grain (y, x)."""
+    """Fractal noise, float32 (h, w), with zero mean; `cell` is the size (y, x) of its coarsest grain."""
     scale = size[0] / REFERENCE_HEIGHT
     total = np.zeros(size, np.float32)
     for octave in range(octaves):
@@ -22,9 +24,9 @@ def noise(rng, size, cell, octaves=3) -> np.ndarray:
 
 
 def recede(tile: np.ndarray, horizon: float) -> np.ndarray:
-    """Lay a tile (H, W) on the ground plane: its features shrink towards the horizon.
+    """Projects a tile (h, w) onto the ground plane, so that its features shrink towards the horizon.
 
-    Its contrast fades out there too, where features would be finer than pixels.
+    Its contrast fades out there, since features would be finer than pixels.
     """
     height, width = tile.shape
     near = height - horizon
@@ -37,18 +39,18 @@ def recede(tile: np.ndarray, horizon: float) -> np.ndarray:
 
 
 def tint(colour, *modulations) -> np.ndarray:
-    """A colour (3,) made a texture (H, W, 3) by summed modulations (H, W) about zero."""
-    return (1 + sum(modulations))[..., None] * np.asarray(colour, np.float32)
+    """Multiplies a colour (3,) by 1 + the sum of modulations (h, w), to make a texture (h, w, 3)."""
+    return np.asarray(1 + sum(modulations))[..., None] * np.asarray(colour, np.float32)
 
 
 def between(rng, first, second) -> np.ndarray:
-    """A colour (3,) somewhere on the line between two."""
+    """Draws a colour (3,) on the line between two colours."""
     colour = np.asarray(first) + rng.random() * np.subtract(second, first)
     return colour.astype(np.float32)
 
 
 def sky(rng, size, horizon) -> np.ndarray:
-    """Deep above, pale at the horizon, with clouds that thin out or close up."""
+    """Sky, deep above and pale at the horizon, with few or many clouds."""
     zenith = between(rng, (0.25, 0.45, 0.80), (0.55, 0.62, 0.72))
     haze = between(rng, (0.80, 0.88, 0.95), (0.98, 0.85, 0.72))
     fall = np.clip(np.arange(size[0], dtype=np.float32) / horizon, 0, 1)[:, None, None]
@@ -59,14 +61,14 @@ def sky(rng, size, horizon) -> np.ndarray:
 
 
 def bright_sea(rng, size) -> np.ndarray:
-    """Sunlit water: saturated blue-green with glittering crests."""
+    """Sunlit water, saturated blue-green with glittering crests."""
     waves = noise(rng, size, (2.5, 16), 2)
     glitter = 0.5 * np.clip(waves - 0.9, 0, 1)
     return tint(between(rng, (0.10, 0.42, 0.62), (0.16, 0.58, 0.62)), 0.12 * waves, glitter)
 
 
 def dusky_ground(rng, size, horizon) -> np.ndarray:
-    """Rippled ground in shadow: wet sand and dull water are both drawn by this alone."""
+    """Rippled ground in shadow, the same for wet sand and dull water."""
     colour = between(rng, (0.34, 0.40, 0.45), (0.56, 0.49, 0.40)) * rng.uniform(0.85, 1.15)
     ripples = recede(noise(rng, size, (5, rng.uniform(12, 30)), 3), horizon)
     patches = noise(rng, size, (14, 50), 2)
@@ -75,7 +77,7 @@ def dusky_ground(rng, size, horizon) -> np.ndarray:
 
 
 def grass(rng, size) -> np.ndarray:
-    """Upright blades over clumps, green to straw."""
+    """Grass: upright blades over clumps, green to straw."""
     blades = noise(rng, size, (9, 2.2), 2)
     clumps = noise(rng, size, (12, 20), 2)
     colour = between(rng, (0.22, 0.42, 0.13), (0.46, 0.50, 0.18))
@@ -83,14 +85,14 @@ def grass(rng, size) -> np.ndarray:
 
 
 def wall(rng, size) -> np.ndarray:
-    """Plaster, striped paper or painted brick, in a pale colour."""
+    """Wall of plaster, striped paper or painted brick, in a pale colour."""
     colour = between(rng, (0.86, 0.82, 0.72), (0.70, 0.78, 0.82))
     pattern = (_plain, _stripes, _bricks)[rng.integers(3)](rng, size)
     return tint(colour, 0.02 * noise(rng, size, (30, 30), 4), pattern)
 
 
 def floor(rng, size, horizon) -> np.ndarray:
-    """Boards running away from the eye, or carpet, in brown."""
+    """Brown floor of boards in perspective, or of carpet."""
     colour = between(rng, (0.34, 0.22, 0.14), (0.55, 0.38, 0.22))
     fleck = recede(noise(rng, size, (20, 3), 3), horizon)
     boards = 0.0 if rng.random() < 0.3 else recede(_boards(rng, size), horizon)
@@ -98,7 +100,7 @@ def floor(rng, size, horizon) -> np.ndarray:
 
 
 def cloth(rng, size) -> np.ndarray:
-    """Woven stuff with soft folds: bed covers and table cloths are both cut from this."""
+    """Woven cloth with soft folds, the same for bed covers and table cloths."""
     colour = rng.uniform((0.3, 0.25, 0.25), (0.9, 0.8, 0.8))
     folds = noise(rng, size, (26, 14), 2)
     weave = noise(rng, size, (1, 1), 1)
@@ -133,7 +135,7 @@ def _boards(rng, size) -> np.ndarray:
 
 
 def light(rng, size) -> np.ndarray:
-    """Exposure, colour temperature, a slanted fall-off and cloud shadows, (H, W, 3)."""
+    """Light factor (h, w, 3): exposure, colour temperature, a slanted fall-off and cloud shadows."""
     warmth = rng.uniform(-0.08, 0.08)
     white = rng.uniform(0.78, 1.12) * np.array([1 + warmth, 1, 1 - warmth])
     down, across = (np.linspace(-1, 1, n, dtype=np.float32) for n in size)
@@ -142,10 +144,11 @@ def light(rng, size) -> np.ndarray:
 
 
 def expose(rng, image: np.ndarray) -> np.ndarray:
-    """Take the photograph: lens blur, sensor noise, compression. uint8 (H, W, 3)."""
+    """Applies lens blur, sensor noise and JPEG compression; returns uint8 (h, w, 3)."""
     soft = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.35, 0.75))
     noisy = soft + rng.uniform(0.008, 0.022) * rng.standard_normal(image.shape, np.float32)
     pixels = np.clip(noisy * 255, 0, 255).astype(np.uint8)
     quality = int(rng.integers(65, 93))
     _, packed = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(packed, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded: Any = cv2.imdecode(packed, cv2.IMREAD_COLOR)
+    return np.ascontiguousarray(decoded[..., ::-1])

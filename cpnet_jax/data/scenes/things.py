@@ -1,11 +1,11 @@
-"""Things, as lists of flat parts in a frame where the foot is (0, 0) and the height is 1."""
+"""Draws objects as lists of polygons; the foot is at (0, 0) and the height is 1."""
 
 import numpy as np
 
 from cpnet_jax.data.scenes.canvas import Part
 from cpnet_jax.data.scenes.textures import between
 
-LIT, SHADED = 1.12, 0.72  # faces towards and away from the light
+LIT, SHADED = 1.12, 0.72  # brightness of faces towards and away from the light
 
 
 def _quad(x0, y0, x1, y1, colour) -> Part:
@@ -45,7 +45,7 @@ def _wheelhouse() -> list[Part]:
 
 
 def parasol(rng) -> list[Part]:
-    """A striped dome on a pole, a little askew."""
+    """A striped dome on a slightly slanted pole."""
     gaudy = np.array([(0.88, 0.14, 0.14), (0.95, 0.75, 0.10), (0.92, 0.40, 0.12), (0.85, 0.2, 0.5)])
     colours = gaudy[rng.integers(len(gaudy))], np.array((0.96, 0.94, 0.90))
     lean, half, gores = rng.uniform(-0.12, 0.12), rng.uniform(0.42, 0.55), 6
@@ -76,7 +76,7 @@ def chair(rng) -> list[Part]:
 
 
 def cabinet(rng) -> list[Part]:
-    """A wardrobe with doors or a chest with drawers, one flank in view."""
+    """A wardrobe with doors or a chest with drawers, with one side in view."""
     wood = between(rng, (0.72, 0.58, 0.38), (0.90, 0.86, 0.74))
     half = rng.uniform(0.27, 0.42)
     flank = Part(np.array([(half, 0), (half + 0.12, 0.06), (half + 0.12, 0.97), (half, 1)]), wood * SHADED)

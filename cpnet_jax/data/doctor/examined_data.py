@@ -1,9 +1,8 @@
-"""What is examined: a builder's raw source, or records that were prepared from one."""
+"""The data to examine: a builder's raw files, or prepared records."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
@@ -12,21 +11,22 @@ from cpnet_jax.data import builders
 from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, open_image
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.doctor.findings import Finding
+from cpnet_jax.data.records import Records
 
-# Labels in these are pictures of their own; others, a table of polygons for instance, may be shared by many images.
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
+# Endings of label files that are images. Others, such as lists of polygons, may hold the labels of many images.
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An image and its label, not read yet. All that reads raises UserError where it cannot.
+    """An image and its label, not read yet; the functions that read raise UserError if they cannot.
 
     Attributes:
-      split: where it belongs.
-      image, label: how messages name them.
-      image_file: the image's bytes.
-      label_file: those of the label, where it is a picture.
-      raw_label: the label's raw values.
+      split: name of its split.
+      image, label: names for messages.
+      image_file: returns the image's bytes.
+      label_file: returns the label's bytes; None if the label is not an image file.
+      raw_label: returns the label's raw values.
     """
 
     split: str
@@ -38,13 +38,15 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Subject:
-    """Attributes:
-    dataset: its descriptor.
-    origin: where the pairs lie.
-    rule: raw label value -> training id.
-    splits: the pairs of each.
-    unpaired: files without a partner.
+class ExaminedData:
+    """The pairs of a dataset to examine.
+
+    Attributes:
+      dataset: the dataset's descriptor.
+      origin: path of the raw files or records.
+      rule: raw label value -> training id.
+      splits: split -> its pairs.
+      unpaired: files without a partner.
     """
 
     dataset: Dataset
@@ -54,50 +56,50 @@ class Subject:
     unpaired: list[Finding] = field(default_factory=list)
 
     def becomes(self, raw: int) -> str | None:
-        """What a raw value means: a class's name, "ignored", or None where the table has no such value."""
+        """Returns what a raw value means: a class's name, "ignored", or None if the value is unknown."""
         if raw not in self.rule:
             return None
         trained = self.rule[raw]
         return "ignored" if trained == self.dataset.ignore_label else self.dataset.classes[trained]
 
 
-def raw_subject(builder: SegmentationBuilder) -> Subject:
-    """The files of the source as they are; UserError where the source as a whole is not what the builder reads."""
-    unpaired: list[Finding] = []
+def from_source(builder: SegmentationBuilder) -> ExaminedData:
+    """Examines a builder's raw files; raises UserError if the source is not what the builder reads."""
+    findings: list[Finding] = []
 
-    def collect(lonely: dict[str, str], lacks: str) -> None:
+    def collect(unpaired: dict[str, str], lacks: str) -> None:
         kind = "image_without_label" if lacks == "label" else "label_without_image"
-        unpaired.extend(Finding(kind, file, f"none among {there}") for file, there in lonely.items())
+        findings.extend(Finding(kind, file, f"none among {pattern}") for file, pattern in unpaired.items())
 
-    builder.refuse_lonely = collect
+    builder.refuse_unpaired = collect
     splits = {split: [_file_entry(builder, split, p) for p in pairs] for split, pairs in builder.pairs().items()}
-    return Subject(builder.DATASET, str(builder.source.path), builder.LABEL_RULE, splits, unpaired)
+    return ExaminedData(builder.DATASET, str(builder.source.path), builder.LABEL_RULE, splits, findings)
 
 
 def _file_entry(builder: SegmentationBuilder, split: str, pair: Pair) -> Entry:
-    picture = pair.label.lower().endswith(PICTURES)
+    is_image = pair.label.lower().endswith(IMAGE_ENDINGS)
     return Entry(
         split,
         pair.image,
-        pair.label if picture else f"{pair.label} ({pair.name})",
+        pair.label if is_image else f"{pair.label} ({pair.name})",
         image_file=partial(builder.source.read, pair.image),
-        label_file=partial(builder.source.read, pair.label) if picture else None,
+        label_file=partial(builder.source.read, pair.label) if is_image else None,
         raw_label=partial(builder.read_label, pair),
     )
 
 
-def prepared_subject(builder: SegmentationBuilder) -> Subject:
-    """The records of a prepared dataset; their raw values are training ids."""
+def from_records(builder: SegmentationBuilder) -> ExaminedData:
+    """Examines the records of a prepared dataset, whose raw label values are training ids."""
     dataset = builder.DATASET
     rule = {value: value for value in (*range(len(dataset.classes)), dataset.ignore_label)}
     splits = {}
     for split in builder.info.splits:
         records = builders.records(builder, split)
         splits[split] = [_record_entry(records, split, index) for index in range(len(records))]
-    return Subject(dataset, str(builder.data_dir), rule, splits)
+    return ExaminedData(dataset, str(builder.data_dir), rule, splits)
 
 
-def _record_entry(records: Sequence[dict[str, Any]], split: str, index: int) -> Entry:
+def _record_entry(records: Records, split: str, index: int) -> Entry:
     def read(part: str) -> bytes:
         return records[index][part]
 
