@@ -1,10 +1,10 @@
-"""A CPNet-R18 from scratch on CamVid (SegNet split, 11 classes, 480x360).
+"""CPNet-R18 on CamVid (SegNet split, 11 classes, 480x360), from scratch.
 
     python main.py --config=configs/camvid.py --config.data.source=FOLDER
 
-FOLDER (or a zip archive) holds train, trainannot, val, valannot (and test, testannot). Meant for one accelerator, where
-it has not been measured; --config.model.depth=50 for the larger network. A short version for two CPU cores, an hour and
-a half beside other work (measured: 39.9 mIoU on val, single scale, seed 0):
+FOLDER (or a zip archive) holds train, trainannot, val and valannot, and optionally test and testannot. Meant for one
+accelerator; not measured there. --config.model.depth=50 is the larger network. A short version for two CPU cores took
+an hour and a half beside other work, and reached 39.9 mIoU on val (measured, single scale, seed 0):
 
     python main.py --config=configs/camvid.py --config.data.source=FOLDER --workdir=runs/camvid_cpu \
         --config.data.crop_size="(192,256)" --config.batch_size=8 --config.total_steps=800 --config.model.channels=256

@@ -1,16 +1,15 @@
-"""CPNet-R101 on Cityscapes (19 classes, 2,975 / 500 images of 2048x1024), the paper's settings.
+"""CPNet-R101 on Cityscapes (19 classes, 2,975 / 500 images of 2048x1024) with the paper's settings.
 
     python main.py --config=configs/cityscapes.py --config.data.source=FOLDER
 
-FOLDER holds leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), from
-https://www.cityscapes-dataset.com/downloads after registration, or the folders leftImg8bit and gtFine out of them. The
-labelIds are used as they are: no script need be run before. What is read is kept under --config.data.dir, another 8 GB;
-after that the command needs no source. Training is on the train split, evaluation on val; the test split has no public
-labels.
+FOLDER holds leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), or their folders leftImg8bit and
+gtFine. Download them from https://www.cityscapes-dataset.com/downloads after registration. The labelIds are read as
+they are, without a conversion script. The prepared data take another 8 GB in --config.data.dir. After that the command
+needs no source. Trains on the train split and evaluates on val; the test split has no public labels.
 
-Published (paper, Cityscapes test, multi-scale + flip): 81.3 mIoU, from weights trained on ImageNet. Not measured here,
-nor are the time and memory it needs. As in the paper the cross entropy is bootstrapped (config.loss.ohem): of the hard
-pixels, with the usual threshold of 0.7 and at least 100,000 an image, since the paper names no figures.
+Published (paper, Cityscapes test, multi-scale + flip): 81.3 mIoU, from ImageNet weights. mIoU, time and memory were not
+measured here. As in the paper, the cross entropy is bootstrapped (config.loss.ohem). The paper gives no figures for it:
+the threshold is the usual 0.7, with at least 100,000 pixels an image.
 """
 
 from configs import default

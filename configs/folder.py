@@ -1,14 +1,12 @@
-"""A CPNet-R18 from scratch on one's own images: docs/your_own_data.md.
+"""CPNet-R18 on your own images, from scratch: docs/your_own_data.md.
 
     python main.py --config=configs/folder.py --config.data.source=FOLDER
 
-FOLDER holds images/, masks/ and classes.txt, one class name a line; other layouts are fields of config.data.folder.
-Meant for one accelerator with 16 GB or more; on a laptop take less of everything:
+FOLDER holds images/, masks/ and classes.txt with one class name a line. Other layouts: fields of config.data.folder.
+Meant for one accelerator with 16 GB or more; not measured. On a laptop use a smaller network and crop:
 
     python main.py --config=configs/folder.py --config.data.source=FOLDER --config.batch_size=8 \
         --config.data.crop_size="(128,128)" --config.model.channels=128 --config.total_epochs=30
-
-No mIoU can be promised for data that nobody here has seen.
 """
 
 from configs import default

@@ -1,16 +1,16 @@
-"""CPNet-R101 on PASCAL-Context (59 classes, what is none of them ignored), the paper's settings.
+"""CPNet-R101 on PASCAL-Context (59 classes, all other pixels ignored) with the paper's settings.
 
     python main.py --config=configs/pascal_context.py --config.data.source=FOLDER
 
-FOLDER holds VOCdevkit/VOC2010 and the labels in any of their forms: SegmentationClassContext, trainval_merged.json,
-59_context_labels or the release's trainval/*.mat; where something is missing, the error says where to get it. The json
-has 4,996 / 5,104 images, the release 4,998 / 5,105. With the background as a class of its own (60 in all):
+FOLDER holds VOCdevkit/VOC2010 and the labels in one of their forms: SegmentationClassContext, trainval_merged.json,
+59_context_labels or the release's trainval/*.mat. If something is missing, the error says where to get it. The json has
+4,996 / 5,104 images, the release 4,998 / 5,105. With the background as a 60th class:
 
     python main.py --config=configs/pascal_context.py --config.data.source=FOLDER --workdir=runs/pascal_context_60 \
         --config.data.name=pascal_context_60 --config.data.num_classes=60
 
-Published (paper, PASCAL-Context val, 59 classes, multi-scale + flip): 53.9 mIoU. Not measured here, nor is how long it
-takes: it is meant for 8 or more accelerators, 2 images of 512x512 on each.
+Published (paper, PASCAL-Context val, 59 classes, multi-scale + flip): 53.9 mIoU. mIoU and time were not measured here.
+Meant for 8 or more accelerators with 2 images of 512x512 on each.
 """
 
 from configs import default

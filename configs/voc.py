@@ -2,10 +2,10 @@
 
     python main.py --config=configs/voc.py --config.data.source=FOLDER
 
-FOLDER holds VOCdevkit/VOC2012 and SBD's benchmark_RELEASE (or SegmentationClassAug); with VOC alone it trains on 1,464
-images. The paper has no experiment on VOC: these are its PASCAL-Context settings with a schedule of 40,000 steps (about
-60 epochs), as is usual for this dataset. There is no published figure to expect, and none was measured here. Meant for
-8 or more accelerators, 2 images of 512x512 on each.
+FOLDER holds VOCdevkit/VOC2012 and SBD's benchmark_RELEASE (or SegmentationClassAug). With VOC alone, it trains on 1,464
+images. The paper has no experiment on VOC. These are its PASCAL-Context settings with the usual schedule of 40,000
+steps (about 60 epochs). No figure is published, and none was measured here. Meant for 8 or more accelerators with 2
+images of 512x512 on each.
 """
 
 from configs import default

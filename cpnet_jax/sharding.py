@@ -1,4 +1,4 @@
-"""Data parallelism: the mesh, what is replicated, what is split. Nothing else in the code names a device."""
+"""Data parallelism: the device mesh, and which arrays are replicated or split. No other module names a device."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A one-dimensional mesh of these devices, in the processes' order; of every device of every process unless given.
+    """A one-dimensional mesh of the devices in process order; by default of all devices of all processes.
 
-    `jax.make_mesh` would put neighbours on the chips' network side by side, which is of no use where all of them reduce
-    together, and might tear a process's part of a batch apart.
+    Not `jax.make_mesh`: it orders devices by their network, which does not help reductions over all of them, and it may
+    separate the devices of one process, which hold neighbouring parts of a batch.
     """
     devices = jax.devices() if devices is None else devices
     devices = sorted(devices, key=lambda device: (device.process_index, device.id))
@@ -24,29 +24,31 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 
 def local_mesh() -> Mesh:
-    """A mesh of this process's devices, for work that the processes divide among them by examples."""
+    """A mesh of this process's devices, for work that is divided between processes by example."""
     return make_mesh(jax.local_devices())
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole array: the training state."""
+    """Sharding of the training state: every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def split(mesh: Mesh) -> NamedSharding:
-    """The leading axis is divided over the devices: batches."""
+    """Sharding of batches: the leading axis is divided over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
 
 
 def to_devices(mesh: Mesh, batch: Any) -> Any:
-    """A pytree of this process's part of a global batch -> global arrays split over the mesh."""
+    """Converts this process's part of a global batch, a pytree, to global arrays split over the mesh."""
     sharding = split(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch)
 
 
 def per_device(function: Callable[..., Any], mesh: Mesh, *, replicated: int = 0) -> Callable[..., Any]:
-    """The function run by each device on its own part of every argument and result, all split as by `split`, but for
-    the first `replicated` arguments, which every device has as a whole."""
+    """Makes a function run on each device on its part of the arguments, and return its part of the results.
+
+    Arguments and results are split as by `split`, except the first `replicated` arguments, which are whole.
+    """
     whole, part = PartitionSpec(), PartitionSpec(DATA_AXIS)
 
     def run(*arguments: Any) -> Any:
@@ -57,8 +59,10 @@ def per_device(function: Callable[..., Any], mesh: Mesh, *, replicated: int = 0)
 
 
 def in_context(function: Callable[..., T], mesh: Mesh) -> Callable[..., T]:
-    """The function, to be jitted, for global arrays, with the mesh in context as it is traced: what the compiler is not
-    trusted to divide over the devices by itself asks there how it is divided (see `models.forms.row_blocks`)."""
+    """Puts the mesh in context while the function is traced under jit.
+
+    Code that divides its work by `jax.shard_map` reads the mesh there (see `models.forms.row_blocks`).
+    """
 
     @functools.wraps(function)
     def run(*arguments: Any) -> T:
@@ -69,12 +73,12 @@ def in_context(function: Callable[..., T], mesh: Mesh) -> Callable[..., T]:
 
 
 def on_mesh(mesh: Mesh, arrays: Any) -> Any:
-    """A pytree of arrays that the devices of another mesh each hold -> the same, held by the devices of this one."""
+    """Copies a pytree of arrays, replicated on another mesh, to every device of this mesh."""
     return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), arrays), replicated(mesh))
 
 
 def on_every_device(mesh: Mesh, arrays: Any) -> Any:
-    """A pytree of arrays that every process has alike -> the same, held by every device of the mesh."""
+    """Copies a pytree of arrays, equal on every process, to every device of the mesh."""
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(replicated(mesh), np.asarray(x)), arrays)
 
 

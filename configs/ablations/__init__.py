@@ -1,7 +1,7 @@
-"""Tables of experiments that are compared, one file a table; benchmarks/ablation.py runs them.
+"""Tables of experiments to compare, one table per file; benchmarks/ablation.py runs them.
 
-A table is a config to begin with, CONFIG, and ROWS: by name, the fields in which each differs from it. Each row is an
-experiment of its own, too:
+A table has a base config, CONFIG, and ROWS: fields that differ from it, by the row's name. Each row is also a single
+experiment:
 
     python main.py --config=configs/ablations/scenes.py:psp
 """
@@ -15,9 +15,9 @@ import ml_collections
 def with_row(
     config: ml_collections.ConfigDict, rows: Mapping[str, Mapping[str, Any]], row: str
 ) -> ml_collections.ConfigDict:
-    """The config with a row's fields, named after both."""
+    """Sets a row's fields in a config and appends the row's name to the config's."""
     if row not in rows:
-        raise ValueError(f"there is no row {row!r}: take one of {', '.join(rows)}")
+        raise ValueError(f"row {row!r} does not exist: use one of {', '.join(rows)}")
     config.name = f"{config.name}_{row}"
     config.update_from_flattened_dict(rows[row])
     return config

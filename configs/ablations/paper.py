@@ -1,15 +1,15 @@
-"""The paper's ablation: ADE20K val, ResNet-50, single scale, and the kernel of the Aggregation Module.
+"""Ablation of the paper: ADE20K val, ResNet-50, single scale, and the kernel of the Aggregation Module.
 
     python benchmarks/ablation.py --table=paper --config.data.source=ADEChallengeData2016.zip [--seeds=0] [--jobs=8]
     python main.py --config=configs/ablations/paper.py:psp --config.data.source=ADEChallengeData2016.zip
 
-The settings are those of configs/ade20k.py, ImageNet weights included: 80,000 steps of 16 a run, for a machine with
-several accelerators; with --jobs they work at as many runs at once, one each. On the hosts of a pod give each row by
-main.py, as in docs/pods.md.
+The settings are those of configs/ade20k.py, ImageNet weights included: 80,000 steps of 16 per run, on a machine with
+several accelerators; --jobs is the number of simultaneous runs, one on each. On a pod, start each row by main.py, as in
+docs/pods.md.
 
-The paper reports (mIoU %): dilated FCN 34.38, with auxiliary loss 36.24, ASPP 40.39, PSP 41.49; one context only, its
-prior taught by the binary cross entropy alone: intra 42.34, inter 41.88, by the whole affinity loss: 42.74 and 42.43;
-the full layer 43.92, at a kernel of 11, which is the best of 3, 5, 7, 11 and 15. Nothing of it has been measured here.
+mIoU to expect, in %, as published (not measured here): dilated FCN 34.38, with auxiliary loss 36.24, ASPP 40.39, PSP
+41.49; only the intra-class or inter-class context, with binary cross entropy 42.34 or 41.88, with the whole affinity
+loss 42.74 or 42.43; the full layer 43.92. The aggregation kernel is 11, the best of 3, 5, 7, 11 and 15.
 """
 
 from configs import ade20k
@@ -31,7 +31,7 @@ ROWS = {
     "kernel_7": {"model.aggregation_kernel": 7},
     "kernel_15": {"model.aggregation_kernel": 15},
 }
-# mIoU in %, as the paper gives it.
+# mIoU in %.
 PUBLISHED = {
     "fcn": 34.38,
     "aux": 36.24,

@@ -1,13 +1,14 @@
-"""What each part is worth on `scenes`: the rows of the paper's ablation, small enough for a laptop.
+"""Ablation on generated scenes: rows like those of the paper, small enough for a laptop.
 
     python benchmarks/ablation.py --table=scenes [--seeds=0,1,2] [--classes=sea,sand,bed,table]
     python main.py --config=configs/ablations/scenes.py:psp
 
-Two CPU cores: 2 to 3 minutes a run, ten rows. The last four rows cross the affinity loss with the aggregation: `full`
-has both. There is no published figure for generated scenes. Measured (mIoU %, mean +- standard deviation of the seeds
-0, 1, 2): none 63.8 +- 2.0, aux 63.2 +- 2.2, psp 80.4 +- 1.5, aspp 82.1 +- 0.4, non_local 74.0 +- 2.0,
-prior_unsupervised 82.7 +- 0.2, prior_bce_without_aggregation 78.9 +- 1.7, prior_affinity_without_aggregation
-75.1 +- 5.1, prior_bce 83.0 +- 0.6, full 83.0 +- 0.6. What that supports is in README.md.
+Ten rows; 2 to 3 minutes per run on two CPU cores. The last four rows are with and without affinity loss, with and
+without aggregation; `full` has both. Measured mIoU in %, mean +- standard deviation over the seeds 0, 1, 2:
+
+    none 63.8 +- 2.0, aux 63.2 +- 2.2, psp 80.4 +- 1.5, aspp 82.1 +- 0.4, non_local 74.0 +- 2.0,
+    prior_unsupervised 82.7 +- 0.2, prior_bce_without_aggregation 78.9 +- 1.7,
+    prior_affinity_without_aggregation 75.1 +- 5.1, prior_bce 83.0 +- 0.6, full 83.0 +- 0.6
 """
 
 from configs import quickstart
@@ -18,7 +19,7 @@ ROWS = {
     "none": {"model.context_prior": False, "model.aux_channels": 0},
     "aux": {"model.context_prior": False},
     "psp": {"model.context_prior": False, "model.context": "psp"},
-    # 12, 24 and 36 reach beyond a map of 16 x 16.
+    # The usual 12, 24 and 36 reach beyond a feature map of 16 x 16.
     "aspp": {"model.context_prior": False, "model.context": "aspp", "model.aspp_dilations": (2, 4, 6)},
     "non_local": {"model.context_prior": False, "model.context": "non_local"},
     "prior_unsupervised": {"loss.prior_weight": 0.0},

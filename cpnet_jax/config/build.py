@@ -1,9 +1,11 @@
-"""From a config's fields to the parts of an experiment; nobody else translates between the two."""
+"""Builds the parts of an experiment from a config. The only module that translates fields to arguments."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -16,71 +18,84 @@ from cpnet_jax.data import builders, catalog
 from cpnet_jax.data.augment import augment
 from cpnet_jax.data.catalog import Dataset, FolderLayout
 from cpnet_jax.data.normalize import normalize
-from cpnet_jax.data.records import Transform, augmented
-from cpnet_jax.models import CPNet
-from cpnet_jax.models.context_prior import DEFAULT_BLOCK_ROWS, tpu_block_rows
+from cpnet_jax.data.records import Transform, augment_record
+from cpnet_jax.models import CPNet, Forms, PriorOptions
+from cpnet_jax.models.backbones import BACKBONES
+from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
 from cpnet_jax.training.state import TrainState, create_state
 from cpnet_jax.training.step import Loss, Targets, train_step
 
+# Options of libtpu. Either of these passes divides the convolutions of small batches along the width, which doubles the
+# estimated time of a step with 2 images a chip and changes nothing at 8 images: docs/lab_notes/dilation.md.
+TPU_OPTIONS = {"xla_tpu_run_space_to_batch": False, "xla_tpu_run_space_to_batch_on_new_platforms": False}
+PLAIN = Forms()
+
 
 def make_dataset(config: ml_collections.ConfigDict) -> Dataset:
-    """From the catalog, or for one's own folder from the class file there."""
+    """The dataset of config.data.name: from the catalog, or described by the class file in your own folder."""
     if config.data.name == catalog.folder.NAME:
         return builders.describe_folder(config.data.source, FolderLayout(**config.data.folder.to_dict()))
     return catalog.get(config.data.name)
 
 
 def prior_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
+    """Height and width of the feature map that the context prior covers: those of the crop at output stride 8."""
     height, width = config.data.crop_size
     return height // OUTPUT_STRIDE, width // OUTPUT_STRIDE
 
 
-def make_model(config: ml_collections.ConfigDict, *, for_tpus: bool = False) -> CPNet:
-    """The network; what is left to be chosen automatically, as it is best for these devices."""
-
-    def chosen(impl: str, tpus: str) -> str:
-        return (tpus if for_tpus else "plain") if impl == "auto" else impl
-
-    height, width = prior_size(config)
-    block_rows = config.model.prior_block_rows or (tpu_block_rows(height * width) if for_tpus else DEFAULT_BLOCK_ROWS)
+def make_model(config: ml_collections.ConfigDict, forms: Forms = PLAIN) -> CPNet:
+    """The network, in the plain forms by default; a training step uses `training_forms`."""
+    model = config.model
+    options = PriorOptions(model.aggregation, model.aggregation_kernel, model.prior_contexts, model.divide_by_n)
     return CPNet(
         num_classes=config.data.num_classes,
-        depth=config.model.depth,
+        depth=model.depth,
         prior_size=prior_size(config),
-        stem=config.model.stem,
-        channels=config.model.channels,
-        aux_channels=config.model.aux_channels,
-        context=config.model.context,
-        context_options=_context_options(config),
-        context_prior=config.model.context_prior,
-        aggregation=config.model.aggregation,
-        aggregation_kernel=config.model.aggregation_kernel,
-        prior_contexts=config.model.prior_contexts,
-        divide_by_n=config.model.divide_by_n,
-        dropout=config.model.dropout,
-        prior_impl=config.model.prior_impl,
-        prior_block_rows=block_rows,
-        multi_grid=tuple(config.model.multi_grid),
-        stem_impl=chosen(config.model.stem_impl, "cells"),
-        dilation_impl=config.model.dilation_impl,
-        norm_impl=chosen(config.model.norm_impl, "folded"),
-        remat=config.system.remat,
-        dtype=jnp.bfloat16 if config.model.bfloat16 else None,
+        stem=model.stem,
+        channels=model.channels,
+        aux_channels=model.aux_channels,
+        context_prior=model.context_prior,
+        prior=options,
+        context=_context(model),
+        backbone=_backbone(model),
+        dropout=model.dropout,
+        forms=forms,
+        dtype=jnp.bfloat16 if model.bfloat16 else None,
     )
 
 
-def _context_options(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The fields that are the context module's own, as its attributes."""
-    if config.model.context == "psp":
-        return {"pool_sizes": tuple(config.model.pool_sizes)}
-    if config.model.context == "aspp":
-        return {"dilations": tuple(config.model.aspp_dilations)}
-    return {}
+def _context(model: ml_collections.ConfigDict) -> Callable[..., nn.Module] | None:
+    """Constructor of the context module, with the fields that become its attributes."""
+    options = {
+        "psp": {"pool_sizes": tuple(model.pool_sizes)},
+        "aspp": {"dilations": tuple(model.aspp_dilations)},
+    }
+    if model.context == "none":
+        return None
+    return partial(CONTEXTS[model.context], **options.get(model.context, {}))
+
+
+def _backbone(model: ml_collections.ConfigDict) -> Callable[..., nn.Module]:
+    """Constructor of the backbone, with the fields that become its attributes."""
+    options = {
+        "resnet": {"depth": model.depth, "stem": model.stem, "multi_grid": tuple(model.multi_grid)},
+    }
+    return partial(BACKBONES[model.backbone], **options.get(model.backbone, {}))
+
+
+def training_forms(config: ml_collections.ConfigDict, mesh: Mesh) -> Forms:
+    """The forms of a training step: those of config.system.forms, or the fastest on these devices."""
+    platform = config.system.forms
+    if platform == "auto":
+        platform = "tpu" if sharding.is_on_tpus(mesh) else "cpu" if sharding.is_on_cpus(mesh) else "gpu"
+    return replace(Forms.for_platform(platform), remat=config.system.remat == "blocks")
 
 
 def make_loss(config: ml_collections.ConfigDict) -> Loss:
+    """The total loss with the weights and options of config.loss."""
     fields = config.loss.to_dict()
     ohem = losses.Ohem(threshold=fields.pop("ohem_threshold"), min_kept=fields.pop("ohem_min_kept"))
     return partial(
@@ -94,18 +109,19 @@ def make_loss(config: ml_collections.ConfigDict) -> Loss:
 
 
 def make_targets(config: ml_collections.ConfigDict) -> Targets | None:
-    """What the affinity loss compares with, from full-resolution labels; None for a network without context prior."""
+    """The function labels -> targets of the affinity loss; None for a network without context prior."""
     if not config.model.context_prior:
         return None
 
     def targets(labels: Int[Array, "b H W"]) -> losses.AffinityTargets:
         positions = losses.downsample_labels(labels, prior_size(config))
-        return losses.AffinityTargets(positions, config.loss.exclude_diagonal, config.loss.ignored)
+        return losses.AffinityTargets(jnp.asarray(positions), config.loss.exclude_diagonal, config.loss.ignored)
 
     return targets
 
 
 def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
+    """The poly schedule of config.optimizer over config.total_steps."""
     fields = config.optimizer
     return poly_schedule(
         fields.base_lr,
@@ -117,6 +133,7 @@ def make_schedule(config: ml_collections.ConfigDict) -> optax.Schedule:
 
 
 def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """SGD with the settings of config.optimizer and config.finetune."""
     fields = config.optimizer
     return poly_sgd(
         make_schedule(config),
@@ -130,7 +147,7 @@ def make_optimizer(config: ml_collections.ConfigDict) -> optax.GradientTransform
 
 
 def make_create_state(config: ml_collections.ConfigDict) -> Callable[[], TrainState]:
-    """What gives the state at step 0, with random parameters; for use under jit."""
+    """A function that returns the state at step 0 with random parameters; for use under jit."""
     return partial(
         create_state,
         make_model(config),
@@ -141,11 +158,15 @@ def make_create_state(config: ml_collections.ConfigDict) -> Callable[[], TrainSt
     )
 
 
-def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
-    """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""
+def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh, forms: Forms | None = None) -> Any:
+    """The jitted step: (state, batch) -> (state, metrics), both replicated; the state passed in is donated.
+
+    Args:
+      forms: how the network is computed; `training_forms` by default.
+    """
     step = partial(
         train_step,
-        model=make_model(config, for_tpus=sharding.is_on_tpus(mesh)),
+        model=make_model(config, forms or training_forms(config, mesh)),
         loss=make_loss(config),
         targets=make_targets(config),
         tx=make_optimizer(config),
@@ -159,19 +180,12 @@ def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh) -> Any:
         sharding.in_context(step, mesh),
         donate_argnums=0,
         out_shardings=sharding.replicated(mesh),
-        compiler_options=_tpu_options(config) if sharding.is_on_tpus(mesh) else None,
+        compiler_options=TPU_OPTIONS if sharding.is_on_tpus(mesh) else None,
     )
 
 
-def _tpu_options(config: ml_collections.ConfigDict) -> dict[str, bool]:
-    """What the compiler for TPUs is told, beyond its defaults."""
-    if config.compiler.tpu_space_to_batch:
-        return {}
-    # Each of the two passes does it without the other.
-    return {"xla_tpu_run_space_to_batch": False, "xla_tpu_run_space_to_batch_on_new_platforms": False}
-
-
 def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Transform:
+    """The function that decodes and augments a training record with the settings of config.data."""
     augmentation = partial(
         augment,
         crop_size=tuple(config.data.crop_size),
@@ -183,7 +197,7 @@ def make_augmentation(config: ml_collections.ConfigDict, dataset: Dataset) -> Tr
         jitter=config.data.photometric_jitter,
     )
     return partial(
-        augmented,
+        augment_record,
         num_classes=len(dataset.classes),
         ignore_label=dataset.ignore_label,
         augmentation=augmentation,

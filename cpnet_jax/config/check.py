@@ -1,4 +1,4 @@
-"""What a config may say: its ranges, its durations, and whether it is the one a workdir was trained with."""
+"""Checks the values of a config: types, ranges, choices and durations."""
 
 import math
 import re
@@ -7,15 +7,15 @@ from typing import Any
 
 import ml_collections
 
-from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
+from cpnet_jax.models.backbones import BACKBONES
 from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.models.resnet import STAGE_SIZES
 from cpnet_jax.runtime import files
 from cpnet_jax.training import patterns
 
-# Duration in epochs -> the same in steps.
+# Field of a duration in epochs -> field of the same duration in steps.
 EPOCHS = {
     "total_epochs": "total_steps",
     "eval_every_epochs": "eval_every",
@@ -25,15 +25,13 @@ EPOCHS = {
 
 
 CHOICES = {
+    "model.backbone": tuple(BACKBONES),
     "model.depth": (18, 34, 50, 101),
     "model.stem": ("deep", "classic"),
     "model.context": ("none", *CONTEXTS),
     "model.prior_contexts": ("both", "intra", "inter"),
-    "model.stem_impl": ("auto", "plain", "cells"),
-    "model.dilation_impl": ("plain", "space_to_batch"),
-    "model.norm_impl": ("auto", "plain", "folded"),
-    "system.remat": ("none", "blocks", "full"),
-    "model.prior_impl": ("blocks", "dense"),
+    "system.forms": ("auto", "cpu", "gpu", "tpu"),
+    "system.remat": ("none", "blocks"),
     "loss.ignored": ("class", "mask"),
     "eval.checkpoint": ("latest", "best"),
     "eval.overlap": ("sum", "average"),
@@ -42,7 +40,7 @@ CHOICES = {
     "data.folder.orientation": ("auto", "stored", "turned"),
 }
 
-# (field, smallest, largest value)
+# (field, smallest value, largest value)
 RANGES = (
     ("seed", 0, 2**32 - 1),
     ("batch_size", 1, math.inf),
@@ -61,7 +59,6 @@ RANGES = (
     ("model.aux_channels", 0, math.inf),
     ("model.aggregation_kernel", 1, math.inf),
     ("model.dropout", 0, 0.999),
-    ("model.prior_block_rows", 0, math.inf),
     ("loss.aux_weight", 0, math.inf),
     ("loss.prior_weight", 0, math.inf),
     ("loss.unary_weight", 0, math.inf),
@@ -87,41 +84,14 @@ RANGES = (
 
 
 def check_config(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError on a field whose value cannot work."""
-    crop = config.data.crop_size
-    if len(crop) != 2 or any(not isinstance(side, int) or side <= 0 or side % OUTPUT_STRIDE for side in crop):
-        raise UserError(
-            f"config.data.crop_size is {tuple(crop)}: height and width must be positive multiples of {OUTPUT_STRIDE}"
-        )
-    if not config.name or "/" in config.name:
-        raise UserError(f"config.name is {config.name!r}: it names a folder in runs/, so give a word without a slash")
-    if not config.data.dir:
-        raise UserError("config.data.dir is empty: name the folder of prepared datasets")
-    if not config.system.data_cache or files.is_remote(config.system.data_cache):
-        raise UserError(f"config.system.data_cache is {config.system.data_cache!r}: name a folder on a local disk")
-    if files.is_remote(config.data.source):
-        raise UserError(
-            f"config.data.source is {config.data.source}: raw files are read from local disks, so copy them here, or "
-            "prepare them elsewhere with config.data.dir in the bucket"
-        )
+    """Raises UserError on the first field whose value cannot work."""
+    _check_crop(config)
+    _check_paths(config)
     for field, low, high in RANGES:
         value = _field(config, field)
         if not low <= value <= high or not math.isfinite(value):
             bounds = f"a number of at least {low}" if high == math.inf else f"between {low} and {high}"
             raise UserError(f"config.{field} is {value}: it must be {bounds}")
-    for field in ("data.mean", "data.std"):
-        if len(_field(config, field)) != 3 or not all(map(_is_finite, _field(config, field))):
-            raise UserError(f"config.{field} is {tuple(_field(config, field))}: it must be three numbers, R, G and B")
-    if min(config.data.std) <= 0:
-        raise UserError(f"config.data.std is {tuple(config.data.std)}: it must be positive")
-    clip = config.optimizer.clip_global_norm
-    if clip is not None and not 0 < clip < math.inf:
-        raise UserError(f"config.optimizer.clip_global_norm is {clip}: it must be positive, or left out")
-    if config.batch_size % config.optimizer.accumulate:
-        raise UserError(
-            f"config.batch_size is {config.batch_size}: it must be a multiple of config.optimizer.accumulate, "
-            f"{config.optimizer.accumulate}"
-        )
     for field, allowed in CHOICES.items():
         if _field(config, field) not in allowed:
             raise UserError(f"config.{field} is {_field(config, field)!r}: it must be one of {list(allowed)}")
@@ -133,11 +103,54 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         scales = _field(config, field)
         if not scales or not all(_is_finite(scale) and 0.01 <= scale <= 16 for scale in scales):
             raise UserError(f"config.{field} is {tuple(scales)}: give at least one number, each from 0.01 to 16")
+    _check_normalisation(config)
+    _check_optimizer(config)
     profiled_steps(config)
     _check_class_weights(config)
     _check_model(config)
     _check_start(config)
     _check_finetuning(config)
+
+
+def _check_crop(config: ml_collections.ConfigDict) -> None:
+    crop = config.data.crop_size
+    if len(crop) != 2 or any(not isinstance(side, int) or side <= 0 or side % OUTPUT_STRIDE for side in crop):
+        raise UserError(
+            f"config.data.crop_size is {tuple(crop)}: height and width must be positive multiples of {OUTPUT_STRIDE}"
+        )
+
+
+def _check_paths(config: ml_collections.ConfigDict) -> None:
+    if not config.name or "/" in config.name:
+        raise UserError(f"config.name is {config.name!r}: it names a folder in runs/, so give a word without a slash")
+    if not config.data.dir:
+        raise UserError("config.data.dir is empty: name the folder for prepared datasets")
+    if not config.system.data_cache or files.is_remote(config.system.data_cache):
+        raise UserError(f"config.system.data_cache is {config.system.data_cache!r}: name a folder on a local disk")
+    if files.is_remote(config.data.source):
+        raise UserError(
+            f"config.data.source is {config.data.source}: raw files are read from local disks, so copy them here, or "
+            "prepare them elsewhere with config.data.dir in the bucket"
+        )
+
+
+def _check_normalisation(config: ml_collections.ConfigDict) -> None:
+    for field in ("data.mean", "data.std"):
+        if len(_field(config, field)) != 3 or not all(map(_is_finite, _field(config, field))):
+            raise UserError(f"config.{field} is {tuple(_field(config, field))}: it must be three numbers, R, G and B")
+    if min(config.data.std) <= 0:
+        raise UserError(f"config.data.std is {tuple(config.data.std)}: it must be positive")
+
+
+def _check_optimizer(config: ml_collections.ConfigDict) -> None:
+    clip = config.optimizer.clip_global_norm
+    if clip is not None and not 0 < clip < math.inf:
+        raise UserError(f"config.optimizer.clip_global_norm is {clip}: it must be positive, or left out")
+    if config.batch_size % config.optimizer.accumulate:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}: it must be a multiple of config.optimizer.accumulate, "
+            f"{config.optimizer.accumulate}"
+        )
 
 
 def _check_model(config: ml_collections.ConfigDict) -> None:
@@ -163,7 +176,7 @@ def _check_class_weights(config: ml_collections.ConfigDict) -> None:
         return
     if not all(_is_finite(weight) and weight >= 0 for weight in weights) or not any(weights):
         raise UserError(f"config.loss.class_weights is {weights}: give numbers of at least 0, not all 0")
-    if classes and len(weights) != classes:  # 0 classes: as many as the data have, which are not known yet
+    if classes and len(weights) != classes:  # 0 classes: the number is not known before the data are read
         raise UserError(
             f"config.loss.class_weights has {len(weights)} number(s): give one for each of the {classes} classes, or "
             "leave it empty"
@@ -175,8 +188,8 @@ def _check_start(config: ml_collections.ConfigDict) -> None:
     patterns.check(init.skip, "config.init.skip")
     if init.skip and not (init.backbone or init.checkpoint):
         raise UserError(
-            f"config.init.skip is {tuple(init.skip)}, and there is nothing to skip: name config.init.checkpoint or "
-            "config.init.backbone, too"
+            f"config.init.skip is {tuple(init.skip)}, but no weights are loaded: set config.init.checkpoint or "
+            "config.init.backbone, or leave it empty"
         )
     size = tuple(init.prior_size)
     if size and (len(size) != 2 or any(not isinstance(side, int) or side < 1 for side in size)):
@@ -186,8 +199,8 @@ def _check_start(config: ml_collections.ConfigDict) -> None:
         )
     if size and not init.checkpoint:
         raise UserError(
-            f"config.init.prior_size is {size}, and no network is read that has a context prior: name "
-            "config.init.checkpoint, too"
+            f"config.init.prior_size is {size}, but no context prior is loaded: set "
+            "config.init.checkpoint, or leave it empty"
         )
 
 
@@ -199,37 +212,45 @@ def _check_finetuning(config: ml_collections.ConfigDict) -> None:
         if not isinstance(pair, tuple | list) or len(pair) != 2 or not _is_finite(pair[1]) or pair[1] <= 0:
             raise UserError(
                 f"config.finetune.lr_multipliers has {pair!r}: give pairs of a pattern and a positive factor, as in "
-                "(('backbone/.*', 0.1),); what is not to be trained is for config.finetune.freeze"
+                "(('backbone/.*', 0.1),); to keep parameters as they are, name them in config.finetune.freeze"
             )
     patterns.check([pattern for pattern, _ in finetune.lr_multipliers], "config.finetune.lr_multipliers")
 
 
 def profiled_steps(config: ml_collections.ConfigDict) -> range:
-    """The steps that config.system.profile_steps names, counted from 1; empty where it is."""
+    """The steps to trace by config.system.profile_steps, counted from 1; empty if the field is."""
     value = config.system.profile_steps
     if not value:
         return range(0)
     match = re.fullmatch(r"(\d+):(\d+)", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(
-            f"config.system.profile_steps is {value!r}: give the first and the last step to trace, counted from 1, as in 10:15"
+            f"config.system.profile_steps is {value!r}: give the first and the last step to trace, counted from 1, "
+            "as in 10:15"
         )
     return range(int(match[1]), int(match[2]) + 1)
 
 
-def resolve_classes(config: ml_collections.ConfigDict, dataset: Dataset) -> None:
-    """Turns 0 classes into as many as the dataset has; raises UserError where the config counts others than these."""
-    config.data.num_classes = config.data.num_classes or len(dataset.classes)
-    if config.data.num_classes != len(dataset.classes):
+def resolve_classes(config: ml_collections.ConfigDict, classes: Sequence[str]) -> None:
+    """Sets config.data.num_classes to the dataset's number of classes if it is 0.
+
+    Args:
+      classes: the names of the dataset's classes.
+
+    Raises:
+      UserError: if the config names another number of classes.
+    """
+    config.data.num_classes = config.data.num_classes or len(classes)
+    if config.data.num_classes != len(classes):
         raise UserError(
-            f"config.data.num_classes is {config.data.num_classes}: {dataset.name} has {len(dataset.classes)} "
-            "classes, and 0 means as many as there are"
+            f"config.data.num_classes is {config.data.num_classes}: {config.data.name} has {len(classes)} classes, so "
+            "give that number, or 0 to use it"
         )
     _check_class_weights(config)
 
 
 def resolve_durations(config: ml_collections.ConfigDict, num_train: int) -> None:
-    """Turns durations in epochs, where given, into steps."""
+    """Converts the durations given in epochs to steps."""
     for epochs, steps in EPOCHS.items():
         value = _field(config, epochs)
         if value is not None:

@@ -1,43 +1,58 @@
-"""Flags in, one sentence out where they are wrong."""
+"""Parses flags and loads the config file; a mistake in either raises UserError with one sentence."""
 
 import difflib
 import re
 import runpy
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from absl import flags
 from ml_collections import ConfigDict
 
+from cpnet_jax.config import experiments, renamed
 from cpnet_jax.errors import UserError
-
-HELP = {"--help", "--helpfull", "--helpshort", "-h", "-?"}
 
 
 def parse(
-    argv: list[str], *, without_config: Collection[str] = (), flag_values: flags.FlagValues = flags.FLAGS
+    argv: list[str], *, needs_config: Mapping[str, bool] | None = None, flag_values: flags.FlagValues = flags.FLAGS
 ) -> list[str]:
-    """Parses absl's flags; returns what is left of argv.
+    """Parses absl's flags; returns the arguments that are not flags.
 
     Args:
-      without_config: modes for which --config may be missing.
-      flag_values: that hold them.
+      needs_config: mode -> whether it needs --config; by default any mode is accepted, and it does.
+      flag_values: the flags to set.
 
     Raises:
       UserError: on an unknown flag or field, a value of the wrong type, or a config file that cannot be loaded.
     """
-    if not HELP & set(argv):
-        path = _value(argv, "config")
-        if path is not None:
-            _check_fields(argv, _load(path))
-        else:
-            _check_nothing_asks_for_a_config(argv, without_config)
+    _check_given_once(argv)
+    mode = _value(argv, "mode")
+    if mode is not None and needs_config and mode not in needs_config:
+        raise UserError(f"--mode={mode} does not exist: choose one of {', '.join(needs_config)}")
+    value = _value(argv, "config")
+    if value is not None:
+        if "://" in value:
+            raise UserError(f"--config={value} is in an object store: copy it to a local disk first")
+        path, *argument = value.split(":", 1)  # behind a colon: the argument of get_config, as in ml_collections
+        file = _find(path)
+        _check_fields(argv, _load(file, *argument))
+        argv = _replace(argv, "config", ":".join([str(file), *argument]))
+    else:
+        _check_config_is_not_needed(argv, needs_config is None or needs_config.get(mode or "train", True))
     try:
         return flag_values(argv)
     except flags.Error as error:
-        # absl gives the parser's arguments where they are its words, as a tuple.
-        said = re.sub(r"\('Non-boolean argument to boolean flag', .*\)", "it must be true or false", str(error))
-        raise UserError(" ".join(said.split())) from error
+        # absl puts a tuple of the parser's arguments into this message.
+        message = re.sub(r"\('Non-boolean argument to boolean flag', .*\)", "it must be true or false", str(error))
+        raise UserError(" ".join(message.split())) from error
+
+
+def _check_given_once(argv: list[str]) -> None:
+    for flag in ("config", "workdir", "mode"):
+        if sum(bool(re.fullmatch(rf"--?{flag}(=.*)?", argument, re.DOTALL)) for argument in argv) > 1:
+            raise UserError(f"--{flag} is given twice: give it once")
+    if any(re.match(r"--?flagfile\b", argument) for argument in argv):
+        raise UserError("--flagfile is not supported: put the fields into a config file, and the flags here")
 
 
 def _value(argv: list[str], flag: str) -> str | None:
@@ -49,48 +64,90 @@ def _value(argv: list[str], flag: str) -> str | None:
     return None
 
 
-def _check_nothing_asks_for_a_config(argv: list[str], without_config: Collection[str]) -> None:
-    if _value(argv, "mode") not in without_config:
-        raise UserError("--config is missing: name an experiment, --config=configs/quickstart.py for instance")
+def _replace(argv: list[str], flag: str, value: str) -> list[str]:
+    """argv with another value of a flag that it has."""
+    for index, argument in enumerate(argv):
+        if argument in (f"--{flag}", f"-{flag}"):
+            return [*argv[:index], f"--{flag}={value}", *argv[index + 2 :]]
+        if re.match(rf"--?{flag}=", argument):
+            return [*argv[:index], f"--{flag}={value}", *argv[index + 1 :]]
+    return argv
+
+
+def _check_config_is_not_needed(argv: list[str], needed: bool) -> None:
+    if needed:
+        raise UserError("--config is missing: name an experiment, for example --config=configs/quickstart.py")
     for argument in argv:
         if match := re.match(r"--?(config\.[^=]+)", argument):
             raise UserError(f"{match[1]} is given without --config: name the experiment whose field it is, too")
 
 
-def _load(value: str) -> ConfigDict:
-    """The config as its file gives it: absl would report a mistake in the file as one in the flag.
+def _find(name: str) -> Path:
+    if path := experiments.find(name):
+        return path
+    raise UserError(
+        f"--config={name} does not exist: give the path of a file, or one of {', '.join(experiments.names())}"
+    )
 
-    What follows a colon is for the file's get_config, as ml_collections has it.
-    """
-    path, *argument = value.split(":", 1)
-    if not Path(path).is_file():
-        known = ", ".join(map(str, sorted(Path("configs").glob("*.py")))) or "the files in configs/"
-        raise UserError(f"--config={path} is no file: take one of {known}")
+
+def _load(path: Path, *argument: str) -> ConfigDict:
+    """Loads the config file. Done here because absl would report a mistake in the file as one in the flag."""
+    experiments.make_importable()
     try:
-        config = runpy.run_path(path)["get_config"](*argument)
-    except Exception as error:
-        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
+        module = runpy.run_path(str(path))
+        if "get_config" not in module:
+            raise UserError(f"{path} defines no function get_config: see {experiments.find('quickstart')}")
+        config = module["get_config"](*argument)
+    except UserError:
+        raise
+    except AttributeError as error:
+        raise UserError(_wrong_field(path, error)) from error
+    except (Exception, SystemExit) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {reason}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returns a {type(config).__name__}; it must return a ConfigDict")
     return config
 
 
+def _wrong_field(path: Path, error: AttributeError) -> str:
+    """The message for a file that reads or sets a field which does not exist, perhaps by its old name."""
+    match = re.search(r"Key \"(\w+)\"", str(error))
+    if not match and not isinstance(error.obj, ConfigDict):
+        return f"{path} cannot be loaded: AttributeError: {error}"
+    name = match[1] if match else error.name
+    message = f"{path} cannot be loaded: the config has no field {name!r}"
+    for field in (*renamed.MOVED, *renamed.DELETED):
+        if (name in (field.rpartition(".")[2], field.partition(".")[0]) and "." in field) or name == field:
+            return f"{message}. If config.{field} is meant: {renamed.advice(field)}"
+    return f"{message}; {experiments.find('default')} lists every field"
+
+
 def _check_fields(argv: list[str], config: ConfigDict) -> None:
-    """Raises UserError on the first --config.FIELD that the config does not have, or that is given again."""
-    fields, seen = list(_fields(config)), set()
+    """Raises UserError on the first --config.FIELD that does not exist, or is given a second time."""
+    fields, seen = set(_fields(config)), set()
     for argument in argv:
         match = re.match(r"--?config\.([^=]+)", argument)
-        if match and match[1] in seen:
-            # The flags of tuples would append the second value to the first.
-            raise UserError(f"config.{match[1]} is given twice: give it once")
-        seen.add(match and match[1])
-        if match and match[1] not in fields:
-            close = difflib.get_close_matches(match[1], fields, n=1)
-            hint = f"did you mean config.{close[0]}?" if close else "configs/default.py lists all there are"
-            raise UserError(f"config.{match[1]} does not exist: {hint}")
+        if not match:
+            continue
+        field = match[1]
+        if field in seen:
+            # absl would append the second value of a tuple to the first.
+            raise UserError(f"config.{field} is given twice: give it once")
+        seen.add(field)
+        if field not in fields:
+            raise UserError(f"config.{field} does not exist: {_hint(field, fields)}")
+
+
+def _hint(field: str, fields: Collection[str]) -> str:
+    if advice := renamed.advice(field):
+        return advice
+    close = difflib.get_close_matches(field, fields, n=1)
+    return f"did you mean config.{close[0]}?" if close else f"{experiments.find('default')} lists every field"
 
 
 def _fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all fields and sections."""
     for name, value in config.items():
         yield f"{prefix}{name}"
         if isinstance(value, ConfigDict):

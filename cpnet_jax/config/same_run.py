@@ -1,132 +1,87 @@
-"""Whether two configs describe one and the same run."""
+"""Checks that two configs describe the same run: when resuming, and between the processes of a run.
+
+A rule decides what may change on resume: `system.*` and `eval.*` never touch the sequence of updates. The few other
+fields that may change are listed in FREE_ON_RESUME.
+"""
 
 import json
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ml_collections
 
 from cpnet_jax.config.check import EPOCHS
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime.files import AnyPath
 
-# What may differ between the processes of a run.
-FREE_ON_EACH_HOST = {
-    "system.compilation_cache",
+FREE_SECTIONS = ("system.", "eval.")
+
+FREE_ON_RESUME = {
     "data.dir",
-    "system.data_cache",
     "data.source",
-    "system.threads",
-    "system.workers",
-    "system.batches_ahead",
-}
-
-
-# What may change when a run is resumed: none of these touches the sequence of updates.
-FREE_ON_RESUME = FREE_ON_EACH_HOST | {
-    "eval_every",
-    "checkpoint_every",
-    "eval_every_epochs",
-    "checkpoint_every_epochs",
-    "system.log_every",
     "data.eval_split",
-    # These two decide where a run would stop: so, going on past it is what they are for.
+    "eval_every",
+    "eval_every_epochs",
+    "checkpoint_every",
+    "checkpoint_every_epochs",
+    # They exist to let a run continue past the place where it stopped.
     "data.on_error",
     "optimizer.skip_nonfinite",
-    # The same updates but for rounding, as on another number of devices.
-    "compiler.tpu_space_to_batch",
-    "model.stem_impl",
-    "model.dilation_impl",
-    "model.norm_impl",
-    "system.remat",
-    "model.prior_impl",
-    "model.prior_block_rows",
-    "system.profile_steps",
-    "eval.batch_size",
-    "eval.canvas_mib",
-    "eval.checkpoint",
-    "eval.flip",
-    "eval.multi_scale",
-    "eval.overlap",
-    "eval.pictures",
-    "eval.scales",
-    # Told to whoever predicts; the fingerprint is what recognises labels.
+    # Used for prediction only. The fingerprint identifies the training data.
     "trained_on.palette",
     "trained_on.ignore_label",
     "trained_on.weights",
 }
 
-
-# Fields that came when there were checkpoints already, with what was done without them.
-ADDED = {
-    "model": {
-        "context": "none",
-        "pool_sizes": [1, 2, 3, 6],
-        "aspp_dilations": [12, 24, 36],
-        "aggregation": True,
-        "prior_contexts": "both",
-        "divide_by_n": True,
-        "multi_grid": [],
-        "prior_impl": "blocks",
-        "prior_block_rows": 0,
-        "stem_impl": "auto",
-        "dilation_impl": "plain",
-        "norm_impl": "auto",
-    },
-    "loss": {
-        "precision_weight": 1.0,
-        "recall_weight": 1.0,
-        "specificity_weight": 1.0,
-        "class_weights": [],
-        "ohem": False,
-        "ohem_threshold": 0.7,
-        "ohem_min_kept": 100_000,
-    },
+# Fields that may differ between the processes of a run: each host has its own disks and cores.
+FREE_ON_EACH_HOST = {
+    "data.dir",
+    "data.source",
+    "system.compilation_cache",
+    "system.data_cache",
+    "system.threads",
+    "system.workers",
+    "system.batches_ahead",
 }
 
-
-# What weights that were converted from elsewhere do not know: data, and how many steps those make.
+# Weights converted from another program do not know their data, nor how many steps an epoch has.
 UNKNOWN_TO_CONVERTED = {"trained_on.fingerprint", *EPOCHS.values()}
 
 
 def as_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Plain nested values as JSON would give them back."""
+    """The config as nested dicts with the values that JSON would return."""
     return json.loads(json.dumps(config.to_dict()))
 
 
-def completed(saved: dict[str, Any]) -> dict[str, Any]:
-    """A checkpoint's config with the fields that came after it."""
-    return saved | {part: fields | saved[part] for part, fields in ADDED.items()}
-
-
-def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: Path) -> None:
-    """Raises UserError where a workdir's run differs in what decides the result.
+def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: AnyPath) -> None:
+    """Raises UserError if a workdir's run differs in a field that changes what is learned.
 
     Args:
-      ours, saved: descriptions of runs, see `Experiment.description`.
-      workdir: of the saved one.
+      ours: the description of this run, see `Experiment.description`.
+      saved: the description in the workdir's checkpoint.
+      workdir: the folder of the saved run, for the message.
     """
-    ours, theirs = _flat(ours), _flat(completed(saved))
+    ours, theirs = dict(_flat(ours)), dict(_flat(saved))
     free = FREE_ON_RESUME | (UNKNOWN_TO_CONVERTED if "trained_on.weights" in theirs else set())
     differences = [
-        f"{field} is {theirs.get(field)!r} there and {ours.get(field)!r} here"
+        f"config.{field} is {_value(theirs, field)} there and {_value(ours, field)} here"
         for field in sorted(ours.keys() | theirs.keys())
-        if field not in free and ours.get(field) != theirs.get(field)
+        if field not in free and not field.startswith(FREE_SECTIONS) and ours.get(field) != theirs.get(field)
     ]
     if differences:
         raise UserError(
-            f"{workdir} holds a run of another config or other data (config.{'; config.'.join(differences)}): give the "
-            "same, or another --workdir"
+            f"{workdir} holds a run with another config or other data ({'; '.join(differences)}): use the same values, "
+            "or name another --workdir"
         )
 
 
 def check_same_everywhere(descriptions: Sequence[dict[str, Any]]) -> None:
-    """Raises UserError where the processes of a run would not do the same.
+    """Raises UserError if the processes of a run were started with different configs or data.
 
     Args:
-      descriptions: of every process's run, in their order, see `Experiment.description`.
+      descriptions: the description of each process's run in process order, see `Experiment.description`.
     """
-    first, *others = map(_flat, descriptions)
+    first, *others = (dict(_flat(description)) for description in descriptions)
     for process, other in enumerate(others, start=1):
         for field in sorted((first.keys() | other.keys()) - FREE_ON_EACH_HOST):
             if first.get(field) != other.get(field):
@@ -136,8 +91,14 @@ def check_same_everywhere(descriptions: Sequence[dict[str, Any]]) -> None:
                 )
 
 
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def _value(fields: dict[str, Any], field: str) -> str:
+    return repr(fields[field]) if field in fields else "not recorded"
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Pairs of a dotted field name and its value."""
     for name, value in nested.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

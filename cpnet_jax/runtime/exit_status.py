@@ -1,4 +1,4 @@
-"""How the program ends: every exception as one sentence and an exit status, or as the defect of ours that it is."""
+"""Maps exceptions to a one-line message and an exit status; a defect of this program keeps its traceback."""
 
 import atexit
 import errno
@@ -14,8 +14,20 @@ from cpnet_jax.errors import Stopped, UserError, WriteFailed
 from cpnet_jax.runtime import watchdog
 
 PEER_LOST = 69  # EX_UNAVAILABLE
-# What a file system may answer that is nobody's mistake here.
-OF_THE_FILE_SYSTEM = {
+# Exit status -> meaning, for --help.
+MEANINGS = {
+    "0": "done",
+    "1": "a defect of this program, with a traceback",
+    "2": "a mistake in the config, the flags or the data, or a disk that cannot be written",
+    "3": "a non-finite loss or gradient; the state before it is saved",
+    "4": "a worker process of the input pipeline died; run the same command again",
+    "69, 134": "another process of the run died; run the same command on every host again",
+    "75": "stopped by request with all steps saved; run the same command again",
+    "130, 143": "stopped at once by Ctrl-C or SIGTERM",
+    "141": "the reader of the output has exited, as with `| head`",
+}
+# Errors that a file system may report without a defect of this program.
+FILE_SYSTEM_ERRORS = {
     errno.EACCES,
     errno.EDQUOT,
     errno.EFBIG,
@@ -31,59 +43,59 @@ OF_THE_FILE_SYSTEM = {
 
 
 def run(program: Callable[[], None]) -> NoReturn:
-    """Runs it and exits, saying on stderr what went wrong."""
-    atexit.register(watchdog.unneeded)  # before JAX registers its own end: what is registered first comes last
+    """Runs the program and exits; prints on stderr what went wrong."""
+    atexit.register(watchdog.unneeded)  # before JAX registers its exit handler: the first one registered runs last
     try:
         try:
             program()
             status = 0
-        except SystemExit as exit_:  # absl's, at every end
+        except SystemExit as exit_:  # absl raises it at every end
             status = exit_.code
         sys.stdout.flush()
     except Stopped as stopped:
-        status = _said(str(stopped), stopped.exit_status)
+        status = _print_error(str(stopped), stopped.exit_status)
     except WriteFailed as error:
-        at_once(_said(f"error: {error}", error.exit_status))  # its threads may wait for each other, for minutes
+        at_once(_print_error(f"error: {error}", error.exit_status))  # its threads may wait for each other for minutes
     except UserError as error:
-        status = _said(f"error: {error}", error.exit_status)
-    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        status = _print_error(f"error: {error}", error.exit_status)
+    except BrokenPipeError:  # the reader of the output has exited, as `head` does
         status = 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in OF_THE_FILE_SYSTEM:
+        if error.errno not in FILE_SYSTEM_ERRORS:
             raise
         where = error.filename or "standard output or a file"
-        status = _said(
-            f"error: {where} cannot be written or read ({error.strerror}): see to that disk, and run the same command "
-            "again",
+        status = _print_error(
+            f"error: {where} cannot be written or read ({error.strerror}): free space or fix permissions, then run "
+            "the same command again",
             UserError.exit_status,
         )
     except Exception as error:
-        from cpnet_jax.runtime import processes  # not above: it takes JAX a second to be imported
+        from cpnet_jax.runtime import processes  # imported here because JAX takes a second to import
 
         if not processes.is_lost_peer(error):
             raise
-        # An orderly end would wait for the one that is gone. `watchdog` comes after what the runtime says now.
+        # A normal exit would wait for the process that died. The watchdog prints the last line.
         os._exit(PEER_LOST)
     _forget_unwritten_output()
     sys.exit(status)
 
 
 def at_once(status: int) -> NoReturn:
-    """Ends without Python's way out, which waits for threads, and which JAX does not survive in a compilation."""
+    """Exits without Python's shutdown, which waits for threads and crashes JAX during a compilation."""
     watchdog.unneeded()
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(status)
 
 
-def _said(line: str, status: int) -> int:
+def _print_error(line: str, status: int) -> int:
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
     return status
 
 
 def _forget_unwritten_output() -> None:
-    """Python would try once more when it exits, and complain."""
+    """Drops unwritten output, because Python would try to write it again at exit and print an error."""
     try:
         sys.stdout.flush()
     except OSError:

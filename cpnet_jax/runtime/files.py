@@ -1,4 +1,4 @@
-"""Paths on local disks and in object stores, and writing so that nothing half-written is ever taken for whole."""
+"""Paths on local disks and in object stores, and atomic writes."""
 
 import json
 import os
@@ -14,32 +14,30 @@ from etils import epath
 
 from cpnet_jax.errors import UserError
 
-# Object stores, by what their URLs begin with. Checkpoints reach no other: Orbax and TensorStore know only this one.
+# A path on a local disk, or in an object store. epath.Path has the methods of pathlib.Path.
+AnyPath = Path | epath.Path
+# URL schemes of object stores. Checkpoints support no other, because Orbax and TensorStore do not.
 STORES = ("gs",)
 
 
-def as_path(name: str | os.PathLike[str]) -> Path:
-    """A pathlib.Path, ~ expanded; for a URL, gs://BUCKET/NAME for instance, an etils path, which is used like one.
+def as_path(name: str | os.PathLike[str]) -> AnyPath:
+    """Converts a name to a pathlib.Path with ~ expanded, or a URL such as gs://BUCKET/NAME to an etils path.
 
     Raises:
-      UserError: on the home folder of nobody, a URL of an unknown kind, or one that needs a package which is not
-        installed.
+      UserError: if the home folder or the kind of URL is unknown, the store cannot be reached, or a package is missing.
     """
     name = os.fspath(name)
     if not is_remote(name):
-        try:
-            return Path(name).expanduser()
-        except RuntimeError as error:
-            raise UserError(f"{name} is in no home folder that there is: write the path in full") from error
+        return as_local_path(name)
     store = name.partition("://")[0]
     if store not in STORES:
-        raise UserError(f"{name} is a URL of no known kind: give gs://BUCKET/FOLDER, or mount it as a local folder")
-    path = epath.Path(name)
+        raise UserError(f"{name} has an unsupported URL scheme: give gs://BUCKET/FOLDER, or mount it as a local folder")
+    path: Any = epath.Path(name)
     try:
         path.exists()
     except ImportError as error:
-        raise UserError(f"{name} needs gcsfs, which is not installed: pip install 'cpnet-jax[gcs]'") from error
-    except Exception as error:  # every store has its own
+        raise UserError(f"{name} needs the package gcsfs, which is not installed: run `pip install gcsfs`") from error
+    except Exception as error:  # every store raises its own type
         raise UserError(
             f"{name} cannot be reached ({type(error).__name__}: {_first_line(error)}): check the name, and that this "
             "machine has credentials for it"
@@ -47,18 +45,26 @@ def as_path(name: str | os.PathLike[str]) -> Path:
     return path
 
 
+def as_local_path(name: str | os.PathLike[str]) -> Path:
+    """Converts a name to a pathlib.Path with ~ expanded. Raises UserError if the home folder does not exist."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name} names a home folder that does not exist: write the full path") from error
+
+
 def is_remote(path: str | os.PathLike[str]) -> bool:
-    """Whether it is in an object store: there are no folders to make there, and nothing can be renamed."""
+    """Whether the path is in an object store, which has no folders to make and no renaming."""
     return "://" in os.fspath(path)
 
 
-def size(path: Path) -> int:
-    """Of a file, in bytes."""
+def size(path: AnyPath) -> int:
+    """Size of a file in bytes."""
     return epath.Path(path).stat().length
 
 
-def make_folder(path: Path, flag: str) -> None:
-    """Makes the folder that a flag or field names; UserError where that cannot be, or nothing can be written there."""
+def make_folder(path: AnyPath, flag: str) -> None:
+    """Makes the folder that a flag or field names. Raises UserError if it cannot be made or written to."""
     if is_remote(path):
         _try_to_write(path, flag)
         return
@@ -67,35 +73,36 @@ def make_folder(path: Path, flag: str) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise UserError(f"{flag} is {path}, which cannot be written to ({error.strerror}): name another") from error
+        raise UserError(f"{flag} is {path}, which is not writable ({error.strerror}): name another folder") from error
 
 
-def _try_to_write(path: Path, flag: str) -> None:
-    # A name of its own for every process that tries.
+def _try_to_write(path: AnyPath, flag: str) -> None:
+    # A different name for every process.
     with tempfile.NamedTemporaryFile() as named:
         trial = path / f".{Path(named.name).name}"
     try:
         trial.write_bytes(b"trial")
         trial.unlink()
-    except Exception as error:  # every store has its own
+    except Exception as error:  # every store raises its own type
         raise UserError(
-            f"{flag} is {path}, which cannot be written to ({type(error).__name__}: {_first_line(error)}): name another"
+            f"{flag} is {path}, which is not writable ({type(error).__name__}: {_first_line(error)}): name another "
+            "folder"
         ) from error
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A local path to write to; what is there at the end takes the place of that one, after an error nothing does."""
+def replacing(path: AnyPath) -> Iterator[AnyPath]:
+    """Yields a local path to write to; if no error is raised, that file then replaces `path` in one step."""
     if is_remote(path):
         with tempfile.TemporaryDirectory() as folder:
             temporary = Path(folder) / path.name
             yield temporary
-            # Object stores show an object when it is whole.
+            # Object stores show an object only when it is complete.
             with temporary.open("rb") as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Of this writer alone, and no longer than any name may be.
+    # Unique to this writer, and short enough for any file system.
     temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
@@ -104,14 +111,14 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replaces the file in one step."""
+def write_text(path: AnyPath, text: str) -> None:
+    """Writes a text file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replaces the file by indented JSON."""
+def write_json(path: AnyPath, value: Any) -> None:
+    """Writes indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 

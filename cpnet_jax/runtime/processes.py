@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other: values gathered, errors shared, one before the others."""
+"""Collectives between the processes of a run: gathering values, sharing errors, ordering work."""
 
 import pickle
 import re
@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 
 from cpnet_jax.errors import UserError
 
-# As the collectives and the runtime put it; they have no exception of their own.
+# Messages of JAX's collectives and runtime, which have no exception type for this.
 LOST_PEER = re.compile(r"Gloo \w+ failed|UNAVAILABLE|[Hh]eartbeat|coordination service")
 
 
@@ -19,27 +19,27 @@ T = TypeVar("T")
 
 
 def process() -> tuple[int, int]:
-    """(index, count) of this process."""
+    """Index of this process, and the number of processes."""
     return jax.process_index(), jax.process_count()
 
 
 def is_main_process() -> bool:
-    """Whether this is the process that writes what all of them found."""
+    """Whether this is process 0, which writes the results."""
     return jax.process_index() == 0
 
 
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether this came of a collective at whose other end a process is gone."""
+    """Whether the error came from a collective with a process that died."""
     return jax.process_count() > 1 and bool(LOST_PEER.search(str(error)))
 
 
 def my_places(count: int) -> range:
-    """This process's part of `count` places, strided over the processes."""
+    """This process's share of the numbers below `count`: every n-th, for n processes."""
     return range(jax.process_index(), count, jax.process_count())
 
 
 def gather(value: Any) -> list[Any]:
-    """What every process passed in (anything that can be pickled), in their order; all of them get it."""
+    """The values (anything that can be pickled) of all processes in process order, on every process."""
     if jax.process_count() == 1:
         return [value]
     data = np.frombuffer(pickle.dumps(value), np.uint8)
@@ -49,17 +49,18 @@ def gather(value: Any) -> list[Any]:
 
 
 def wait_for_all() -> None:
-    """Returns once every process has come here."""
+    """Waits until every process has called this."""
     gather(None)
 
 
 def on_all(function: Callable[[], T]) -> T:
-    """What the function returns here, once it has returned on every process.
+    """Calls the function; returns its result after it has returned on every process.
 
     Raises:
-      UserError: on all of them where one raised it, so that none waits for another in vain.
+      UserError: on every process if one raised it, so that none waits for another forever.
     """
-    result, error = None, None
+    result: Any = None
+    error = None
     try:
         result = function()
     except UserError as raised:
@@ -71,7 +72,7 @@ def on_all(function: Callable[[], T]) -> T:
 
 
 def from_main(function: Callable[[], T]) -> T:
-    """What the function returns on the main process (anything that can be pickled); the others do not run it.
+    """Calls the function on process 0; returns its result (anything that can be pickled) on every process.
 
     Raises:
       UserError: as `on_all`.
@@ -80,7 +81,7 @@ def from_main(function: Callable[[], T]) -> T:
 
 
 def arrays_from_main(function: Callable[[], Any]) -> Any:
-    """The same for a pytree of numpy arrays, however large: they go the way that gradients do."""
+    """Like `from_main`, for a pytree of large numpy arrays: they travel as gradients do."""
     arrays = on_all(lambda: function() if is_main_process() else None)
     if jax.process_count() == 1:
         return arrays
@@ -91,11 +92,11 @@ def arrays_from_main(function: Callable[[], Any]) -> Any:
 
 
 def main_first(function: Callable[[], T]) -> T:
-    """The same, run by the main process before the others: what it leaves on a disk that they share is there for them.
+    """Calls the function on process 0 first, then on the others, which can use the files it wrote.
 
     Raises:
       UserError: as `on_all`.
     """
-    result = on_all(lambda: function() if is_main_process() else None)
-    rest = on_all(lambda: None if is_main_process() else function())
+    result: Any = on_all(lambda: function() if is_main_process() else None)
+    rest: Any = on_all(lambda: None if is_main_process() else function())
     return result if is_main_process() else rest

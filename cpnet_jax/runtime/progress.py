@@ -1,4 +1,4 @@
-"""Progress for people: a live line on a terminal, plain lines now and then elsewhere."""
+"""Progress display: a live line on a terminal, occasional plain lines elsewhere."""
 
 import sys
 import time
@@ -10,7 +10,7 @@ from tqdm import tqdm
 from cpnet_jax.runtime import processes
 
 T = TypeVar("T")
-# Without a terminal, one line about every so many seconds.
+# Seconds between lines if the output is not a terminal.
 QUIET_SECONDS = 10.0
 
 
@@ -19,13 +19,13 @@ def on_terminal() -> bool:
 
 
 class Progress:
-    """Counts steps up to a total, with rate, ETA and a few figures. Of several processes the main one shows it.
+    """Shows the steps done, the rate, the remaining time and a few figures, on the main process only.
 
     Args:
-      total: steps in all.
+      total: number of steps; None if it is unknown.
+      what: name of the work, shown first.
       initial: steps done before (a resumed run).
-      what: shown in front.
-      unit: of a step, singular.
+      unit: name of one step, singular.
     """
 
     def __init__(self, total: int | None, what: str, *, initial: int = 0, unit: str = "step") -> None:
@@ -52,7 +52,7 @@ class Progress:
         self._bar.close()
 
     def advance(self, **figures: str) -> None:
-        """One step more; `figures` are shown as name=value."""
+        """Counts one step; `figures` are shown as name=value."""
         self._count += 1
         self._bar.update()
         if figures:
@@ -65,26 +65,26 @@ class Progress:
             self._print_line(now, figures)
 
     def say(self, line: str) -> None:
-        """A line of its own, above the live one."""
+        """Prints a line above the live one."""
         if not self._shown:
             return
         tqdm.write(line) if on_terminal() else print(line, flush=True)
 
     def _print_line(self, now: float, figures: dict[str, str]) -> None:
         line = f"{self._what} {self._unit} {self._count}"
-        if self._total:
+        if self._total and self._first:
             line += f"/{self._total}"
             since, done_then = self._first
-            # The first step may have compiled: it tells nothing about the others.
+            # The first step may include a compilation, so it is left out of the rate.
             if self._count > done_then:
                 left = (self._total - self._count) * (now - since) / (self._count - done_then)
                 line += f", {tqdm.format_interval(left)} left"
         line = ", ".join([line, *(f"{name} {value}" for name, value in figures.items())])
-        print(line, file=sys.stderr, flush=True)  # where the live line goes, too
+        print(line, file=sys.stderr, flush=True)  # like the live line
 
 
 def track(items: Iterable[T], what: str, *, total: int | None = None, unit: str = "image") -> Iterator[T]:
-    """The items, counted as they pass."""
+    """Yields the items and shows how many have passed."""
     with Progress(total, what, unit=unit) as progress:
         for item in items:
             yield item

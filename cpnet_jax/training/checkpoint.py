@@ -1,15 +1,12 @@
-"""Checkpoints: state + data position + config, one atomic thing. Nobody else knows Orbax."""
+"""Checkpoints: state, data position and config, written as one atomic unit. The only module that uses Orbax."""
 
-import json
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jaxtyping import PyTree
@@ -17,10 +14,11 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 
 from cpnet_jax.errors import Stopped, WriteFailed
 from cpnet_jax.runtime import processes
+from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.training import checksums
 
 METRIC = "mIoU"
-# Orbax's: the files that end a folder's writing, and what is in the name of one that is being written.
+# Orbax's names: the files written last, and the mark of a folder that is being written.
 METADATA, COMMITTED, UNFINISHED = "_CHECKPOINT_METADATA", "commit_success.txt", ".orbax-checkpoint-tmp"
 DAMAGED = ".damaged"
 
@@ -30,22 +28,21 @@ def _miou(metrics: dict[str, float]) -> float:
 
 
 class Checkpoints:
-    """The whole checkpoints of a workdir: the newest, and the best by validation mIoU.
+    """The checkpoints of a workdir. Keeps the newest one and the best one by validation mIoU.
 
-    Saving is asynchronous: training goes on while the files are written; a checkpoint appears under its final name only
-    when it is whole, and with it the checksums of its files. Those that are damaged since are told on stderr and
-    passed over.
+    Saving is asynchronous: training continues while the files are written. A checkpoint gets its final name only when
+    it is complete, with the checksums of its files. Damaged checkpoints are reported on stderr and skipped.
 
     Args:
-      directory: of the checkpoints.
-      read_only: leave everything as it is. Otherwise damaged checkpoints are set aside under another name, so that
-        their steps can be saved again, what a crash left unfinished is removed, and the directory is made.
+      directory: the folder of the checkpoints.
+      read_only: changes nothing on disk. Otherwise the directory is made, damaged checkpoints are renamed, so that
+        their steps can be saved again, and unfinished ones are removed.
 
     Attributes:
-      damaged: what is wrong with those that were passed over, by step.
+      damaged: step -> what is wrong with its checkpoint.
     """
 
-    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+    def __init__(self, directory: AnyPath, *, read_only: bool = False) -> None:
         self._directory = epath.Path(directory).absolute()
         self._read_only = read_only
         self.damaged = self._inspect()
@@ -56,13 +53,13 @@ class Checkpoints:
             self._directory,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
-                # Without best_fn Orbax does not write the metrics, and a resumed run would forget what was best.
+                # Without best_fn Orbax does not write the metrics, so a resumed run would not know the best step.
                 best_fn=_miou,
                 async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums),
                 create=not read_only,
                 cleanup_tmp_directories=not read_only,
                 read_only=read_only,
-                lightweight_initialize=read_only,  # those that are damaged are still there
+                lightweight_initialize=read_only,  # damaged checkpoints may be present
             ),
         )
         self._saving: int | None = None
@@ -73,38 +70,41 @@ class Checkpoints:
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
         if error is not None and processes.is_lost_peer(error):
-            return  # to finish a write takes all processes
-        # A failure to save is told unless another one is on its way already.
+            return  # finishing a write needs all processes
+        # Do not let a failure to save hide the original exception.
         with suppress(*(() if kind is None or issubclass(kind, Stopped) else (Exception,))):
             self.close()
 
     def close(self) -> None:
-        """Waits for the write in progress; WriteFailed where it failed."""
-        with self._telling_failures():
+        """Waits for the write in progress. Raises WriteFailed if it fails."""
+        with self._reporting_failures():
             self._manager.close()
             self._complete_checksums()
 
     def steps(self) -> list[int]:
-        """Of every whole checkpoint, oldest first."""
+        """The steps of all complete checkpoints in ascending order."""
         return sorted(set(self._manager.all_steps()) - self.damaged.keys())
 
     def latest(self) -> int | None:
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
-        """The step with the highest mIoU; the newest step where none was evaluated."""
+        """The step with the highest mIoU; the newest step if none was evaluated."""
         metrics = {step: self._manager.metrics(step) for step in self.steps()}
         scored = {step: _miou(found) for step, found in metrics.items() if found}
-        return max(scored, key=scored.get) if scored else self.latest()
+        return max(scored, key=scored.__getitem__) if scored else self.latest()
 
     def save(self, step: int, state: PyTree, *, position: int, config: dict[str, Any], miou: float | None) -> None:
-        """Begins to write; WriteFailed where that cannot be, or could not at the save before.
+        """Starts writing a checkpoint. Raises WriteFailed if this write or the one before fails.
 
         Args:
+          step: steps taken.
+          state: the training state.
           position: global batches taken from the training stream.
-          miou: if the step was evaluated.
+          config: the description of the run, see `Experiment.description`.
+          miou: validation mIoU in [0, 1]; None if the step was not evaluated.
         """
-        with self._telling_failures():
+        with self._reporting_failures():
             self._manager.wait_until_finished()
             self._complete_checksums()
             self._saving = step
@@ -120,24 +120,24 @@ class Checkpoints:
             )
 
     def check(self) -> None:
-        """WriteFailed where the save in progress has failed, or the directory has gone. Does not wait."""
-        with self._telling_failures():
+        """Raises WriteFailed if the save in progress has failed or the directory is gone. Does not wait."""
+        with self._reporting_failures():
             if self._identify() != self._identity:
-                raise FileNotFoundError("the folder has vanished")
+                raise FileNotFoundError("the folder was removed or replaced")
             if not self._manager.is_saving_in_progress():
-                self._manager.wait_until_finished()  # which raises what its threads met with
+                self._manager.wait_until_finished()  # raises the errors of its threads
                 self._complete_checksums()
 
     def config(self, step: int) -> dict[str, Any]:
-        """The resolved config that a checkpoint was trained with."""
+        """The description of the run that wrote a checkpoint, see `Experiment.description`."""
         return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
 
     def restore_as_saved(self, step: int) -> dict[str, Any]:
-        """The state as nested dicts of arrays on the default device, for whoever wants to look into a checkpoint."""
+        """The state as nested dicts of arrays on the default device, for inspection."""
         return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, int]:
-        """(state, data position). `like` has the shapes, dtypes and shardings wanted."""
+        """Restores the state and the data position. `like` has the wanted shapes, dtypes and shardings."""
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         restored = self._manager.restore(
             step,
@@ -146,13 +146,14 @@ class Checkpoints:
         return restored["state"], restored["data"]["position"]
 
     def restore_variables(self, step: int, like: PyTree) -> PyTree:
-        """The parameters and BatchNorm statistics alone, whatever optimiser they were trained with.
+        """Restores the parameters and BatchNorm statistics without the optimiser's state.
 
         Args:
-          like: {"params": ..., "batch_stats": ...} with the shapes, dtypes and shardings wanted.
+          step: a complete checkpoint's.
+          like: {"params": ..., "batch_stats": ...} with the wanted shapes, dtypes and shardings.
 
         Raises:
-          ValueError: where the checkpoint has other parameters.
+          ValueError: if the checkpoint lacks one of these parameters.
         """
         wanted = ocp.args.PyTreeRestore(
             item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
@@ -164,7 +165,7 @@ class Checkpoints:
         return found
 
     def _inspect(self) -> dict[int, str]:
-        """{step: what is wrong with it}, the same on every process: process 0 reads for all."""
+        """Step -> what is wrong with its checkpoint. Process 0 reads for all."""
         found = {}
         if processes.is_main_process() and self._directory.is_dir():
             folders = {int(path.name): path for path in self._directory.iterdir() if path.name.isdecimal()}
@@ -172,34 +173,34 @@ class Checkpoints:
         return processes.gather(found)[0]
 
     def _report_damage(self) -> None:
-        """Tells what is passed over, and sets it aside."""
+        """Prints what is damaged or unfinished, and renames damaged checkpoints."""
         if not processes.is_main_process() or not self._directory.is_dir():
             return
         for step, damage in self.damaged.items():
-            line = f"{self._directory / str(step)} is damaged and passed over: {damage}"
+            line = f"{self._directory / str(step)} is damaged and skipped: {damage}"
             if not self._read_only:
-                line += f"; it is {_set_aside(self._directory / str(step)).name} now"
+                line += f"; renamed to {_set_aside(self._directory / str(step)).name}"
             print(line, file=sys.stderr, flush=True)
         if not self._read_only:
             for path in self._directory.iterdir():
                 if UNFINISHED in path.name:
-                    print(f"{path} is removed: its writing was never finished", file=sys.stderr, flush=True)
+                    print(f"{path} is removed: it is an unfinished checkpoint", file=sys.stderr, flush=True)
 
     def _write_checksums(self) -> None:
-        """Called by Orbax when all files are written, just before their folder gets its final name."""
+        """Called by Orbax when all files are written, before their folder gets its final name."""
         if processes.is_main_process():
             name = str(self._saving)
             [folder] = [path for path in self._directory.iterdir() if path.name in (name, name + UNFINISHED)]
             checksums.write(folder, unfinished=[METADATA])
 
     def _complete_checksums(self) -> None:
-        """Adds what Orbax writes at the very end; nothing that a restore depends on."""
+        """Adds the files that Orbax writes last; no restore depends on them."""
         if self._saving is not None and processes.is_main_process():
             checksums.write(self._directory / str(self._saving))
         self._saving = None
 
     def _identify(self) -> tuple[int, int] | None:
-        """By what a directory is told from another one of the same name; a remote one has nothing of that kind."""
+        """Device and inode of the directory, to notice that it was replaced; None for a remote one."""
         if "://" in str(self._directory):
             return None
         try:
@@ -209,18 +210,20 @@ class Checkpoints:
         return found.st_dev, found.st_ino
 
     @contextmanager
-    def _telling_failures(self) -> Iterator[None]:
+    def _reporting_failures(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Orbax and TensorStore have no error in common
+        except Exception as error:  # Orbax and TensorStore share no error type
             if processes.is_lost_peer(error):
                 raise
             kept = [path.name for path in self._committed()]
-            remains = f"step {max(map(int, kept))} is the newest that is whole" if kept else "none is there"
+            remains = (
+                f"the newest complete checkpoint is step {max(map(int, kept))}" if kept else "no checkpoint exists"
+            )
             step = "" if self._saving is None else f"/{self._saving}"
             raise WriteFailed(
-                f"{self._directory}{step} could not be written ({_reason(error)}), and {remains}: see to that disk, "
-                "and run the same command again"
+                f"{self._directory}{step} could not be written ({_reason(error)}); {remains}. Free space or fix "
+                "permissions there, then run the same command again"
             ) from error
 
     def _committed(self) -> list[epath.Path]:
@@ -230,26 +233,13 @@ class Checkpoints:
 
 
 def _damage(folder: epath.Path) -> str | None:
-    """What is wrong with a checkpoint; None: nothing."""
+    """What is wrong with a checkpoint; None if it is complete and unchanged."""
     if not (folder / COMMITTED).exists():
         return f"{COMMITTED} is missing"
     try:
         return checksums.damage(folder)
     except FileNotFoundError:
-        return _damage_without_checksums(folder)
-
-
-def _damage_without_checksums(folder: epath.Path) -> str | None:
-    """By reading all of it: that of an older version of this program."""
-    try:
-        for item in ("data", "config"):
-            json.loads((folder / item / "metadata").read_text())
-        handler = ocp.PyTreeCheckpointHandler()
-        as_arrays = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(folder / "state"))
-        handler.restore(folder / "state", args=ocp.args.PyTreeRestore(restore_args=as_arrays))
-    except Exception as error:  # Orbax and TensorStore have no error in common
-        return f"it has no {checksums.NAME} and cannot be read ({_reason(error)})"
-    return None
+        return f"{checksums.NAME} is missing"
 
 
 def _set_aside(folder: epath.Path) -> epath.Path:
@@ -259,7 +249,7 @@ def _set_aside(folder: epath.Path) -> epath.Path:
 
 
 def _reason(error: Exception) -> str:
-    """What the operating system says, where it is in there: TensorStore wraps it in a paragraph."""
+    """The operating system's words if the error contains them: TensorStore wraps them in a paragraph."""
     text = " ".join(str(error).split())
     known = ("No space left on device", "Read-only file system", "File too large", "Disk quota exceeded")
     return next((phrase for phrase in known if phrase in text), f"{type(error).__name__}: {text[:200]}")

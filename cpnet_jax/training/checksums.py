@@ -1,9 +1,10 @@
-"""Whether a folder's files are what they were when it was written: a list as `sha256sum` writes and checks it."""
+"""Checksums of a folder's files, in the format of `sha256sum`."""
 
 import hashlib
 import re
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, cast
 
 from etils import epath
 
@@ -13,7 +14,7 @@ END = "# {} files"  # the last line; a comment to `sha256sum --check`
 
 
 def write(folder: epath.Path, *, unfinished: Collection[str] = ()) -> None:
-    """Writes the list; files that an earlier one names are not read again, and those unfinished not at all."""
+    """Writes the list. Files that an earlier list names are not read again; `unfinished` ones are left out."""
     known = _read(folder) if (folder / NAME).exists() else {}
     digests = known | _digests(folder, [name for name in _files(folder) if name not in {*known, *unfinished}])
     lines = [f"{digest}  {name}" for name, digest in sorted(digests.items())]
@@ -23,10 +24,10 @@ def write(folder: epath.Path, *, unfinished: Collection[str] = ()) -> None:
 
 
 def damage(folder: epath.Path) -> str | None:
-    """What is wrong with the folder's files; None: nothing.
+    """What is wrong with the folder's files; None if they match the list.
 
     Raises:
-      FileNotFoundError: where there is no list to check against.
+      FileNotFoundError: if the folder has no list.
     """
     try:
         expected = _read(folder)
@@ -37,18 +38,18 @@ def damage(folder: epath.Path) -> str | None:
         return f"{missing[0]} is missing"
     found = _digests(folder, list(expected))
     changed = [name for name, digest in expected.items() if found[name] != digest]
-    return f"{changed[0]} is not what was written" if changed else None
+    return f"{changed[0]} has changed since it was written" if changed else None
 
 
 def _read(folder: epath.Path) -> dict[str, str]:
-    """{name: digest}; ValueError where it is no such list, or only the beginning of one."""
+    """File name -> digest. Raises ValueError if the list is damaged or cut short."""
     try:
         *lines, end, rest = (folder / NAME).read_text().split("\n")
     except ValueError:  # two lines at least, of text
         lines, end, rest = [], "", ""
-    matches = [LINE.fullmatch(line) for line in lines]
-    if rest or end != END.format(len(lines)) or not all(matches):
-        raise ValueError(f"{NAME} is not what was written")
+    matches = [match for line in lines if (match := LINE.fullmatch(line))]
+    if rest or end != END.format(len(lines)) or len(matches) != len(lines):
+        raise ValueError(f"{NAME} is damaged")
     return {match[2]: match[1] for match in matches}
 
 
@@ -61,10 +62,10 @@ def _files(folder: epath.Path, prefix: str = "") -> Iterator[str]:
 
 
 def _digests(folder: epath.Path, names: list[str]) -> dict[str, str]:
-    with ThreadPoolExecutor() as pool:  # hashing and reading leave Python's lock alone
+    with ThreadPoolExecutor() as pool:  # hashing and reading release Python's lock
         return dict(zip(names, pool.map(lambda name: _digest(folder / name), names), strict=True))
 
 
 def _digest(path: epath.Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()

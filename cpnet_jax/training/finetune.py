@@ -1,7 +1,7 @@
-"""Fine-tuning: parameters that stay as they are, and BatchNorms that do.
+"""Fine-tuning: frozen parameters, and BatchNorms that keep their running statistics.
 
-Frozen parameters are kept apart from the others: the step differentiates and the optimiser sees the others alone. So
-they cost no backward pass and no momentum, do not decay, and come out bit for bit as they went in.
+The training step differentiates only the trained parameters, and the optimiser sees only these. So frozen parameters
+cost no backward pass and no momentum, do not decay, and stay equal bit for bit.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,14 +17,14 @@ from cpnet_jax.training import patterns
 
 
 def split(params: PyTree, freeze: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
-    """(those that are trained, those that are frozen): nested dicts that share no leaf.
+    """Splits nested dicts of parameters into (trained, frozen).
 
     Args:
       params: nested dicts.
-      freeze: patterns on the parameters' paths, see `training.patterns`.
+      freeze: patterns on the paths of frozen parameters, see `patterns`.
 
     Raises:
-      UserError: on a pattern that matches no parameter, and where nothing is left to train.
+      UserError: if a pattern matches no parameter, or no parameter is left to train.
     """
     flat = flatten_dict(params, sep="/")
     frozen = patterns.matching(freeze, flat, "config.finetune.freeze")
@@ -36,25 +36,26 @@ def split(params: PyTree, freeze: Sequence[str] = ()) -> tuple[PyTree, PyTree]:
 
 
 def join(trained: PyTree, frozen: PyTree) -> PyTree:
-    """What `split` has split."""
+    """Merges the two results of `split`."""
     return unflatten_dict(flatten_dict(trained) | flatten_dict(frozen))
 
 
 def norms(batch_stats: PyTree, wanted: Sequence[str]) -> set[str]:
-    """Paths of the BatchNorms that the patterns match, "backbone/layer1_0/conv1/bn" for instance.
+    """Paths of the BatchNorms that the patterns match, for example "backbone/layer1_0/conv1/bn".
 
     Args:
-      batch_stats: their running statistics; whoever has some is a BatchNorm.
+      batch_stats: nested dicts; a module is a BatchNorm if it has running statistics.
+      wanted: the patterns, see `patterns`.
 
     Raises:
-      UserError: on a pattern that matches none.
+      UserError: if a pattern matches nothing.
     """
     paths = {path.rpartition("/")[0] for path in flatten_dict(batch_stats, sep="/")}
     return patterns.matching(wanted, paths, "config.finetune.norms_in_eval_mode")
 
 
 def in_eval_mode(paths: Collection[str]) -> AbstractContextManager[None]:
-    """While it lasts, these BatchNorms use their running statistics and leave them as they are, also in training."""
+    """Context in which these BatchNorms use their running statistics and do not update them, also in training."""
 
     def intercept(call: Callable[..., Any], args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
         if context.method_name == "__call__" and "/".join(context.module.path) in paths:

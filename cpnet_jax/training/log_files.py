@@ -1,27 +1,29 @@
-"""Files that grow, on local disks and in object stores, where an object can only be replaced as a whole."""
+"""Files that grow, on local disks and in object stores. Stores can only replace a whole object."""
 
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 from etils import epath
 from tensorboardX import record_writer
 
 from cpnet_jax.runtime import files
+from cpnet_jax.runtime.files import AnyPath
 
-# Between two uploads of an object that grows.
+# Seconds between two uploads of a growing object.
 UPLOAD_SECONDS = 10.0
 
 
 class AppendedText:
-    """Text added to what a file holds: on a local disk at once; in an object store the whole is uploaded again when the
-    last time is UPLOAD_SECONDS ago, and at the end. So a process that is killed loses the lines of the last seconds.
+    """Appends text to a file.
+
+    A local file is written at once. An object is uploaded again every UPLOAD_SECONDS and at the end, so a process that
+    is killed loses the lines of the last seconds.
 
     Args:
-      path: made where it is not there.
+      path: the file; it is made if it does not exist.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: AnyPath) -> None:
         self._path = path
         self._remote = files.is_remote(path)
         if self._remote:
@@ -48,7 +50,7 @@ class AppendedText:
 
 
 class _EventFile:
-    """What tensorboardX writes to: uploaded as a whole, like `AppendedText`."""
+    """File object for tensorboardX that uploads its content like `AppendedText`."""
 
     def __init__(self, url: str) -> None:
         self._path, self._data = epath.Path(url), bytearray()
@@ -70,7 +72,7 @@ class _EventFile:
 
 
 def use_object_stores() -> None:
-    """Lets tensorboardX write to URLs by etils, as all else here does; its own way needs one more package."""
+    """Makes tensorboardX write to URLs by etils; its default needs another package."""
     for store in files.STORES:
         record_writer.register_writer_factory(
             store, SimpleNamespace(open=_EventFile, directory_check=lambda folder: None)

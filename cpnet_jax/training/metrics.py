@@ -1,30 +1,29 @@
-"""Where the figures of a run go: metrics.jsonl and TensorBoard."""
+"""Writes the figures of a run to metrics.jsonl and TensorBoard."""
 
 import json
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import TracebackType
 
 from PIL import Image
 
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime import files, processes
+from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.training.log_files import AppendedText
 from cpnet_jax.training.tensorboard import EventFile
 
 
 class MetricsWriter:
-    """Appends to DIR/metrics.jsonl and DIR/tensorboard; of several processes the main one does.
+    """Appends to DIR/metrics.jsonl and DIR/tensorboard, on the main process only.
 
     Args:
       workdir: DIR.
-      step: the run goes on from here; what an interrupted run logged after it is dropped, since those steps are
-        taken again.
+      step: the step that the run starts from. Entries of later steps are dropped, because these steps are taken again.
     """
 
-    def __init__(self, workdir: Path, step: int) -> None:
+    def __init__(self, workdir: AnyPath, step: int) -> None:
         self._path, self._writes = workdir / "metrics.jsonl", processes.is_main_process()
         if self._writes:
             _drop_after(self._path, step)
@@ -37,39 +36,39 @@ class MetricsWriter:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self._writes:
             return
-        # What cannot be written any more must not stand in the way of what is told about it.
-        with suppress(*(() if error is None else (UserError,))), self._telling_failures():
+        # Do not let close() hide the original exception.
+        with suppress(*(() if error is None else (UserError,))), self._reporting_failures():
             self._file.close()
             self._tensorboard.close()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line, at once on a local disk (see `AppendedText`), and one scalar each."""
+        """Writes the values of a step as one line of JSON and as TensorBoard scalars."""
         if not self._writes:
             return
-        with self._telling_failures():
+        with self._reporting_failures():
             self._file.write(json.dumps({"step": step, **values}) + "\n")
             for name, value in values.items():
                 self._tensorboard.scalar(name, value, step)
             self._tensorboard.flush()
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
-        """TensorBoard only."""
+        """Writes a picture to TensorBoard."""
         if self._writes:
-            with self._telling_failures():
+            with self._reporting_failures():
                 self._tensorboard.picture(name, picture, step)
 
     @contextmanager
-    def _telling_failures(self) -> Iterator[None]:
+    def _reporting_failures(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise UserError(
-                f"{self._path} and {self._path.parent}/tensorboard cannot be written ({error.strerror}): see to that "
-                "disk, and run the same command again"
+                f"{self._path} and {self._path.parent}/tensorboard cannot be written ({error.strerror}): free space or "
+                "fix permissions there, then run the same command again"
             ) from error
 
 
-def _drop_after(path: Path, step: int) -> None:
+def _drop_after(path: AnyPath, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in path.read_text().splitlines(keepends=True) if _step(line) <= step]
@@ -77,7 +76,7 @@ def _drop_after(path: Path, step: int) -> None:
 
 
 def _step(line: str) -> float:
-    """That of a whole line; infinite for one that a crash cut off."""
+    """The step of a line; infinite if the line was cut off by a crash."""
     try:
         return json.loads(line)["step"] if line.endswith("\n") else math.inf
     except (ValueError, KeyError, TypeError):

@@ -19,9 +19,9 @@ def poly_schedule(
     Args:
       base_lr: the learning rate at t = 0.
       total_steps: T, in optimiser steps.
-      power: of the decay (the paper: 0.9).
+      power: exponent of the decay (the paper: 0.9).
       min_lr: the learning rate at T (the paper: 0; the release's framework: 1e-4).
-      warmup_steps: the schedule is multiplied by (t + 1) / warmup_steps before that many steps (0: no warm-up).
+      warmup_steps: for t below it, the schedule is multiplied by (t + 1) / warmup_steps; 0: no warm-up.
     """
     poly = optax.polynomial_schedule(base_lr, min_lr, power, total_steps)
     if not warmup_steps:
@@ -50,13 +50,13 @@ def poly_sgd(
       weight_decay: 1e-4 in the paper.
       head_lr_multiplier: learning rate of everything outside `backbone`, relative to it. The paper: 1; the authors'
         code on ADE20K: 10.
-      lr_multipliers: pairs of a pattern on the parameters' paths (see `patterns`) and a factor on the learning rate of
-        those that it matches. Factors multiply, with one another and with head_lr_multiplier.
+      lr_multipliers: pairs of a pattern on the parameters' paths (see `patterns`) and a factor on their learning rate.
+        All factors that apply to a parameter are multiplied, head_lr_multiplier included.
       decay_norm_and_bias: whether BatchNorm parameters and biases decay too (torch's default, and the paper's).
       clip_global_norm: largest norm of the whole gradient, before weight decay; None (the paper) does not clip.
 
     Raises:
-      UserError: by the transformation's `init`, where a pattern of lr_multipliers matches no parameter.
+      UserError: in the transformation's `init`, if a pattern of lr_multipliers matches no parameter.
     """
     clip = optax.clip_by_global_norm(clip_global_norm) if clip_global_norm else optax.identity()
     return optax.chain(
@@ -82,4 +82,4 @@ def _heads(params: PyTree) -> PyTree:
 def _matching(pattern: str, params: PyTree) -> PyTree:
     """True for the parameters whose path the pattern matches."""
     paths = patterns.matching([pattern], flatten_dict(params, sep="/"), "config.finetune.lr_multipliers")
-    return path_aware_map(lambda path, _: "/".join(path) in paths, params)
+    return path_aware_map(lambda path, _: "/".join(map(str, path)) in paths, params)

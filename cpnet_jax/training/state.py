@@ -1,6 +1,7 @@
-"""The training state: one pytree, all that a checkpoint needs of the model and the optimiser."""
+"""The training state: one pytree with everything that a checkpoint saves of the model and the optimiser."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import flax
 import flax.linen as nn
@@ -14,8 +15,16 @@ from cpnet_jax.training import finetune
 
 @flax.struct.dataclass
 class TrainState:
-    """`step` counts the batches taken; `rng` is the key from which each step's dropout key is folded; `skipped` counts
-    the last steps in a row that were not finite and changed nothing, or is STOPPED."""
+    """Parameters, statistics, optimiser state and counters.
+
+    Attributes:
+      step: batches taken.
+      params: the parameters.
+      batch_stats: the running statistics of the BatchNorms.
+      opt_state: the optimiser's state, for the trained parameters only.
+      rng: key data; each step folds its number in to get its dropout key.
+      skipped: consecutive non-finite steps up to now, which changed nothing; or STOPPED.
+    """
 
     step: Int[Array, ""]
     params: PyTree
@@ -25,14 +34,14 @@ class TrainState:
     skipped: Int[Array, ""]
 
 
-# In place of `skipped`: there were too many of them, and no later step changes anything.
+# Value of `skipped` after too many non-finite steps: no later step changes the state.
 STOPPED = -1
 
 
 def initial_variables(model: nn.Module, image_size: tuple[int, int], key: jax.Array) -> PyTree:
-    """{"params": ..., "batch_stats": ...} of a model; for use under jit.
+    """Initial variables {"params": ..., "batch_stats": ...} of a model; for use under jit.
 
-    Only the initialisers survive compilation: nothing reads the forward pass of `init`, so XLA drops it.
+    XLA drops the forward pass of `init`, because its result is unused.
     """
     return model.init(key, jnp.zeros((1, *image_size, 3)), train=False)
 
@@ -47,7 +56,11 @@ def create_state(
     """The state at step 0, a pure function of its arguments; for use under jit.
 
     Args:
-      freeze: patterns of the parameters that the optimiser does not get to see, see `finetune.split`.
+      model: a linen module of images.
+      tx: the optimiser.
+      image_size: (height, width) in pixels.
+      seed: determines parameters and dropout.
+      freeze: patterns of the parameters that are not trained, see `finetune.split`.
     """
     init_key, dropout_key = jax.random.split(jax.random.key(seed))
     variables = initial_variables(model, image_size, init_key)
@@ -63,16 +76,17 @@ def create_state(
 
 
 def choose(old: TrainState, new: TrainState, finite: Bool[Array, ""], limit: int) -> TrainState:
-    """The state after a step: `new` where the step was finite.
+    """The state after a step: `new` if the step was finite.
 
-    Else `old`, but for its counters, which go on: a schedule is over the steps, whether they were skipped or not. After
-    more than `limit` such steps in a row it is `old` as it is, and remains so: whoever watches the steps a little
-    behind the devices finds the last good state untouched by those that came after.
+    Otherwise it is `old` with the counters of `new`, because schedules count skipped steps, too. After more than
+    `limit` non-finite steps in a row it is `old` unchanged, and stays so. So the monitor, which reads the metrics one
+    step behind the devices, finds the last good state untouched by later steps.
 
     Args:
-      old, new: before and after the step.
-      finite: whether the step's figures are.
-      limit: how many may be skipped in a row.
+      old: the state before the step.
+      new: the state after the step.
+      finite: whether loss and gradient are finite.
+      limit: how many steps may be skipped in a row.
     """
     skipped = jnp.where(finite, 0, old.skipped + 1)
     stop = (old.skipped == STOPPED) | (skipped > limit)
@@ -82,4 +96,4 @@ def choose(old: TrainState, new: TrainState, finite: Bool[Array, ""], limit: int
         return jnp.where(stop if counts else stop | ~finite, before, after)
 
     chosen = jax.tree.map(pick, old, new)
-    return chosen.replace(skipped=jnp.where(stop, STOPPED, skipped))
+    return replace(chosen, skipped=jnp.where(stop, STOPPED, skipped))

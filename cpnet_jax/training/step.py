@@ -1,10 +1,11 @@
 """One optimiser step: a pure function of (state, batch), written for the *global* batch.
 
-Under jit over a mesh with the batch split and the state replicated, BatchNorm statistics and the losses' counts of
-labelled pixels are global by construction, on one device as on a thousand.
+Under jit, with the batch split over a mesh and the state replicated, BatchNorm statistics and counts of labelled pixels
+are global by construction, on any number of devices.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,15 +13,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Integer, Num, PyTree
 
 from cpnet_jax.training import finetune
 from cpnet_jax.training.state import TrainState, choose
 
-Batch = dict[str, UInt8[Array, "b h w 3"] | UInt8[Array, "b h w"]]
+# "image" and "label": uint8 from the input pipeline; any numbers that `normalize` and the loss accept
+Batch = dict[str, Num[Array, "b h w 3"] | Integer[Array, "b h w"]]
 # (model output, labels) -> (loss, its terms by name)
 Loss = Callable[[Any, Int[Array, "b h w"]], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
-# labels -> what the model is given as `targets`, see `models.CPNet`
+# labels -> the `targets` argument of `models.CPNet`
 Targets = Callable[[Int[Array, "b h w"]], Any]
 
 
@@ -31,32 +33,36 @@ def train_step(
     model: nn.Module,
     loss: Loss,
     tx: optax.GradientTransformation,
-    normalize: Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h w 3"]],
+    normalize: Callable[[Num[Array, "b h w 3"]], Float[Array, "b h w 3"]],
     targets: Targets | None = None,
     accumulate: int = 1,
     skip_nonfinite: int = 0,
     freeze: Sequence[str] = (),
     norms_in_eval_mode: Sequence[str] = (),
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """(state, batch) -> (state after one update, metrics).
+    """Takes one optimiser step; returns the new state and metrics.
 
     Args:
-      batch: "image" and "label", see `data.stream`.
-      model, loss, tx: what is trained, on what, how.
-      normalize: uint8 images -> what the model takes.
-      targets: for a model that takes some of the loss's sums itself; those that the loss would take, only faster.
-      accumulate: the batch is worked through in that many parts whose gradients are averaged: memory for time. Each
-        part has its own BatchNorm statistics and its own count of labelled pixels.
-      skip_nonfinite: how many steps in a row may be skipped for figures that are not finite, see `state.choose`.
-      freeze: patterns of the parameters that are not trained, the same that the state was created with.
+      state: the state before the step.
+      batch: uint8 "image" (RGB) and "label", see `data.stream`.
+      model: a linen module of normalised images.
+      loss: (model output, labels) -> (loss, its terms by name).
+      tx: the optimiser.
+      normalize: uint8 images -> normalised images.
+      targets: labels -> `targets` of the model. It then sums the affinity loss's terms in its forward pass: faster,
+        with the same values.
+      accumulate: number of parts of the batch that are computed one after the other, with their gradients averaged:
+        less memory, more time. BatchNorm statistics and counts of labelled pixels are those of each part.
+      skip_nonfinite: consecutive non-finite steps to skip before stopping, see `state.choose`.
+      freeze: patterns of the parameters that are not trained, the same as for `create_state`.
       norms_in_eval_mode: patterns of the BatchNorms that use their running statistics and do not update them.
 
     Returns:
       The new state, and scalars: loss, its terms, the global norm of the gradient, and the new state's `skipped`.
 
     Raises:
-      ValueError: where `accumulate` does not divide the batch.
-      UserError: on a pattern that matches nothing.
+      ValueError: if the batch is not divisible by `accumulate`.
+      UserError: if a pattern matches nothing.
     """
     dropout_key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     trained, frozen = finetune.split(state.params, freeze)
@@ -90,7 +96,8 @@ def train_step(
 
     with jax.named_scope("optimiser"):
         updates, opt_state = tx.update(grad, state.opt_state, trained)
-        new_state = state.replace(
+        new_state = replace(
+            state,
             step=state.step + 1,
             params=finetune.join(optax.apply_updates(trained, updates), frozen),
             batch_stats=batch_stats,
@@ -103,7 +110,7 @@ def train_step(
 
 
 def _in_parts(parts: int, x: Array) -> Array:
-    """(b, ...) -> (parts, b / parts, ...), part i holding every parts-th example so that no data crosses devices."""
+    """Reshapes (b, ...) to (parts, b / parts, ...). Part i has every parts-th example, so no data crosses devices."""
     if x.shape[0] % parts:
-        raise ValueError(f"a batch of {x.shape[0]} does not divide into {parts} parts")
+        raise ValueError(f"a batch of {x.shape[0]} is not divisible into {parts} parts")
     return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)

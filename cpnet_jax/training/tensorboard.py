@@ -1,26 +1,26 @@
-"""Events for TensorBoard, written at once: a background writer would take a full disk for nobody's business."""
+"""Writes TensorBoard events synchronously, so that a full disk raises here."""
 
 import time
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore[missing-module-attribute]
 
+from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.training.log_files import use_object_stores
 
 
 class EventFile:
-    """A file of events in the folder.
+    """A TensorBoard event file.
 
     Args:
-      folder: is made where it is missing.
-      step: what older files of the folder say of this step and later ones is hidden.
+      folder: the folder of the file; it is made if it does not exist.
+      step: TensorBoard hides the events that older files have for this step and later ones.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: AnyPath, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         use_object_stores()
         self._writer = EventsWriter(str(folder / "events"))

@@ -1,4 +1,4 @@
-"""One run a workdir."""
+"""A lock that lets only one run use a workdir."""
 
 import errno
 import fcntl
@@ -8,23 +8,23 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime import processes
+from cpnet_jax.runtime.files import AnyPath
 
 NAME = "lock"
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL, errno.ENOENT}
 
 
 @contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-    """Holds DIR/lock, by process 0 for all. The kernel lets go of it when that process ends, however it ends.
+def locked(workdir: AnyPath) -> Iterator[None]:
+    """Holds DIR/lock; process 0 takes it for all. The kernel releases it when that process ends in any way.
 
-    A file system without locks is told of, and no obstacle.
+    On a file system without locks a warning is printed.
 
     Raises:
-      UserError: on every process, where another run holds it; it names that one's host and process.
+      UserError: on every process, if another run holds the lock; the message names its host and process.
     """
     descriptor, refusal = _take(workdir / NAME) if processes.is_main_process() else (None, None)
     try:
@@ -37,20 +37,21 @@ def locked(workdir: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def _take(path: Path) -> tuple[int | None, str | None]:
-    """(descriptor of the lock that is held now, why it cannot be held)."""
+def _take(path: AnyPath) -> tuple[int | None, str | None]:
+    """Takes the lock; returns (its descriptor, the reason if it cannot be taken)."""
     descriptor = None
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
-        return None, f"{path.parent} is in use by another run{_holder(path)}: stop that one, or name another --workdir"
+        if descriptor is not None:
+            os.close(descriptor)
+        return None, f"{path.parent} is in use by another run{_holder(path)}: stop that run, or name another --workdir"
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
             raise
         print(
-            f"{path.parent} has no locks ({error.strerror}): see to it that no second run is started there",
+            f"{path.parent} has no locks ({error.strerror}): make sure that no second run starts there",
             file=sys.stderr,
         )
         return descriptor, None
@@ -59,9 +60,9 @@ def _take(path: Path) -> tuple[int | None, str | None]:
     return descriptor, None
 
 
-def _holder(path: Path) -> str:
+def _holder(path: AnyPath) -> str:
     try:
         found = json.loads(path.read_text())
         return f", process {found['pid']} on {found['host']}"
-    except (OSError, ValueError, KeyError):  # it has only just taken the lock
+    except (OSError, ValueError, KeyError):  # the other run is just taking the lock
         return ""

@@ -10,7 +10,6 @@ import pytest
 
 from cpnet_jax.config import build
 from cpnet_jax.config.check import check_config, resolve_classes, resolve_durations
-from cpnet_jax.config.same_run import ADDED, as_dict
 from cpnet_jax.data import catalog
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
@@ -56,12 +55,6 @@ def test_every_dataset_has_a_builder_of_its_name(name):
     assert builders.BUILDERS[name].DATASET is catalog.get(name)
 
 
-def test_what_came_after_the_first_checkpoints_is_by_default_what_was_done_before():
-    defaults = as_dict(load("default"))
-    for part, fields in ADDED.items():
-        assert fields == {field: defaults[part][field] for field in fields}
-
-
 def test_defaults_are_the_papers():
     config = load("default")
     assert config.data.scales == (0.5, 0.75, 1.0, 1.5, 1.75, 2.0)
@@ -100,8 +93,8 @@ def test_defaults_are_the_papers():
         ("total_steps", -5, "at least 1"),
         ("model.depth", 20, "one of"),
         ("model.stem", "soft", "one of"),
-        ("model.prior_impl", "sparse", "one of"),
-        ("model.prior_block_rows", -1, "at least 0"),
+        ("system.forms", "abacus", "one of"),
+        ("model.backbone", "vgg", "one of"),
         ("loss.ignored", "drop", "one of"),
         ("loss.precision_weight", -1.0, "at least 0"),
         ("loss.ohem_threshold", 70.0, "between 0 and 1"),
@@ -139,9 +132,11 @@ def test_the_contexts_own_fields_reach_it():
     config = load("default")
     config.model.pool_sizes, config.model.aspp_dilations = (1, 2), (3, 4, 5)
     found = {}
-    for config.model.context in ("none", "psp", "aspp", "non_local"):
-        found[config.model.context] = dict(build.make_model(config).context_options)
-    assert found == {"none": {}, "psp": {"pool_sizes": (1, 2)}, "aspp": {"dilations": (3, 4, 5)}, "non_local": {}}
+    for config.model.context in ("psp", "aspp", "non_local"):
+        found[config.model.context] = build.make_model(config).context.keywords
+    assert found == {"psp": {"pool_sizes": (1, 2)}, "aspp": {"dilations": (3, 4, 5)}, "non_local": {}}
+    config.model.context = "none"
+    assert build.make_model(config).context is None
 
 
 def test_epochs_become_steps():
@@ -157,7 +152,7 @@ def test_class_weights_are_counted_once_the_classes_are_known():
     config.loss.class_weights = (1.0, 2.0)
     check_config(config)
     with pytest.raises(UserError, match="each of the 11 classes"):
-        resolve_classes(config, catalog.get("camvid"))
+        resolve_classes(config, catalog.get("camvid").classes)
 
 
 def test_cityscapes_learns_from_hard_pixels_and_no_other_config_does():

@@ -1,4 +1,4 @@
-"""The end of a process of several is told after all else, but only where it was none of its own."""
+"""The watchdog prints the last line of a killed process, and nothing if the process ends by itself."""
 
 import subprocess
 import sys
@@ -10,11 +10,11 @@ ENDS = {"abort": "os.abort()", "kill": "os.kill(os.getpid(), 9)", "by itself": "
 
 @pytest.mark.parametrize("count", [1, 2])
 @pytest.mark.parametrize("end", ENDS)
-def test_only_a_process_of_several_that_was_ended_has_last_words(end, count):
+def test_the_watchdog_explains_only_the_end_of_a_killed_process_of_several(end, count):
     lines = (
-        "import atexit, os, sys; from cpnet_jax import last_words",
-        "atexit.register(last_words.unneeded)",
-        f"last_words.prepare(0, {count})",
+        "import atexit, os, sys; from cpnet_jax.runtime import watchdog",
+        "atexit.register(watchdog.unneeded)",
+        f"watchdog.start(0, {count})",
         "print('at work', file=sys.stderr, flush=True)",
         ENDS[end],
     )
@@ -22,5 +22,5 @@ def test_only_a_process_of_several_that_was_ended_has_last_words(end, count):
     assert result.returncode != 0
     first, *rest = result.stderr.splitlines()
     assert first == "at work"
-    told = [line.startswith("error: process 0 of 2 ended because another one has died") for line in rest]
-    assert told == [True] * (count == 2 and end != "by itself")
+    explained = [line.startswith("error: process 0 of 2 ended because another process died") for line in rest]
+    assert explained == [True] * (count == 2 and end != "by itself")

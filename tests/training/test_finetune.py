@@ -136,7 +136,7 @@ def test_norms_at_rest_keep_their_statistics_bit_for_bit_and_the_others_move():
 
 
 def test_a_norm_at_rest_answers_as_in_evaluation():
-    x = np.random.default_rng(0).normal(3, 2, (4, 8, 8, 3)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).normal(3, 2, (4, 8, 8, 3)), jnp.float32)
     model = Network()
     variables = draw(model.init(jax.random.key(0), x, train=False))
     with finetune.in_eval_mode({"backbone/bn", "head/bn"}):

@@ -21,5 +21,5 @@ def test_a_pattern_that_matches_nothing_is_refused_by_its_field():
 
 @pytest.mark.parametrize("pattern", ["(", "*", 5])
 def test_what_is_no_regular_expression_is_refused_by_its_field(pattern):
-    with pytest.raises(UserError, match=r"config\.init\.skip has .* no regular expression"):
+    with pytest.raises(UserError, match=r"config\.init\.skip has .* not a regular expression"):
         patterns.check(["ok", pattern], "config.init.skip")

@@ -11,7 +11,7 @@ from configs import ade20k
 from cpnet_jax import losses, sharding
 from cpnet_jax.config import build
 from cpnet_jax.data.normalize import normalize
-from cpnet_jax.models import CPNet
+from cpnet_jax.models import CPNet, Forms
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd
 from cpnet_jax.training.state import create_state
 from cpnet_jax.training.step import train_step
@@ -45,7 +45,7 @@ def prepare(devices, *, lr=0.01, **options):
         prior_size=(4, 5),
         channels=16,
         aux_channels=8,
-        prior_block_rows=8,
+        forms=Forms(prior_block_rows=8),
         dropout=options.pop("dropout", 0.1),
     )
     tx = poly_sgd(poly_schedule(lr, 100))
@@ -103,14 +103,15 @@ def test_the_step_compiles_once(one_device):
 def test_training_passes_over_the_prior_once_forward_and_once_backward_on_each_device():
     config = ade20k.get_config()
     config.data.crop_size, config.batch_size = (32, 32), 8
-    config.model.depth, config.model.channels, config.model.prior_block_rows = 18, 8, 4
+    config.model.depth, config.model.channels = 18, 8
 
     def trace(context_prior):
         config.model.context_prior = context_prior
         mesh = sharding.make_mesh()
         create = partial(create_state, build.make_model(config), build.make_optimizer(config), (32, 32), 0)
         batch = {"image": np.zeros((8, 32, 32, 3), np.uint8), "label": np.zeros((8, 32, 32), np.uint8)}
-        return str(build.make_train_step(config, mesh).trace(jax.eval_shape(create), batch).jaxpr)
+        step = build.make_train_step(config, mesh, Forms(prior_block_rows=4))
+        return str(step.trace(jax.eval_shape(create), batch).jaxpr)
 
     program, without = trace(True), trace(False)
     assert program.count("shard_map[") == 2
@@ -150,7 +151,7 @@ def test_accumulated_parts_average_to_the_gradient_of_the_parts():
 
 def test_a_batch_that_does_not_divide_into_its_parts_is_refused():
     mesh, state, step = prepare(devices=1, accumulate=3)
-    with pytest.raises(ValueError, match="does not divide into 3"):
+    with pytest.raises(ValueError, match="is not divisible into 3"):
         step(state, sharding.to_devices(mesh, make_batch(0)))
 
 

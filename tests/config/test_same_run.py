@@ -1,0 +1,80 @@
+"""Which fields of a config may change when a run is resumed, and which may differ between its processes."""
+
+from pathlib import Path
+
+import pytest
+
+from configs import default
+from cpnet_jax.config.same_run import as_dict, check_same_everywhere, check_same_run
+from cpnet_jax.errors import UserError
+
+FREE = {
+    "data.dir",
+    "data.source",
+    "data.eval_split",
+    "data.on_error",
+    "eval_every",
+    "eval_every_epochs",
+    "checkpoint_every",
+    "checkpoint_every_epochs",
+    "optimizer.skip_nonfinite",
+}
+
+
+def fields(nested, prefix=""):
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            yield from fields(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def changed(field):
+    """A copy of the description with another value in that field."""
+    *sections, name = field.split(".")
+    copy = as_dict(default.get_config())
+    section = copy
+    for part in sections:
+        section = section[part]
+    section[name] = "another value"
+    return copy
+
+
+OURS = as_dict(default.get_config())
+
+
+@pytest.mark.parametrize("field", [*fields(OURS)])
+def test_a_field_may_change_on_resume_only_if_it_cannot_change_what_is_learned(field):
+    theirs = changed(field)
+    if field in FREE or field.startswith(("system.", "eval.")):
+        check_same_run(OURS, theirs, Path("runs/x"))
+    else:
+        with pytest.raises(UserError, match=rf"runs/x holds .*config\.{field} is 'another value' there"):
+            check_same_run(OURS, theirs, Path("runs/x"))
+
+
+def test_only_a_hosts_own_disks_and_cores_may_differ_between_processes():
+    different = {field for field in fields(OURS) if allowed_to_differ(field)}
+    assert different == {
+        "data.dir",
+        "data.source",
+        "system.compilation_cache",
+        "system.data_cache",
+        "system.threads",
+        "system.workers",
+        "system.batches_ahead",
+    }
+
+
+def allowed_to_differ(field):
+    try:
+        check_same_everywhere([OURS, changed(field)])
+    except UserError:
+        return False
+    return True
+
+
+def test_other_training_data_are_another_run():
+    ours, theirs = ({**OURS, "trained_on": {"fingerprint": f, "classes": ["a"]}} for f in ("1", "2"))
+    with pytest.raises(UserError, match=r"config\.trained_on\.fingerprint is '2' there and '1' here"):
+        check_same_run(ours, theirs, Path("runs/x"))
