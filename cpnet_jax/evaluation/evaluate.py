@@ -1,34 +1,36 @@
-"""Evaluation of a network on a split: every image once, at its label's own size."""
+"""Evaluates predictions against labels: every image once, at its label's own size."""
 
 import itertools
 import math
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.evaluation.confusion import Scores, confusion_matrix, scores, without_class
+from cpnet_jax.evaluation import metrics
+from cpnet_jax.evaluation.confusion import confusion_matrix, without_class
 
-Prediction = tuple[dict[str, Any], UInt8[np.ndarray, "h w"]]
+Prediction = tuple[dict[str, Any], UInt8[np.ndarray, "_ _"]]  # sizes differ from image to image
 
-# The table's lines are no longer than TABLE_WIDTH.
+# The longest line of the text table.
 TABLE_WIDTH = 100
 MAX_NAME = 34
-BAR = 38
+MAX_BAR = 38
 
 
 @dataclass(frozen=True)
 class PerImage:
-    """Figures of single images, by place.
+    """Figures of single images.
 
     Attributes:
-      places: in the split, rising.
-      pixel_accuracy: in [0, 1]; NaN where no pixel is labelled.
-      mean_iou: in [0, 1], over the classes that the image's label shows; NaN where no pixel is labelled.
+      places: indices of the images in the split, ascending.
+      pixel_accuracy: in [0, 1]; NaN if no pixel is labelled.
+      mean_iou: in [0, 1], over the classes in the image's label; NaN if no pixel is labelled.
     """
 
     places: Int64[np.ndarray, " n"] = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -38,26 +40,47 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found."""
+    """The result of an evaluation: a confusion matrix, and figures computed from it."""
 
     dataset: Dataset
     confusion: Int64[np.ndarray, "k k"]
     images: int
     per_image: PerImage = field(default_factory=PerImage)
 
+    @cached_property
+    def _values(self) -> dict[str, Any]:
+        return metrics.compute_all(self.confusion)
+
     @property
-    def scores(self) -> Scores:
-        return scores(self.confusion)
+    def figures(self) -> dict[str, float]:
+        """The metrics that are one number, by name; NaN if not defined. They include `optional_class_figures`."""
+        scalars = {name: value for name, value in self._values.items() if np.ndim(value) == 0}
+        return {"mIoU": scalars["mIoU"], **self.optional_class_figures(), **scalars}
+
+    @property
+    def class_figures(self) -> dict[str, Float[np.ndarray, " k"]]:
+        """The metrics that are one number per class, by name; NaN if not defined."""
+        return {name: value for name, value in self._values.items() if np.ndim(value) == 1}
+
+    def logged(self) -> dict[str, float]:
+        """The figures for metrics.jsonl and TensorBoard, without undefined ones."""
+        return {
+            name: float(value)
+            for name, value in self.figures.items()
+            if name in metrics.METRICS and metrics.METRICS[name].logged and not math.isnan(value)
+        }
 
     @property
     def absent_classes(self) -> list[str]:
-        """Those that no label shows."""
-        shown = self.confusion.sum(axis=1) > 0
-        return [name for name, is_shown in zip(self.dataset.classes, shown, strict=True) if not is_shown]
+        """The classes without a labelled pixel."""
+        labelled = self.confusion.sum(axis=1) > 0
+        return [name for name, is_labelled in zip(self.dataset.classes, labelled, strict=True) if not is_labelled]
 
     def worst(self, count: int) -> list[int]:
-        """Places of the images with the lowest mean IoU, worst first; ties by pixel accuracy, then by place. Images
-        without any label are never among them."""
+        """Places of the images with the lowest mean IoU, worst first.
+
+        Ties are broken by pixel accuracy, then by place. Images without a labelled pixel are left out.
+        """
         return self._ranked(1)[:count]
 
     def best(self, count: int) -> list[int]:
@@ -70,22 +93,22 @@ class Evaluation:
         return found.places[order[~np.isnan(found.mean_iou[order])]].tolist()
 
     def optional_class_figures(self) -> dict[str, float]:
-        """The mIoUs that people report where a class is optional, as PASCAL-Context's background; empty elsewhere.
+        """The mIoUs reported for a dataset with an optional class, as PASCAL-Context's background; otherwise empty.
 
-        With n classes beside the optional one (59 there):
-          mIoU_n_classes: without it. For a model that knows it, pixels labelled as it are ignored; predicting it
-            elsewhere stays wrong.
-          mIoU_n_classes_over_n+1: n / (n + 1) of that, as though the class were counted and never found: what is
-            called "60 classes" for models of 59.
-          mIoU_n+1_classes: with it, the true one; NaN for a model that does not know it.
+        With n classes besides the optional one (59 in PASCAL-Context):
+          mIoU_n_classes: mIoU without the optional class. Pixels labelled as it are ignored; predicting it elsewhere
+            stays wrong.
+          mIoU_n_classes_over_n+1: n / (n + 1) of that, as if the class were counted and never found. Papers call this
+            "60 classes" for models of 59.
+          mIoU_n+1_classes: mIoU with the optional class; NaN if the model does not predict it.
         """
         name, classes = self.dataset.optional_class, self.dataset.classes
         if not name:
             return {}
         n = len(classes) - (name in classes)
-        with_it, without_it = math.nan, self.scores.mean_iou
+        with_it, without_it = math.nan, metrics.mean_iou(self.confusion)
         if name in classes:
-            with_it, without_it = without_it, scores(without_class(self.confusion, classes.index(name))).mean_iou
+            with_it, without_it = without_it, metrics.mean_iou(without_class(self.confusion, classes.index(name)))
         return {
             f"mIoU_{n}_classes": without_it,
             f"mIoU_{n}_classes_over_{n + 1}": without_it * n / (n + 1),
@@ -93,28 +116,10 @@ class Evaluation:
         }
 
     def as_json(self, **settings: Any) -> dict[str, Any]:
-        """The contents of eval.json; a figure that does not exist, as those of a class that no label shows, is null.
-
-        See `Scores` for what the figures mean. mIoU leaves absent classes out; mIoU_absent_as_0, mIoU_absent_as_1 and
-        mIoU_labelled_or_predicted are what systems with other conventions would give.
-        """
-        found = self.scores
-        figures = {
-            "mIoU": found.mean_iou,
-            "mIoU_absent_as_0": found.mean_iou_absent_zero,
-            "mIoU_absent_as_1": found.mean_iou_absent_one,
-            "mIoU_labelled_or_predicted": found.mean_iou_of_shown,
-            **self.optional_class_figures(),
-            "pixel_accuracy": found.pixel_accuracy,
-            "mean_accuracy": found.mean_accuracy,
-            "frequency_weighted_IoU": found.frequency_weighted_iou,
-            "mean_dice": found.mean_dice,
-        }
+        """The contents of eval.json: every metric of `METRICS`; null if not defined, as for a class without labels."""
         return {
-            **{name: _number(value) for name, value in figures.items()},
-            "per_class": self._by_class(found.iou),
-            "per_class_accuracy": self._by_class(found.accuracy),
-            "per_class_dice": self._by_class(found.dice),
+            **{name: _number(value) for name, value in self.figures.items()},
+            **{name: self._by_class(values) for name, values in self.class_figures.items()},
             "absent_classes": self.absent_classes,
             "images": self.images,
             "settings": settings,
@@ -124,35 +129,35 @@ class Evaluation:
         return dict(zip(self.dataset.classes, map(_number, values), strict=True))
 
     def table(self) -> str:
-        """IoU, accuracy and Dice by class as text, the means, and which classes are absent."""
-        found = self.scores
-        means = {
-            "mIoU": found.mean_iou,
-            **{name.replace("_", " "): value for name, value in self.optional_class_figures().items()},
-            "mean accuracy": found.mean_accuracy,
-            "mean Dice": found.mean_dice,
-            "pixel accuracy": found.pixel_accuracy,
-            "frequency-weighted IoU": found.frequency_weighted_iou,
-        }
+        """A text table: one line per class, then the means, then the absent classes."""
+        columns = {f"{metrics.title_of(n)} %": values for n, values in self.class_figures.items() if _in_table(n)}
+        means = {metrics.title_of(name): value for name, value in self.figures.items() if _in_table(name)}
         names = [_shortened(name) for name in self.dataset.classes]
         width = max(map(len, (*names, *means)))
+        head = "  ".join([f"{'class':<{width}}", *(f"{title:>6}" for title in columns)])
+        bar = max(min(MAX_BAR, TABLE_WIDTH - len(head) - 2), 0)
         rows = [
-            f"{name:<{width}}  {_percent(iou)}  {_percent(accuracy)}  {_percent(dice)}  {_bar(iou)}".rstrip()
-            for name, iou, accuracy, dice in zip(names, found.iou, found.accuracy, found.dice, strict=True)
+            "  ".join(
+                [
+                    f"{name:<{width}}",
+                    *(f"{_percent(values[i]):>{max(len(title), 6)}}" for title, values in columns.items()),
+                    _bar(iou, bar),
+                ]
+            ).rstrip()
+            for i, (name, iou) in enumerate(zip(names, self.class_figures["per_class"], strict=True))
         ]
-        head = f"{'class':<{width}}   IoU %   acc %  Dice %"
         rule = "-" * len(head)
         lines = [head, rule, *rows, rule]
         lines += [f"{name:<{width}}  {_percent(value)}" for name, value in means.items() if not math.isnan(value)]
-        return "\n".join([*lines, *self._remarks(found)])
+        return "\n".join([*lines, *self._remarks()])
 
-    def _remarks(self, found: Scores) -> list[str]:
+    def _remarks(self) -> list[str]:
         absent = self.absent_classes
         if not absent:
             return []
         remarks = [f"Absent from this split and left out of the means: {', '.join(absent)}."]
         if len(absent) < len(self.dataset.classes):
-            zero, one = 100 * found.mean_iou_absent_zero, 100 * found.mean_iou_absent_one
+            zero, one = (100 * self.figures[f"mIoU_absent_as_{value}"] for value in (0, 1))
             remarks.append(f"With absent classes as 0 the mIoU would be {zero:.1f}, as 1 it would be {one:.1f}.")
         return ["", *textwrap.wrap(" ".join(remarks), TABLE_WIDTH)]
 
@@ -164,23 +169,24 @@ def evaluate(
     start: int = 0,
     step: int = 1,
 ) -> Evaluation:
-    """Args:
-      predictions: (example with "label" at its own size, predicted classes of that size).
-      dataset: whose classes they are.
-      start, step: the predictions' places in the split are start, start + step ...; process i of n that sees every
-        n-th example gives i and n, and `merge` puts the evaluations together.
+    """Counts pixels over all predictions.
+
+    Args:
+      predictions: pairs of an example with "label" at its own size, and the predicted classes of that size.
+      dataset: its classes and ignore label.
+      start, step: the predictions have the places start, start + step, ... in the split. Process i of n passes i and
+        n; `merge` then combines the evaluations.
 
     Raises:
-      ValueError: on labels or predictions of other values than the classes, or of different sizes.
+      ValueError: if a label or prediction has a value that is not a class, or their sizes differ.
     """
     classes = len(dataset.classes)
     confusion = np.zeros((classes, classes), np.int64)
     rows = []
     for place, (example, predicted) in zip(itertools.count(start, step), predictions, strict=False):
         of_image = confusion_matrix(example["label"], predicted, classes, dataset.ignore_label)
-        found = scores(of_image)
         confusion += of_image
-        rows.append((place, found.pixel_accuracy, found.mean_iou))
+        rows.append((place, metrics.pixel_accuracy(of_image), metrics.mean_iou(of_image)))
     return Evaluation(dataset, confusion, len(rows), _per_image(rows))
 
 
@@ -190,10 +196,10 @@ def _per_image(rows: Sequence[tuple[int, float, float]]) -> PerImage:
 
 
 def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """The evaluation of all their images together, whatever their order.
+    """Combines evaluations of parts of a split, in any order.
 
     Raises:
-      ValueError: where there are none, they are of different datasets, or an image is in two of them.
+      ValueError: if the list is empty, the datasets differ, or an image is in two of the evaluations.
     """
     if not evaluations:
         raise ValueError("there are no evaluations to merge")
@@ -217,6 +223,10 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
     )
 
 
+def _in_table(name: str) -> bool:
+    return name not in metrics.METRICS or metrics.METRICS[name].in_table
+
+
 def _number(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
 
@@ -225,11 +235,11 @@ def _percent(value: float) -> str:
     return "     -" if math.isnan(value) else f"{100 * value:6.1f}"
 
 
-def _bar(value: float) -> str:
-    return "absent from this split" if math.isnan(value) else "#" * round(BAR * value)
+def _bar(value: float, width: int) -> str:
+    return "absent from this split" if math.isnan(value) else "#" * round(width * value)
 
 
 def _shortened(name: str) -> str:
-    """Cut in the middle: names often differ at their ends only."""
+    """The name cut in the middle, because names often differ only at their ends."""
     half = MAX_NAME // 2
     return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - half - 1]}…{name[-half:]}"

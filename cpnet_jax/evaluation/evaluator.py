@@ -1,4 +1,4 @@
-"""Evaluation of a training state on a split, as its config says."""
+"""Evaluates training states on a split, as the config says."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
@@ -13,10 +13,10 @@ from cpnet_jax.config import build
 from cpnet_jax.data import augment
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.normalize import normalize
-from cpnet_jax.data.records import Example, Record, decode
+from cpnet_jax.data.records import Example, Records, decode_record
 from cpnet_jax.data.stream import examples
 from cpnet_jax.evaluation.evaluate import Evaluation, evaluate, merge
-from cpnet_jax.evaluation.inspection import Inspector, Subject
+from cpnet_jax.evaluation.inspection import InspectionInput, Inspector
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import compiled_logits
@@ -28,18 +28,18 @@ from cpnet_jax.runtime import processes
 from cpnet_jax.runtime.progress import track
 from cpnet_jax.training.state import TrainState
 
-# Of the context prior, shown of one window.
+# Rows of the context prior shown per window.
 PRIOR_ROWS = 3
 
 
 class Evaluator:
-    """Evaluates states of a model on the records of a split. Compiles what it needs once, for all of them.
+    """Evaluates states of a model on the records of a split; compiles once for all states.
 
-    The processes divide the images and work on them alone, each on its own devices; only the results are put together.
+    Each process evaluates its share of the images on its own devices. Only the results are gathered.
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, dataset: Dataset, model: CPNet, split: str, records: Sequence[Record]
+        self, config: ml_collections.ConfigDict, dataset: Dataset, model: CPNet, split: str, records: Records
     ) -> None:
         self._config, self._dataset, self._model = config, dataset, model
         self.split, self._records = split, records
@@ -48,11 +48,11 @@ class Evaluator:
         self._batch_size = (config.eval.batch_size or usual_batch_size(self._mesh)) * self._mesh.size
 
     def __len__(self) -> int:
-        """The images of the split."""
+        """Number of images in the split."""
         return len(self._records)
 
     def settings(self) -> dict[str, Any]:
-        """How it measures, for whoever reads the figures later."""
+        """The settings of the evaluation, for eval.json."""
         protocol = self._protocol
         return {
             "experiment": self._config.name,
@@ -66,18 +66,18 @@ class Evaluator:
         }
 
     def evaluate(self, state: TrainState) -> Evaluation:
-        """Every image once, at its label's own size; the result is the same on every process."""
+        """Evaluates every image once, at its label's own size; returns the same result on every process."""
         places = processes.my_places(len(self))
         predictions = self._predictor(state).classes(self._examples(places))
         predictions = track(predictions, f"Evaluating on {self.split}", total=len(places))
         return merge(processes.gather(evaluate(predictions, self._dataset, start=places.start, step=places.step)))
 
     def validation_loss(self, state: TrainState) -> dict[str, float]:
-        """The loss and its terms, means over the images' central crops; empty for an empty split."""
+        """The loss and its terms, averaged over the images' central crops; empty for an empty split."""
         crops = map(self._central_crop, self._examples(processes.my_places(len(self))))
-        unasked = np.zeros(PRIOR_ROWS, np.int32)
-        subjects = (Subject(crop["image"], crop["label"], unasked) for crop in crops)
-        parts = processes.gather([found.losses for found in self._inspect(self._variables(state), subjects)])
+        unused = np.zeros(PRIOR_ROWS, np.int32)
+        inputs = (InspectionInput(crop["image"], crop["label"], unused) for crop in crops)
+        parts = processes.gather([found.losses for found in self._inspect(self._variables(state), inputs)])
         images = [losses for part in parts for losses in part]
         return {name: float(np.mean([losses[name] for losses in images])) for name in (images[0] if images else ())}
 
@@ -92,16 +92,16 @@ class Evaluator:
         return Sample(example["id"], example["image"], example["label"], predicted, figures)
 
     def prior_samples(self, state: TrainState, places: Sequence[int]) -> list[PriorSample]:
-        """Rows of the context prior of the images' central crops; none where the network has no context prior."""
+        """Rows of the context prior of the images' central crops; empty if the network has no context prior."""
         if not self._model.context_prior:
             return []
         crops = [self._central_crop(example) for example in self._examples(places)]
         shown = [self._positions(crop) for crop in crops]
-        subjects = [
-            Subject(crop["image"], crop["label"], _flat(positions, classes))
+        inputs = [
+            InspectionInput(crop["image"], crop["label"], _flat(positions, classes))
             for crop, (positions, classes) in zip(crops, shown, strict=True)
         ]
-        found = self._inspect(self._variables(state), subjects)
+        found = self._inspect(self._variables(state), inputs)
         return [
             PriorSample(
                 id=crop["id"],
@@ -114,18 +114,20 @@ class Evaluator:
         ]
 
     def _positions(self, crop: Example) -> tuple[list[Position], Int[np.ndarray, "h8 w8"]]:
-        """Which rows of the prior to look at, and the classes at all its positions."""
+        """The positions whose prior rows are shown, and the classes at all positions."""
         size = build.prior_size(self._config)
-        classes = losses.downsample_labels(crop["label"][None], size).reshape(size)
+        classes = np.asarray(losses.downsample_labels(crop["label"][None], size)).reshape(size)
         return choose_positions(classes, PRIOR_ROWS, self._dataset.ignore_label), classes
 
     def _examples(self, places: Sequence[int]) -> Iterator[Example]:
-        """Those at these places, decoded, at their own size."""
-        decoder = partial(decode, num_classes=len(self._dataset.classes), ignore_label=self._dataset.ignore_label)
+        """The decoded examples at these places, at their own size."""
+        decoder = partial(
+            decode_record, num_classes=len(self._dataset.classes), ignore_label=self._dataset.ignore_label
+        )
         return examples(self._records, decode=decoder, threads=self._config.system.threads, places=places)
 
     def _central_crop(self, example: Example) -> Example:
-        """What the network sees of an example in one window."""
+        """The part of an example that fits in one window."""
         image, label = augment.central_crop(
             example["image"],
             example["label"],
@@ -166,7 +168,7 @@ class Evaluator:
 
 
 def _flat(positions: Sequence[Position], classes: Int[np.ndarray, "h8 w8"]) -> Int[np.ndarray, " p"]:
-    """Row-major, filled up to PRIOR_ROWS so that every window asks for as many."""
+    """Row-major indices, padded with 0 to PRIOR_ROWS so that all windows have equal shapes."""
     flat = np.zeros(PRIOR_ROWS, np.int32)
     flat[: len(positions)] = [row * classes.shape[1] + column for row, column in positions]
     return flat

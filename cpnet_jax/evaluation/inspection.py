@@ -1,9 +1,12 @@
-"""What a network says of single windows: the training objective, without augmentation, dropout or batch statistics, and
-rows of its context prior."""
+"""Computes the training loss and rows of the context prior for single windows.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+The network runs in inference mode: without augmentation, dropout or batch statistics.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -19,22 +22,24 @@ from cpnet_jax.models import CPNetOutput
 from cpnet_jax.training.step import Loss
 
 
-class Subject(NamedTuple):
-    """A window to inspect; `positions` are those whose prior rows are wanted, row-major."""
+class InspectionInput(NamedTuple):
+    """A window to inspect, and the positions (row-major indices) whose prior rows are wanted."""
 
-    image: UInt8[np.ndarray, "h w 3"]
-    label: UInt8[np.ndarray, "h w"]
-    positions: Int[np.ndarray, " p"]
+    image: UInt8[Any, "h w 3"]
+    label: UInt8[Any, "h w"]
+    positions: Int[Any, " p"]
 
 
 class Inspection(NamedTuple):
-    """Attributes:
-    losses: the loss as if the batch held nothing else, and its terms.
-    rows: P_i of each position, in [0, 1]; None without a context prior.
+    """The result for one window.
+
+    Attributes:
+      losses: the loss and its terms, computed for this window alone.
+      rows: the prior row P_i of each position, in [0, 1]; None without a context prior.
     """
 
     losses: dict[str, Float[Array, ""]]
-    rows: Float[Array, "p n"] | None
+    rows: Any  # Float[Array, "p n"] | None
 
 
 class Inspector:
@@ -42,9 +47,9 @@ class Inspector:
 
     Args:
       model, loss: see `training.step`.
-      mesh: of devices of this process, to divide batches over.
-      normalize: uint8 images -> what the model takes.
-      batch_size: a multiple of the devices.
+      mesh: devices of this process; batches are split over them.
+      normalize: maps uint8 images to the model's input.
+      batch_size: a multiple of the number of devices.
     """
 
     def __init__(
@@ -58,8 +63,8 @@ class Inspector:
     ) -> None:
         self._mesh, self._batch_size = mesh, batch_size
 
-        def inspect(variables: PyTree, batch: Subject) -> Inspection:
-            output = model.apply(variables, normalize(batch.image), train=False)
+        def inspect(variables: PyTree, batch: InspectionInput) -> Inspection:
+            output: Any = model.apply(variables, normalize(batch.image), train=False)
             labels = batch.label.astype(jnp.int32)
 
             def losses(place: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
@@ -67,32 +72,29 @@ class Inspector:
                 return {"loss": value} | terms
 
             rows = None if output.prior is None else prior_rows(output.prior, batch.positions)
-            # One after the other: the loss of a batch is one number, wanted is that of each example.
+            # One example at a time, because the loss of a batch is one number.
             return Inspection(lax.map(losses, jnp.arange(labels.shape[0])), rows)
 
         self._inspect = jax.jit(sharding.per_device(inspect, mesh, replicated=1))
 
-    def __call__(self, variables: PyTree, subjects: Iterable[Subject]) -> Iterator[Inspection]:
-        """Of each subject, in order; all must have the same shapes."""
-        subjects = iter(subjects)
-        while some := list(islice(subjects, self._batch_size)):
-            # The last batch is filled up with what nobody looks at.
-            batch = [np.stack(parts) for parts in zip(*_filled(some, self._batch_size), strict=True)]
-            found = jax.device_get(self._inspect(variables, sharding.to_devices(self._mesh, Subject(*batch))))
+    def __call__(self, variables: PyTree, inputs: Iterable[InspectionInput]) -> Iterator[Inspection]:
+        """Yields the inspection of each input, in order; all inputs must have equal shapes."""
+        inputs = iter(inputs)
+        while some := list(islice(inputs, self._batch_size)):
+            # The last batch is padded with copies of its first input; their results are dropped.
+            padded = [*some, *[some[0]] * (self._batch_size - len(some))]
+            batch = InspectionInput(*(np.stack(parts) for parts in zip(*padded, strict=True)))
+            found = jax.device_get(self._inspect(variables, sharding.to_devices(self._mesh, batch)))
             for place in range(len(some)):
                 yield jax.tree.map(lambda x: x[place], found)  # noqa: B023 (used at once)
 
 
-def _filled(subjects: Sequence[Subject], size: int) -> list[Subject]:
-    return [*subjects, *[subjects[0]] * (size - len(subjects))]
-
-
 def _example(output: CPNetOutput, place: Int[Array, ""]) -> CPNetOutput:
-    """One example of a batch, as a batch."""
+    """One example of a batch, as a batch of one."""
 
-    def part(x: Array | None) -> Array | None:
+    def part(x: Any) -> Any:
         return None if x is None else lax.dynamic_slice_in_dim(x, place, 1)
 
-    # The other factors are the same for every example.
-    prior = None if output.prior is None else output.prior.replace(features=part(output.prior.features))
+    # The prior's other factors are parameters, shared by all examples.
+    prior = None if output.prior is None else replace(output.prior, features=part(output.prior.features))
     return CPNetOutput(part(output.logits), part(output.aux_logits), prior)

@@ -1,4 +1,4 @@
-"""Pictures of the context prior: rows of it as heat over the window they belong to."""
+"""Draws rows of the context prior as heat maps over their window."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,16 @@ from PIL import Image, ImageDraw, ImageFont
 from cpnet_jax.data.pictures import BACKGROUND, GAP, MIN_PANE, enlargement, overlay, titles
 from cpnet_jax.evaluation.samples import PriorSample
 
-# Of a prior row over its image.
 HEAT_OPACITY = 0.75
-# Of the discs that mark positions, in parts of the shorter side: still readable where pictures are shown small.
+# Radius of the numbered discs as a fraction of the shorter side, and the smallest radius in pixels.
 MARK_RADIUS = 1 / 24
 LEAST_MARK_RADIUS = 9
-# A prior panel is several windows wide; larger ones are shrunk to this side.
+# A prior panel is several windows wide, so larger windows are shrunk to this side.
 LONGEST_PRIOR_PANE = 320
 
 
 def heat(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Values in [0, 1] as colours, from dark blue to yellow; brightness grows with the value."""
+    """Maps values in [0, 1] to colours from dark blue to yellow; brightness grows with the value."""
     levels = np.round(255 * np.clip(values, 0, 1)).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
@@ -28,12 +27,12 @@ def heat(values: Float[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
 def prior_row(
     image: UInt8[np.ndarray, "H W 3"], row: Float[np.ndarray, "h w"], mark: tuple[int, int], number: int
 ) -> Image.Image:
-    """A row of the prior as heat over its window, the position it belongs to marked by its number.
+    """Draws a row of the prior as a heat map over its window, with a numbered disc on the row's position.
 
     Args:
-      image: a window whose sides the prior's grid divides.
-      row: in [0, 1], over the prior's grid.
-      mark: (row, column) in that grid.
+      image: a window whose sides are multiples of the prior's grid.
+      row: values in [0, 1] over the prior's grid.
+      mark: the row's position, (row, column) in that grid.
     """
     height, width = image.shape[:2]
     blocks = np.repeat(np.repeat(heat(row), height // row.shape[0], axis=0), width // row.shape[1], axis=1)
@@ -43,7 +42,7 @@ def prior_row(
 def marked(
     image: UInt8[np.ndarray, "H W 3"], positions: Sequence[tuple[int, int]], grid: tuple[int, int], *, first: int = 1
 ) -> Image.Image:
-    """The image with a numbered disc on each position (row, column) of a grid laid over it, enlarged if small."""
+    """Draws numbered discs on positions (row, column) of a grid over the image; small images are enlarged."""
     picture = Image.fromarray(image)
     factor = enlargement(image.shape)
     picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
@@ -57,7 +56,7 @@ def marked(
 
 
 def prior_panel(sample: PriorSample) -> Image.Image:
-    """One picture to look at: the window with the chosen positions; beside it a column for each, P_i over the ideal."""
+    """The window with its positions, and to the right one column per position: prior row over ideal row."""
     columns = [[("positions", marked(sample.image, sample.positions, sample.rows.shape[1:]))]]
     for number, (position, row) in enumerate(zip(sample.positions, sample.rows, strict=True), start=1):
         columns.append([(f"prior of {number}", prior_row(sample.image, row, position, number))])
@@ -86,7 +85,7 @@ def _titled(title: str, tile: Image.Image) -> Image.Image:
 
 
 def _heat_scale(width: int) -> Image.Image:
-    """The colours of `heat` from 0 to 1."""
+    """A colour bar of `heat` from 0 to 1."""
     strip = Image.new("RGB", (width, 26), BACKGROUND)
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(13)
     bar = np.broadcast_to(np.linspace(0, 1, width - 32), (14, width - 32))

@@ -1,7 +1,9 @@
-"""What an evaluation leaves behind for people: eval.json, the report, pictures."""
+"""Writes the results of an evaluation: eval.json, the report and pictures."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
+
+from PIL import Image
 
 from cpnet_jax.data import pictures
 from cpnet_jax.data.catalog import Dataset
@@ -12,7 +14,7 @@ from cpnet_jax.evaluation.prior_pictures import prior_panel
 from cpnet_jax.evaluation.report import write_report
 from cpnet_jax.evaluation.samples import Sample
 from cpnet_jax.runtime import files
-from cpnet_jax.training.metrics import MetricsWriter
+from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.training.state import TrainState
 
 
@@ -22,16 +24,16 @@ def figures(evaluation: Evaluation, evaluator: Evaluator, step: int) -> dict[str
 
 
 def write_all(
-    workdir: Path, evaluation: Evaluation, evaluator: Evaluator, state: TrainState, *, step: int, count: int
+    workdir: AnyPath, evaluation: Evaluation, evaluator: Evaluator, state: TrainState, *, step: int, count: int
 ) -> None:
-    """Writes DIR/eval.json, DIR/report/index.html and, of the split's first images, DIR/predictions/ID_panel.png.
+    """Writes eval.json, report/index.html and predictions/ID_panel.png into the workdir.
 
     Args:
-      count: of images with panels; as many are in the report, one half the worst, the other the best, and every other
-        one of these with rows of its context prior.
+      count: number of images in the report, half of them the worst and half the best. Every other one is shown with
+        rows of its context prior. As many panels are written, of the split's first images.
 
     Raises:
-      UserError: where they cannot be written.
+      UserError: if a file cannot be written.
     """
     found = figures(evaluation, evaluator, step)
     worst, best = chosen(evaluation, count)
@@ -50,31 +52,34 @@ def write_all(
             _save_panel(sample, evaluation.dataset, workdir / "predictions" / f"{sample.id}_panel.png")
     except OSError as error:
         raise UserError(
-            f"what was found cannot be written to {workdir} ({error.filename}: {error.strerror}): make room "
-            "or way, and give --mode=eval to do it again"
+            f"cannot write results to {workdir} ({error.filename}: {error.strerror}): free space or fix permissions, "
+            "then rerun with --mode=eval"
         ) from error
 
 
 def chosen(evaluation: Evaluation, count: int) -> tuple[list[int], list[int]]:
-    """Places of the worst and of the best images, `count` together; none is both."""
+    """Places of the worst and of the best images: `count` in total, none in both lists."""
     worst = evaluation.worst(-(-count // 2))
     best = [place for place in evaluation.best(evaluation.images) if place not in worst]
     return worst, best[: count // 2]
 
 
-def _save_panel(sample: Sample, dataset: Dataset, path: Path) -> None:
+def _save_panel(sample: Sample, dataset: Dataset, path: AnyPath) -> None:
     with files.replacing(path) as temporary:
         pictures.panel(sample.image, sample.label, sample.prediction, dataset).save(temporary, format="PNG")
 
 
 def draw(
-    writer: MetricsWriter, evaluator: Evaluator, dataset: Dataset, state: TrainState, *, step: int, count: int
+    show: Callable[[str, Image.Image], None], evaluator: Evaluator, dataset: Dataset, state: TrainState, *, count: int
 ) -> None:
-    """Puts predictions and prior rows of the split's first images on TensorBoard: always the same, to be followed."""
+    """Draws predictions and prior rows of the split's first `count` images, the same ones at every evaluation.
+
+    Args:
+      show: takes the name of a picture and the picture, as TensorBoard does.
+    """
     places = range(min(count, len(evaluator)))
     for sample in evaluator.samples(state, places):
-        writer.picture(
-            f"prediction/{sample.id}", pictures.panel(sample.image, sample.label, sample.prediction, dataset), step
-        )
+        panel = pictures.panel(sample.image, sample.label, sample.prediction, dataset)
+        show(f"prediction/{sample.id}", panel)
     for sample in evaluator.prior_samples(state, places):
-        writer.picture(f"context_prior/{sample.id}", prior_panel(sample), step)
+        show(f"context_prior/{sample.id}", prior_panel(sample))

@@ -1,4 +1,4 @@
-"""Single images of an evaluation, kept to be looked at."""
+"""Single images of an evaluation, kept for the report and TensorBoard."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from jaxtyping import Float, UInt8
 
 @dataclass(frozen=True)
 class Sample:
-    """An image and what the network made of it.
+    """An image with its label, prediction and figures.
 
     Attributes:
-      id: its name in the dataset.
+      id: the image's name in the dataset.
       label, prediction: classes, or the dataset's ignore label.
-      figures: of this image alone, in [0, 1] by name; None where it has none.
+      figures: metrics of this image alone, in [0, 1], by name; None if not defined.
     """
 
     id: str
@@ -26,13 +26,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class PriorSample:
-    """A window as the network saw it, and some rows of its context prior.
+    """A window and some rows of its context prior.
 
     Attributes:
-      id: of the image it is from.
+      id: the name of the image that the window is from.
       positions: (row, column) in the prior's grid, which divides the window evenly.
-      rows: P_i of each position over that grid, in [0, 1].
-      ideal: what they should be; None where there is no label.
+      rows: the prior row P_i of each position over that grid, in [0, 1].
+      ideal: the same rows of the ideal affinity map; None without a label.
     """
 
     id: str

@@ -1,14 +1,15 @@
-"""The score canvas: on each device, the sum of the class probabilities of one image's windows, pixel by pixel.
+"""The score canvas: on each device, the per-pixel sum of the class probabilities of one tile's windows.
 
-Windows come as logits at output stride 8. Here they become probabilities at the crop's size, are resized to the image's
-own size and added, a few rows at a time: nothing else of the size of an image times its classes ever exists. Where an
-image has had its last window, the best class of each pixel is read off, and the canvas is wiped for the next image.
+Windows come as logits at output stride 8. They become probabilities at the crop's size, are resized to the image's own
+size and added, a few rows at a time. Thus the canvas is the only array with the size of the image times the classes.
+After a tile's last window, the best class of each pixel is read and the canvas is cleared for the next tile.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,69 +18,72 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cpnet_jax.inference.cutting import Window
-from cpnet_jax.inference.windows import Stretch, bilinear_taps
+from cpnet_jax.inference.windows import Reach, bilinear_taps
 
-# Canvas sides are multiples of it: rows are worked on in blocks of at most as many.
+# Canvas sides are multiples of this, which is also the largest number of rows in a block.
 GRANULE = 32
 
 
 class Placement(NamedTuple):
-    """Where and how the windows of a batch are painted; every array has one entry a window.
+    """Where and how the windows of a batch are added to the canvas; every array has one entry per window.
 
     Attributes:
-      scale: place of its scale among the scales; -1 paints nothing.
-      flipped: whether the window was mirrored.
-      wipe, read: rows to wipe before and to read after it; 0 unless it is the first or last of its image.
-      top, left: where its patch lies on the canvas.
-      rows: height of its patch.
+      scale: index of the window's scale; -1 adds nothing.
+      flipped: whether the window is mirrored.
+      clear: rows to clear before the window; 0 unless it is the first of its tile.
+      read: rows to read after the window; 0 unless it is the last of its tile.
+      top, left: corner on the canvas of the patch that the window reaches.
+      rows: height of the patch.
       row_index, row_weight, column_index, column_weight: lower and upper taps of the patch, see `windows.Taps`.
     """
 
-    scale: Int[np.ndarray, " n"]
-    flipped: Bool[np.ndarray, " n"]
-    wipe: Int[np.ndarray, " n"]
-    read: Int[np.ndarray, " n"]
-    top: Int[np.ndarray, " n"]
-    left: Int[np.ndarray, " n"]
-    rows: Int[np.ndarray, " n"]
-    row_index: Int[np.ndarray, "n 2 p"]
-    row_weight: Float[np.ndarray, "n 2 p"]
-    column_index: Int[np.ndarray, "n 2 q"]
-    column_weight: Float[np.ndarray, "n 2 q"]
+    scale: Int[Any, " n"]
+    flipped: Bool[Any, " n"]
+    clear: Int[Any, " n"]
+    read: Int[Any, " n"]
+    top: Int[Any, " n"]
+    left: Int[Any, " n"]
+    rows: Int[Any, " n"]
+    row_index: Int[Any, "n 2 p"]
+    row_weight: Float[Any, "n 2 p"]
+    column_index: Int[Any, "n 2 q"]
+    column_weight: Float[Any, "n 2 q"]
 
 
 @dataclass(frozen=True)
-class Painter:
-    """Paints batches of windows of one crop size onto canvases of one size.
+class Accumulator:
+    """Adds batches of windows of one crop size to canvases of one size.
 
     Attributes:
       canvas_size: (height, width), multiples of GRANULE.
-      crop_size: of the windows.
-      scales: of the images that they are cut from.
-      block_rows: worked on at once; a divisor of GRANULE.
+      crop_size: (height, width) of the windows.
+      scales: the scales of the protocol.
+      block_rows: rows processed at once; a divisor of GRANULE.
     """
 
-    canvas_size: tuple[int, int]
+    canvas_size: Sequence[int]
     crop_size: tuple[int, int]
     scales: tuple[float, ...]
     block_rows: int
 
     @cached_property
     def _patches(self) -> list[tuple[int, int]]:
-        """(height, width) at each scale of what one window can reach. A patch begins at a multiple of the block, up to
-        block - 1 rows before the first that the window reaches."""
-        reach = [[_reach(crop, scale) for crop in self.crop_size] for scale in self.scales]
+        """(height, width) of the largest patch that a window can reach, at each scale.
+
+        A patch begins at a multiple of the block, up to block - 1 rows before the window's first row.
+        """
+        reach = [[_largest_reach(crop, scale) for crop in self.crop_size] for scale in self.scales]
         patches = ((height + 2 * self.block_rows, width) for height, width in reach)
         return [tuple(map(min, patch, self.canvas_size)) for patch in patches]
 
-    def nothing(self) -> Placement:
-        """The placement of a window that only fills up a batch."""
+    def padding(self) -> Placement:
+        """The placement of a window that only pads a batch."""
         height, width = map(max, zip(*self._patches, strict=True))
         index, weight = partial(np.zeros, dtype=np.int32), partial(np.zeros, dtype=np.float32)
         return Placement(
             scale=np.int32(-1),
             flipped=np.False_,
-            **{name: np.int32(0) for name in ("wipe", "read", "top", "left", "rows")},
+            **{name: np.int32(0) for name in ("clear", "read", "top", "left", "rows")},
             row_index=index((2, height)),
             row_weight=weight((2, height)),
             column_index=index((2, width)),
@@ -87,8 +91,8 @@ class Painter:
         )
 
     def place(self, window: Window) -> Placement:
-        """Where a window goes on the canvas, whose top left corner is its tile's."""
-        blank, (rows, columns) = self.nothing(), (window.rows, window.columns)
+        """The placement of a window on the canvas, whose top left corner is that of the window's tile."""
+        blank, (rows, columns) = self.padding(), (window.rows, window.columns)
         top = rows.start // self.block_rows * self.block_rows
         left = min(columns.start, self.canvas_size[1] - self._patches[window.scale][1])
         _write(blank.row_index, blank.row_weight, rows, rows.start - top)
@@ -97,40 +101,40 @@ class Painter:
         return blank._replace(
             scale=np.int32(window.scale),
             flipped=np.bool_(window.flipped),
-            wipe=np.int32(height if window.first else 0),
+            clear=np.int32(height if window.first else 0),
             read=np.int32(height if window.last else 0),
             top=np.int32(top),
             left=np.int32(left),
             rows=np.int32(rows.start - top + rows.taps.lower.size),
         )
 
-    def paint(
+    def add(
         self, canvas: Float[Array, "1 h w k"], logits: Float[Array, "n h8 w8 k"], placement: Placement
     ) -> tuple[Float[Array, "1 h w k"], UInt8[Array, "n h w"]]:
-        """One device's windows, one after the other; pure, for use under jit and shard_map.
+        """Adds one device's windows one by one; pure, for use under jit and shard_map.
 
         Returns:
-          The canvas after them, and after each window the best classes of the rows it asked to read (others are 0).
+          The canvas, and after each window the best classes of the rows to read (0 elsewhere).
         """
 
         def one(canvas: Array, window: tuple[Array, Placement]) -> tuple[Array, Array]:
             logits, place = window
             logits = jnp.where(place.flipped, logits[:, ::-1], logits)
-            canvas = self._wipe(canvas, place.wipe)
+            canvas = self._clear(canvas, place.clear)
             for number in range(len(self.scales)):
-                canvas = self._add(canvas, logits, place, number)
+                canvas = self._add_at_scale(canvas, logits, place, number)
             return canvas, self._read(canvas, place.read)
 
-        painted, classes = lax.scan(one, canvas[0], (logits, placement))
-        return painted[None], classes
+        added, classes = lax.scan(one, canvas[0], (logits, placement))
+        return added[None], classes
 
     def _blocks(self, rows: Int[Array, ""]) -> Int[Array, ""]:
         return (rows + self.block_rows - 1) // self.block_rows
 
-    # Every part is a loop over blocks of rows with a count known only at run time, 0 where there is nothing to do:
-    # a loop updates the canvas in place, where a conditional could copy it.
+    # The following parts are loops over blocks of rows, whose count is 0 if there is nothing to do. A loop updates the
+    # canvas in place; a conditional could copy it.
 
-    def _wipe(self, canvas: Float[Array, "h w k"], rows: Int[Array, ""]) -> Float[Array, "h w k"]:
+    def _clear(self, canvas: Float[Array, "h w k"], rows: Int[Array, ""]) -> Float[Array, "h w k"]:
         zeros = jnp.zeros((self.block_rows, *canvas.shape[1:]), canvas.dtype)
 
         def block(i: Int[Array, ""], canvas: Float[Array, "h w k"]) -> Float[Array, "h w k"]:
@@ -146,13 +150,13 @@ class Painter:
 
         return lax.fori_loop(0, self._blocks(rows), block, jnp.zeros(canvas.shape[:2], jnp.uint8))
 
-    def _add(
+    def _add_at_scale(
         self, canvas: Float[Array, "h w k"], logits: Float[Array, "h8 w8 k"], place: Placement, number: int
     ) -> Float[Array, "h w k"]:
         """Adds the window if it is of scale `number`."""
         scale, (height, width) = self.scales[number], self._patches[number]
         interpolate = scale != 1
-        # So many rows of the window a block of the image's rows looks at, counted from the first.
+        # Number of window rows that one block of image rows depends on.
         window_rows = math.ceil((self.block_rows - 1) * scale + 0.5) + 2 if interpolate else self.block_rows
         window_rows = min(window_rows, self.crop_size[0])
         rows = _Taps(place.row_index[:, :height], place.row_weight[:, :height])
@@ -183,7 +187,7 @@ class _Taps(NamedTuple):
 
 
 def _interpolate(x: Array, taps: _Taps, *, axis: int, upper: bool = True) -> Array:
-    """Along one axis; without `upper` the upper taps are known to weigh nothing."""
+    """Interpolates along one axis; without `upper`, the upper taps must have weight 0."""
     weight = taps.weight.reshape(2, *([1] * axis), -1, *([1] * (x.ndim - axis - 1)))
     lower = x.at[(slice(None),) * axis + (taps.index[0],)].get(mode="promise_in_bounds") * weight[0]
     if not upper:
@@ -191,14 +195,14 @@ def _interpolate(x: Array, taps: _Taps, *, axis: int, upper: bool = True) -> Arr
     return lower + x.at[(slice(None),) * axis + (taps.index[1],)].get(mode="promise_in_bounds") * weight[1]
 
 
-def _reach(crop: int, scale: float) -> int:
-    """At most so many of the image's pixels are touched by a window along one side, see `windows.Side`."""
+def _largest_reach(crop: int, scale: float) -> int:
+    """Upper bound on the image pixels that a window contributes to along one side, see `windows.Side`."""
     return math.ceil((crop + 2) / scale) + 2
 
 
-def _write(index: Int[np.ndarray, "2 p"], weight: Float[np.ndarray, "2 p"], stretch: Stretch, start: int) -> None:
-    size = stretch.taps.lower.size
-    index[:, start : start + size] = stretch.taps.lower, stretch.taps.upper
-    weight[:, start : start + size] = stretch.taps.weight
-    # Taps must rise along the patch: a block's first tells which rows of the window it looks at.
+def _write(index: Int[np.ndarray, "2 p"], weight: Float[np.ndarray, "2 p"], reach: Reach, start: int) -> None:
+    size = reach.taps.lower.size
+    index[:, start : start + size] = reach.taps.lower, reach.taps.upper
+    weight[:, start : start + size] = reach.taps.weight
+    # Taps must not decrease along the patch, because a block's first tap selects its window rows.
     index[:, start + size :] = index[:, start + size - 1 : start + size]

@@ -1,4 +1,4 @@
-"""From images to windows: tiles where an image is too large for a canvas, scales, padding, cropping, flip."""
+"""Cuts images into windows: tiles for images larger than a canvas, then scaling, padding, cropping and flip."""
 
 import itertools
 import math
@@ -12,24 +12,24 @@ from jaxtyping import Shaped, UInt8
 
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.protocol import Protocol
-from cpnet_jax.inference.windows import Side, Stretch
+from cpnet_jax.inference.windows import Reach, Side
 
 Example = dict[str, Any]
 Span = tuple[int, int]
 
 
-class Image:
-    """An example and what has been found for it so far."""
+class PendingImage:
+    """An example and the part of its result that is complete."""
 
     def __init__(self, example: Example, largest_side: int) -> None:
         self.example = example
         self._size = example["image"].shape[:2]
         self._spans = [_spans(side, largest_side) for side in self._size]
         self._missing = math.prod(map(len, self._spans))
-        self.result: Shaped[np.ndarray, "h w ..."] | None = None
+        self.result: Any = None  # Shaped[np.ndarray, "h w ..."] from the first part on
 
     def tiles(self) -> Iterator["Tile"]:
-        # Not kept: tiles know their image, and a circle of references would keep both until Python looks for circles.
+        # Not stored: tiles refer to their image, and a reference cycle would delay freeing both.
         rows, columns = self._spans
         return (Tile(self, row, column) for row in rows for column in columns)
 
@@ -47,7 +47,7 @@ class Image:
 class Tile(NamedTuple):
     """A part of an image that fits on a canvas."""
 
-    image: Image
+    image: PendingImage
     rows: Span
     columns: Span
 
@@ -56,58 +56,58 @@ class Tile(NamedTuple):
         return self.rows[1] - self.rows[0], self.columns[1] - self.columns[0]
 
     def store(self, found: Shaped[np.ndarray, "h w ..."]) -> None:
-        """Takes what was found for it, off the top left corner of a canvas."""
+        """Stores its result, the top left corner of a canvas."""
         height, width = self.size
         self.image.store(self.rows, self.columns, found[:height, :width])
 
 
 class Window(NamedTuple):
-    """What the network sees, and where its scores belong.
+    """A crop that the network takes, and where its scores belong.
 
     Attributes:
-      pixels: of the crop size.
-      tile: that it is for.
-      scale: number of its scale.
-      rows, columns: of the tile that it reaches.
-      flipped: mirrored left to right.
-      first, last: of its tile.
+      pixels: RGB pixels of the crop size.
+      tile: the tile that its scores are added to.
+      scale: index of its scale.
+      rows, columns: rows and columns of the tile that it reaches.
+      flipped: whether it is mirrored left to right.
+      first, last: whether it is the first or last window of its tile.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
     tile: Tile
     scale: int
-    rows: Stretch
-    columns: Stretch
+    rows: Reach
+    columns: Reach
     flipped: bool
     first: bool
     last: bool
 
 
-class Images:
-    """Images in work, in their order; whoever cuts windows takes tiles from here.
+class ImageQueue:
+    """The images being predicted, in their order; hands out their tiles.
 
     Args:
-      largest_side: of a tile.
-      most_waiting: no image is begun while so many wait, done or not, for one before them.
+      largest_side: the longest side of a tile.
+      most_waiting: no new image is started while this many are unfinished or wait for an earlier one.
 
     Attributes:
-      exhausted: there is nothing more to begin.
+      exhausted: whether all tiles have been handed out.
     """
 
     def __init__(self, examples: Iterable[Example], *, largest_side: int, most_waiting: int) -> None:
-        self._waiting: deque[Image] = deque()
+        self._waiting: deque[PendingImage] = deque()
         self._most_waiting = most_waiting
         self._tiles = self._next_tiles(examples, largest_side)
         self.exhausted = False
 
     def _next_tiles(self, examples: Iterable[Example], largest_side: int) -> Iterator[Tile]:
         for example in examples:
-            image = Image(example, largest_side)
+            image = PendingImage(example, largest_side)
             self._waiting.append(image)
             yield from image.tiles()
 
     def next_tile(self) -> Tile | None:
-        """None where there is none, or none yet."""
+        """The next tile; None if there is none, or if too many images wait."""
         if self.exhausted or len(self._waiting) >= self._most_waiting:
             return None
         tile = next(self._tiles, None)
@@ -115,14 +115,14 @@ class Images:
         return tile
 
     def finished(self) -> Iterator[tuple[Example, Shaped[np.ndarray, "h w ..."]]]:
-        """Lets go of the images, and their results, that are complete and have none before them that is not."""
+        """Yields and forgets the examples whose result, and that of all earlier ones, is complete."""
         while self._waiting and self._waiting[0].complete:
             image = self._waiting.popleft()
             yield image.example, image.result
 
 
-def cut(images: Images, model: TrainedModel, protocol: Protocol) -> Iterator[Window | None]:
-    """All windows of one tile after the other, without end: None where there is no tile, or none yet."""
+def cut(images: ImageQueue, model: TrainedModel, protocol: Protocol) -> Iterator[Window | None]:
+    """Yields all windows, tile after tile; yields None, without end, whenever no tile is available."""
     while True:
         tile = images.next_tile()
         if tile is None:
@@ -132,15 +132,16 @@ def cut(images: Images, model: TrainedModel, protocol: Protocol) -> Iterator[Win
 
 
 def _windows(tile: Tile, model: TrainedModel, protocol: Protocol) -> Iterator[Window]:
-    """Scale by scale, row by row; of each the window itself, then mirrored."""
-    places = list(_places(tile, model.crop_size, protocol))
-    image, scaled_as = tile.image.example["image"], None
-    for index, place in enumerate(places):
-        if place.scale != scaled_as:
-            scaled, scaled_as = _scaled(image, place.size, model), place.scale
-        pixels = scaled[place.top : place.top + model.crop_size[0], place.left : place.left + model.crop_size[1]]
-        begins, ends = index == 0, index == len(places) - 1
-        window = Window(pixels, tile, place.scale, place.rows, place.columns, False, begins, ends)
+    """Windows scale by scale, row by row; with flip, each window is followed by its mirror image."""
+    positions = list(_positions(tile, model.crop_size, protocol))
+    image, scaled, scaled_as = tile.image.example["image"], None, None
+    for index, position in enumerate(positions):
+        if scaled is None or position.scale != scaled_as:
+            scaled, scaled_as = _scaled(image, position.size, model), position.scale
+        (top, left), (height, width) = (position.top, position.left), model.crop_size
+        pixels = scaled[top : top + height, left : left + width]
+        first, last = index == 0, index == len(positions) - 1
+        window = Window(pixels, tile, position.scale, position.rows, position.columns, False, first, last)
         if protocol.flip:
             yield window._replace(last=False)
             yield window._replace(pixels=pixels[:, ::-1], flipped=True, first=False)
@@ -148,35 +149,35 @@ def _windows(tile: Tile, model: TrainedModel, protocol: Protocol) -> Iterator[Wi
             yield window
 
 
-class _Place(NamedTuple):
-    """Of a window: number of its scale, size of the image at it, corner there, and what it reaches of the tile."""
+class _Position(NamedTuple):
+    """A window's scale index, the image's size at that scale, the window's corner there, and its reach in the tile."""
 
     scale: int
     size: tuple[int, int]
     top: int
     left: int
-    rows: Stretch
-    columns: Stretch
+    rows: Reach
+    columns: Reach
 
 
-def _places(tile: Tile, crop_size: tuple[int, int], protocol: Protocol) -> Iterator[_Place]:
+def _positions(tile: Tile, crop_size: tuple[int, int], protocol: Protocol) -> Iterator[_Position]:
     size = tile.image.example["image"].shape[:2]
     for number, scale in enumerate(protocol.scales):
         average = protocol.overlap == "average"
         sides = [Side(side, scale, crop, average=average) for side, crop in zip(size, crop_size, strict=True)]
         rows, columns = (
-            [(offset, reached) for offset in side.offsets if (reached := side.stretch(offset, *span))]
+            [(offset, reached) for offset in side.offsets if (reached := side.reach(offset, *span))]
             for side, span in zip(sides, (tile.rows, tile.columns), strict=True)
         )
-        scaled = tuple(side.scaled for side in sides)
-        for (top, row_stretch), (left, column_stretch) in itertools.product(rows, columns):
-            yield _Place(number, scaled, top, left, row_stretch, column_stretch)
+        scaled = (sides[0].scaled, sides[1].scaled)
+        for (top, row_reach), (left, column_reach) in itertools.product(rows, columns):
+            yield _Position(number, scaled, top, left, row_reach, column_reach)
 
 
 def _scaled(
     image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], model: TrainedModel
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """Resized, then padded at the bottom and right with the mean colour to at least the crop."""
+    """The image resized, then padded at the bottom and right with the mean colour to at least the crop size."""
     height, width = size
     if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
@@ -188,7 +189,7 @@ def _scaled(
 
 
 def _spans(side: int, largest: int) -> list[Span]:
-    """As few and as equal parts of a side as none is larger than that."""
+    """Splits a side into the fewest, nearly equal parts of at most `largest`."""
     count = -(-side // largest)
     edges = [side * i // count for i in range(count + 1)]
     return list(itertools.pairwise(edges))

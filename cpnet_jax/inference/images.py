@@ -1,9 +1,13 @@
-"""Any picture file -> 8-bit RGB as the network was trained on it, upright.
+"""Reads image files as 8-bit RGB.
 
-The values are those that training reads (`data.codecs`), give or take rounding: 16 bits are divided by 256 whatever
-range they use, transparency is ignored (a pixel counts with its own colour), CMYK is converted without colour profiles,
-and of several frames or pages the first is taken. Other than there, the camera's orientation is followed: there is no
-label here that was made for the stored pixels, and people expect the prediction to fit what their viewer shows.
+Up to rounding, the values are those that training reads (`data.codecs`):
+
+- 16-bit values are divided by 256, whatever range they use.
+- Alpha is dropped; transparent pixels become visible.
+- CMYK is converted without colour profiles.
+- Of several frames or pages, the first is read.
+
+Unlike training, it follows the camera's orientation, so that a prediction matches what an image viewer shows.
 """
 
 import os
@@ -22,10 +26,10 @@ from cpnet_jax.errors import UserError
 T = TypeVar("T")
 R = TypeVar("R")
 
-# No others are tried: some of Pillow's readers start other programs.
+# Restricted, because some of Pillow's other readers start external programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-# Value of the EXIF orientation -> what turns the stored picture upright.
+# EXIF orientation -> the operation that turns the stored picture upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,23 +42,23 @@ UPRIGHT = {
 
 
 def read_image(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "h w 3"]:
-    """A JPEG, PNG, WebP, BMP, TIFF or GIF of any kind as RGB.
+    """Reads a JPEG, PNG, WebP, BMP, TIFF or GIF file as RGB.
 
     Args:
-      upright: as the camera was held; otherwise as stored, whatever its orientation says.
+      upright: whether to apply the EXIF orientation; otherwise the pixels are returned as stored.
 
     Raises:
-      UserError: naming the file, where it is no picture, damaged, cut short, too large (Pillow's limit against
-        decompression bombs, 179 million pixels) or holds values without a known range.
+      UserError: if the file is not an image, is damaged or truncated, has values of unknown range, or exceeds Pillow's
+        limit against decompression bombs (179 million pixels).
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
             image.load()
-            # Read after loading: Pillow turns TIFFs itself and then drops the tag.
-            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+            # Read after load(), because Pillow turns TIFFs itself and then removes the tag.
+            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
             rgb = _as_rgb(image)
             return np.asarray(rgb.transpose(turn) if turn is not None and upright else rgb)
-    except Exception as error:  # damaged files make Pillow raise nearly anything
+    except Exception as error:  # Pillow raises many kinds of errors on damaged files
         raise UserError(f"{path} cannot be read: {_reason(path, error)}") from error
 
 
@@ -77,8 +81,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise _UnknownRange("its pixels are 32-bit numbers, and nothing says which is white: save it with 8 or 16 bits")
-    if image.mode == "RGBa":  # multiplied by their opacity
+        raise _UnknownRange("its pixels are 32-bit values of unknown range: save it with 8 or 16 bits")
+    if image.mode == "RGBa":  # colours premultiplied by alpha
         image = image.convert("RGBA")
     return image.convert("RGB")
 
@@ -91,11 +95,12 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, _UnknownRange):
         return str(error)
     if isinstance(error, Image.DecompressionBombError):
-        return f"it has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels: cut it into parts"
-    if isinstance(error, OSError) and error.strerror:  # the system's: permission, no such file
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"it has more than {most} million pixels: split it into smaller images"
+    if isinstance(error, OSError) and error.strerror:  # from the operating system: permissions, missing file
         return f"{error.strerror.lower()}"
     if os.path.getsize(path) == 0:
         return "it is empty"
     if isinstance(error, Image.UnidentifiedImageError):
-        return "it is damaged, or no JPEG, PNG, WebP, BMP, TIFF or GIF"
-    return f"it is damaged or cut short ({' '.join(str(error).split()) or type(error).__name__})"
+        return "it is damaged, or not a JPEG, PNG, WebP, BMP, TIFF or GIF"
+    return f"it is damaged or truncated ({' '.join(str(error).split()) or type(error).__name__})"

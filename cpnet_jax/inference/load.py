@@ -1,8 +1,7 @@
-"""A trained network out of its workdir, which is all that is needed: no data, no config file."""
+"""Loads a trained network from its workdir; needs neither data nor a config file."""
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -13,21 +12,19 @@ from jaxtyping import PyTree
 
 from cpnet_jax import sharding
 from cpnet_jax.config import build
-from cpnet_jax.config.same_run import completed
-from cpnet_jax.data import catalog
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.data.catalog.voc import voc_palette
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import compiled_logits
 from cpnet_jax.models import CPNet
+from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.state import initial_variables
 
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint: all that its workdir says of a network."""
+    """A checkpoint's config, step, dataset, model and variables."""
 
     config: ml_collections.ConfigDict
     step: int
@@ -36,37 +33,45 @@ class Restored:
     variables: PyTree
 
 
-def restore(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest", *, named_by: str = "--workdir") -> Restored:
-    """A checkpoint, its variables on every device of the mesh.
+def check_holds_checkpoints(workdir: AnyPath, named_by: str = "--workdir") -> None:
+    """Raises UserError if a workdir does not exist or has no folder of checkpoints."""
+    if (workdir / "checkpoints").is_dir():
+        return
+    reason = "holds no checkpoints" if workdir.is_dir() else "is a file" if workdir.exists() else "does not exist"
+    raise UserError(f"{workdir} {reason}: train first, or name another {named_by}")
+
+
+def restore(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest", *, named_by: str = "--workdir") -> Restored:
+    """Restores a checkpoint, its variables replicated on the mesh.
 
     Args:
       checkpoint: "latest", "best" (by validation mIoU) or a step.
-      named_by: the flag or field that the workdir is from.
+      named_by: the flag or field that names the workdir, for messages.
 
     Raises:
-      UserError: where there is no such checkpoint, or it cannot be read.
+      UserError: if there is no such checkpoint, or it cannot be read.
     """
-    if not (workdir / "checkpoints").is_dir():
-        raise UserError(f"{workdir} holds no checkpoints: train first, or name another {named_by}")
+    check_holds_checkpoints(workdir, named_by)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        step = _choose(checkpoints, checkpoint, workdir, named_by)
+        step = choose_step(checkpoints, checkpoint, workdir, named_by)
         try:
-            saved = completed(checkpoints.config(step))
+            saved = checkpoints.config(step)
+            dataset = _dataset(saved)
             config = ml_collections.ConfigDict(saved)
             model = build.make_model(config)
             variables = checkpoints.restore_variables(step, _abstract_variables(config, model, mesh))
-        except Exception as error:  # Orbax and TensorStore have no error in common
+        except Exception as error:  # Orbax and TensorStore have no common base class
             raise UserError(
-                f"{workdir}/checkpoints/{step} cannot be read ({type(error).__name__}: {_first_line(error)}): take "
+                f"{workdir}/checkpoints/{step} cannot be read ({type(error).__name__}: {_first_line(error)}): choose "
                 f"another checkpoint of {checkpoints.steps()}, or train again"
             ) from error
-    return Restored(config, step, _dataset(saved), model, variables)
+    return Restored(config, step, dataset, model, variables)
 
 
-def from_workdir(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") -> TrainedModel:
-    """The network of a checkpoint, on every device of the mesh; see `restore`.
+def from_workdir(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest") -> TrainedModel:
+    """Loads the network of a checkpoint onto the mesh; see `restore`.
 
-    Its `origin` holds "workdir", "experiment", "step" and "eval", the config's fields of that name.
+    Its `origin` holds "workdir", "experiment", "step" and "eval" (the config's section).
     """
     found = restore(workdir, mesh, checkpoint)
     data = found.config.data
@@ -86,18 +91,23 @@ def from_workdir(workdir: Path, mesh: Mesh, checkpoint: str | int = "latest") ->
     )
 
 
-def _choose(checkpoints: Checkpoints, checkpoint: str | int, workdir: Path, named_by: str) -> int:
+def choose_step(checkpoints: Checkpoints, checkpoint: Any, workdir: AnyPath, named_by: str = "--workdir") -> int:
+    """The step of a checkpoint that is given as "latest", "best" or a step.
+
+    Raises:
+      UserError: if there is no such checkpoint, or it is damaged.
+    """
     steps = checkpoints.steps()
     if not steps:
         raise UserError(f"{workdir}/checkpoints holds no whole checkpoint: train first, or name another {named_by}")
     if checkpoint in ("latest", "best"):
-        return checkpoints.latest() if checkpoint == "latest" else checkpoints.best()
+        return steps[-1] if checkpoint == "latest" else checkpoints.best() or steps[-1]
     if damage := checkpoints.damaged.get(checkpoint):
         raise UserError(
-            f"{workdir}/checkpoints/{checkpoint} is damaged ({damage}): take latest, best or one of {steps}"
+            f"{workdir}/checkpoints/{checkpoint} is damaged ({damage}): choose latest, best or one of {steps}"
         )
     if checkpoint not in steps:
-        raise UserError(f"{workdir}/checkpoints has no step {checkpoint}: take latest, best or one of {steps}")
+        raise UserError(f"{workdir}/checkpoints has no step {checkpoint}: choose latest, best or one of {steps}")
     return checkpoint
 
 
@@ -109,23 +119,15 @@ def _abstract_variables(config: ml_collections.ConfigDict, model: nn.Module, mes
 
 
 def _dataset(saved: dict[str, Any]) -> Dataset:
-    """What the checkpoint knows of its classes; older ones leave their colours to the catalog."""
-    name, known = saved["data"]["name"], saved.get("trained_on", {})
-    cataloged = catalog.DATASETS.get(name)
-    classes = tuple(known.get("classes", cataloged.classes if cataloged else ()))
-    if "palette" in known:
-        palette = tuple(tuple(colour) for colour in known["palette"])
-    elif cataloged and cataloged.classes == classes:
-        palette = cataloged.palette
-    else:
-        palette = voc_palette(len(classes) + 1)[1:]  # without its black
-    if len(classes) != saved["data"]["num_classes"]:
-        raise UserError(
-            f"the checkpoint has {saved['data']['num_classes']} classes but names {len(classes)} of {name}: it was "
-            "written by a version that did not keep them, so train again"
-        )
-    return Dataset(name=name, classes=classes, palette=palette, ignore_label=known.get("ignore_label", 255))
+    """The classes, palette and ignore label stored in a checkpoint."""
+    known = saved["trained_on"]
+    return Dataset(
+        name=saved["data"]["name"],
+        classes=tuple(known["classes"]),
+        palette=tuple(tuple(colour) for colour in known["palette"]),
+        ignore_label=known["ignore_label"],
+    )
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]  # TensorStore's are thousands of characters long
+    return (str(error).splitlines() or [""])[0][:200]  # TensorStore's messages have thousands of characters

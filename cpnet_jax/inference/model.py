@@ -1,4 +1,4 @@
-"""A trained network as whoever predicts with it sees it, wherever it was loaded from."""
+"""A trained network, independent of where it was loaded from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,12 +11,14 @@ from cpnet_jax.data.catalog import Dataset
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Attributes:
-    dataset: whose classes it knows, their colours and the ignore label.
-    crop_size: (height, width) of the windows it sees.
-    mean, std: of the images it was trained on, RGB, 0 .. 255.
-    logits: windows at output stride 8; both split over the devices' mesh along their first axis.
-    origin: where it comes from (experiment, step, file), for reports.
+    """A trained network with all that prediction needs to know about it.
+
+    Attributes:
+      dataset: its classes, their colours and the ignore label.
+      crop_size: (height, width) of its input windows.
+      mean, std: normalisation constants, RGB, in units of 0 .. 255.
+      logits: maps windows to logits at output stride 8; both are split over the mesh along their first axis.
+      origin: experiment, step and file that it comes from, for reports.
     """
 
     dataset: Dataset

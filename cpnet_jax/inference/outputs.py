@@ -1,8 +1,7 @@
-"""What is written of each prediction: class indices, an overlay to look at, and probabilities."""
+"""Writes predictions: class indices, overlays for viewing, and probabilities."""
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,30 +14,31 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.submissions import Submission
 from cpnet_jax.runtime import files
+from cpnet_jax.runtime.files import AnyPath
 
-# Longer sides are shrunk in overlays; the indices always keep the image's size.
+# Overlays with a longer side are shrunk; class indices always have the image's size.
 MAX_OVERLAY = 2048
-# Wide enough for the name of any class.
+# Wide enough for the longest class name.
 MIN_LEGEND = 320
 FOLDERS = ("classes", "overlays", "probabilities")
 
 
 class PredictionWriter:
-    """Writes into classes/, overlays/ and probabilities/ of a folder while the caller goes on; use it in a `with`.
+    """Writes predictions in background threads, to classes/, overlays/ and probabilities/ of a folder.
 
-    Files are replaced one by one, each in one step; what else lies in the folders stays.
+    Use it as a context manager. Each file is replaced in one step; other files in the folders stay.
 
     Args:
-      folder: to write to.
-      dataset: whose classes are predicted.
-      description: what predictions.json says of these predictions.
-      overlays: whether to draw them.
-      submission: to write them to as well.
+      folder: the folder to write to.
+      dataset: the predicted classes and their colours.
+      description: contents of predictions.json; None writes none.
+      overlays: whether to draw overlays.
+      submission: a benchmark submission to write the predictions to, too.
     """
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         dataset: Dataset,
         *,
         description: Any,
@@ -64,74 +64,72 @@ class PredictionWriter:
 
     def write(
         self,
-        source: InputImage,
+        file: InputImage,
         image: UInt8[np.ndarray, "h w 3"],
         classes: UInt8[np.ndarray, "h w"],
         probabilities: Float[np.ndarray, "h w k"] | None = None,
     ) -> None:
-        """What was found for a source, whose pixels are `image`. Returns at once unless many are waiting to be written,
-        so that memory is bounded.
+        """Queues the prediction of a file, whose pixels are `image`; blocks if too many are queued.
 
         Raises:
-          UserError: where this or an earlier prediction cannot be written.
+          UserError: if this or an earlier prediction cannot be written.
         """
         if self._description is not None:
-            # Not before there is something to describe: files of an earlier run may be all that is there.
+            # Written with the first prediction: until then, the folder may hold only files of an earlier run.
             files.write_json(self._folder / "predictions.json", self._description)
             self._description = None
         if probabilities is not None:
-            probabilities = probabilities.astype(np.float16)  # what waits takes half the memory
-        self._waiting.append(self._pool.submit(self._write, source, image, classes, probabilities))
+            probabilities = probabilities.astype(np.float16)  # halves the memory of the queue
+        self._waiting.append(self._pool.submit(self._write, file, image, classes, probabilities))
         while len(self._waiting) > self._most_waiting:
             self._waiting.popleft().result()
 
     def _write(
         self,
-        source: InputImage,
+        file: InputImage,
         image: UInt8[np.ndarray, "h w 3"],
         classes: UInt8[np.ndarray, "h w"],
         probabilities: Float[np.ndarray, "h w k"] | None,
     ) -> None:
-        name = source.name
-        # It may hold dots: with_suffix would take what follows the last one for an ending.
+        name = file.name
+        # No with_suffix: the name may contain dots.
         try:
             write_png(self._folder / "classes" / f"{name}.png", classes)
             if self._overlays:
-                write_png(self._folder / "overlays" / f"{name}.png", picture(image, classes, self._dataset))
+                write_png(self._folder / "overlays" / f"{name}.png", overlay_picture(image, classes, self._dataset))
             if probabilities is not None:
                 path = self._folder / "probabilities" / f"{name}.npz"
                 write_probabilities(path, probabilities, self._dataset.classes)
             if self._submission is not None:
-                self._submission.write(source.path, classes)
+                self._submission.write(file.path, classes)
         except OSError as error:
             raise UserError(
-                f"the prediction {name} cannot be written to {self._folder} ({error.strerror}): make room, or name "
-                "another --output"
+                f"cannot write the prediction {name} to {self._folder} ({error.strerror}): free space, or name another "
+                "--output"
             ) from error
 
 
-def write_png(path: Path, pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) -> None:
-    """One channel as it is, three as RGB.
+def write_png(path: AnyPath, pixels: UInt8[np.ndarray, "h w"] | UInt8[np.ndarray, "h w 3"]) -> None:
+    """Writes a PNG: one channel of class indices, or RGB.
 
-    Indices have no palette in the file, although viewers would then show colours: OpenCV, and others with their default
-    settings, give back a palette's colours (or their grey) where indices are wanted, and without a word.
+    Class indices get no palette, because OpenCV and other readers would silently return its colours instead of indices.
     """
     pixels = pixels[..., ::-1] if pixels.ndim == 3 else pixels
     encoded = cv2.imencode(".png", pixels)[1]
     with files.replacing(path) as temporary:
-        temporary.write_bytes(encoded)
+        temporary.write_bytes(encoded.tobytes())
 
 
-def write_probabilities(path: Path, probabilities: Float[np.ndarray, "h w k"], classes: tuple[str, ...]) -> None:
-    """A compressed .npz of `probabilities` (h, w, k) and `classes`, the k names."""
+def write_probabilities(path: AnyPath, probabilities: Float[np.ndarray, "h w k"], classes: tuple[str, ...]) -> None:
+    """Writes a compressed .npz with `probabilities` (h, w, k) and `classes`, the k class names."""
     with files.replacing(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, probabilities=probabilities, classes=np.array(classes))
 
 
-def picture(
+def overlay_picture(
     image: UInt8[np.ndarray, "h w 3"], classes: UInt8[np.ndarray, "h w"], dataset: Dataset
 ) -> UInt8[np.ndarray, "rows columns 3"]:
-    """The classes' colours over the image, and a legend of those it shows, the largest first with its share."""
+    """Draws the class colours over the image, and below it a legend with each class's share, largest first."""
     size = _shown_size(*classes.shape)
     enlarged = size[0] > image.shape[1]
     resized = cv2.resize(image, size, interpolation=cv2.INTER_NEAREST if enlarged else cv2.INTER_AREA)
@@ -150,7 +148,7 @@ def picture(
 
 
 def _shown_size(height: int, width: int) -> tuple[int, int]:
-    """(width, height) to look at: small images enlarged by a whole number, large ones shrunk."""
+    """(width, height) for viewing: small images are enlarged by a whole factor, large ones shrunk."""
     if max(height, width) > MAX_OVERLAY:
         factor = MAX_OVERLAY / max(height, width)
     else:

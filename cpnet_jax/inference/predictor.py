@@ -1,9 +1,9 @@
-"""Prediction of whole images of any size: many windows a batch, all of one shape, over all devices.
+"""Predicts whole images of any size with sliding windows, over all devices.
 
-Every device works on an image of its own and takes the next one when it is done. Each batch has equally many windows
-for each device, so one compiled function runs them all, whatever the image, the scale or the flip; the scores stay on
-the device until they are classes (see `canvas`). While the devices compute, the windows of the next batch are cut and
-what was predicted before is handed on.
+Each device works on one image tile at a time. A batch has the same number of windows for every device. All windows
+have one shape, so one compiled function runs them all, whatever the image, scale or flip. Scores stay on the device
+until they are reduced to classes (see `canvas`). While the devices compute, the host cuts the next windows and yields
+earlier results.
 """
 
 import math
@@ -19,31 +19,30 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from cpnet_jax import sharding
-from cpnet_jax.inference.canvas import GRANULE, Painter
-from cpnet_jax.inference.cutting import Images, Window, cut
+from cpnet_jax.inference.canvas import GRANULE, Accumulator
+from cpnet_jax.inference.cutting import ImageQueue, Window, cut
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.protocol import Protocol
 
 MEBIBYTE = 2**20
-# A canvas shrinks when it is that many times larger than what a batch needs.
-IDLE = 4
+# A canvas shrinks if it is more than this many times larger than a batch needs.
+LARGEST_EXCESS = 4
 Example = dict[str, Any]
-# One device's windows of a batch, and a batch.
-Share = list[Window]
-Batch = list[Share]
+# A batch: a list of windows for each device.
+WindowBatch = list[list[Window]]
 
 
 class Predictor:
     """Predicts images with a trained model.
 
     Args:
-      model: its logits run over `mesh`.
-      mesh: of devices of this process.
-      protocol: scales, flip, and what happens where windows overlap.
-      batch_size: windows at once on each device; see `usual_batch_size` where None.
-      canvas_bytes: of scores and classes that a device keeps. Larger images are predicted in tiles: equal results, for
-        the price of seeing the windows along the seams once for each tile.
-      block_bytes: of probabilities that a device works on at once.
+      model: the network, compiled for `mesh`.
+      mesh: devices of this process.
+      protocol: scales, flip and overlap.
+      batch_size: windows per device in a batch; None: see `usual_batch_size`.
+      canvas_bytes: limit for the scores and classes kept on a device. Larger images are predicted in tiles with equal
+        results; windows across tile borders are then computed once for each tile.
+      block_bytes: limit for the probabilities that a device processes at once.
     """
 
     def __init__(
@@ -59,17 +58,17 @@ class Predictor:
         self._model, self._mesh, self._protocol = model, mesh, protocol
         self._batch_size = batch_size or usual_batch_size(mesh)
         self._classes = len(model.dataset.classes)
-        # Of each pixel, the scores, and the classes found after each window, of this batch and the one before.
+        # Per pixel: the scores, and the classes after each window of this batch and the previous one.
         pixel_bytes = 4 * self._classes + 2 * self._batch_size
         self._largest_side = max(math.isqrt(canvas_bytes // pixel_bytes) // GRANULE, 1) * GRANULE
         rows = block_bytes // (4 * self._classes * model.crop_size[1])
         self._block_rows = 2 ** min(max(rows, 1).bit_length() - 1, GRANULE.bit_length() - 1)
 
     def classes(self, examples: Iterable[Example]) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"]]]:
-        """Yields (example, class of every pixel of its "image"), in order.
+        """Yields (example, class of every pixel), in order.
 
         Args:
-          examples: each with "image", uint8 RGB (h, w, 3) of any size; taken as they are needed.
+          examples: each with "image", uint8 RGB (h, w, 3) of any size; consumed lazily.
         """
         images = self._images(examples)
         canvas, running = None, deque()
@@ -78,7 +77,7 @@ class Predictor:
             if busy:
                 canvas, classes = self._run(batch, canvas)
                 running.append((batch, classes))
-            # One batch is computed while what its predecessor completed is handed on.
+            # While this batch is computed, the results of the previous one are yielded.
             while len(running) > busy:
                 _store_classes(*running.popleft())
             yield from images.finished()
@@ -87,54 +86,59 @@ class Predictor:
         yield from images.finished()
 
     def probabilities(self, examples: Iterable[Example]) -> Iterator[tuple[Example, Float[np.ndarray, "h w k"]]]:
-        """Yields (example, float32 scores of every pixel, adding up to 1 over the classes), in order; see `classes`."""
+        """Yields (example, float32 class probabilities of every pixel), in order; see `classes`."""
         images = self._images(examples)
         canvas = None
-        # A canvas has to be read before the next image is painted on it.
-        for batch in self._batches(images, end_with_image=True):
+        # A canvas must be read before the next tile is added to it.
+        for batch in self._batches(images, end_with_tile=True):
             canvas, _ = self._run(batch, canvas)
             _store_probabilities(batch, canvas)
             yield from images.finished()
 
-    def _images(self, examples: Iterable[Example]) -> Images:
-        # Enough that every device has one and its next, and that one with a large image does not stop the others soon.
-        return Images(examples, largest_side=self._largest_side, most_waiting=8 * self._mesh.size * self._batch_size)
+    def _images(self, examples: Iterable[Example]) -> ImageQueue:
+        # Long enough that a device with a large image does not stall the others soon.
+        return ImageQueue(
+            examples, largest_side=self._largest_side, most_waiting=8 * self._mesh.size * self._batch_size
+        )
 
-    def _batches(self, images: Images, *, end_with_image: bool = False) -> Iterator[Batch]:
-        """Equally many windows for every device: fewer at the end, where one's image ends if asked for, or where the
-        others would run too far ahead of one. A batch without any window asks for what is done to be handed on."""
+    def _batches(self, images: ImageQueue, *, end_with_tile: bool = False) -> Iterator[WindowBatch]:
+        """Yields up to `batch_size` windows for each device.
+
+        A device gets fewer at the end, if it would run too far ahead of the others, or, with `end_with_tile`, after a
+        tile's last window. A batch without any window means that results must be yielded first.
+        """
         streams = [cut(images, self._model, self._protocol) for _ in range(self._mesh.size)]
         while True:
-            batch = [_take(stream, self._batch_size, end_with_image) for stream in streams]
+            batch = [_take(stream, self._batch_size, end_with_tile) for stream in streams]
             if images.exhausted and not any(batch):
                 return
             yield batch
 
-    def _run(self, batch: Batch, canvas: Array | None) -> tuple[Array, UInt8[Array, "b h w"]]:
+    def _run(self, batch: WindowBatch, canvas: Array | None) -> tuple[Array, UInt8[Array, "b h w"]]:
         canvas = self._resized(canvas, batch)
-        painter = Painter(canvas.shape[1:3], self._model.crop_size, self._protocol.scales, self._block_rows)
+        accumulator = Accumulator(canvas.shape[1:3], self._model.crop_size, self._protocol.scales, self._block_rows)
         blank = np.zeros((*self._model.crop_size, 3), np.uint8)
         pixels, placements = [], []
-        for share in batch:
-            missing = self._batch_size - len(share)
-            pixels += [window.pixels for window in share] + [blank] * missing
-            placements += [painter.place(window) for window in share] + [painter.nothing()] * missing
+        for windows in batch:
+            missing = self._batch_size - len(windows)
+            pixels += [window.pixels for window in windows] + [blank] * missing
+            placements += [accumulator.place(window) for window in windows] + [accumulator.padding()] * missing
         logits = self._model.logits(sharding.to_devices(self._mesh, np.stack(pixels)))
         placements = jax.tree.map(lambda *values: np.stack(values), *placements)
-        return _compiled(painter, self._mesh)(canvas, logits, sharding.to_devices(self._mesh, placements))
+        return _compiled(accumulator, self._mesh)(canvas, logits, sharding.to_devices(self._mesh, placements))
 
-    def _resized(self, canvas: Float[Array, "d h w k"] | None, batch: Batch) -> Float[Array, "d h w k"]:
-        """The canvas with room for every tile of the batch; whatever is not done yet lies within these.
+    def _resized(self, canvas: Float[Array, "d h w k"] | None, batch: WindowBatch) -> Float[Array, "d h2 w2 k"]:
+        """The canvas, resized if needed so that every tile of the batch fits.
 
-        It grows in large strides, since every size is compiled once, and shrinks only where most of it lay idle.
+        Every size is compiled once, so it grows in large steps and shrinks only if most of it is unused.
         """
-        tiles = [window.tile.size for share in batch for window in share]
+        tiles = [window.tile.size for windows in batch for window in windows]
         needed = tuple(min(_stride(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True))
         if canvas is None:
             shape = (self._mesh.size, *needed, self._classes)
             return jnp.zeros(shape, jnp.float32, device=sharding.split(self._mesh))
         size = tuple(map(max, needed, canvas.shape[1:3]))
-        if math.prod(size) > IDLE * math.prod(needed):
+        if math.prod(size) > LARGEST_EXCESS * math.prod(needed):
             size = needed
         if size == canvas.shape[1:3]:
             return canvas
@@ -144,50 +148,50 @@ class Predictor:
         )
 
 
-# Kept for good: every evaluation of a training run paints alike, with another model.
+# Cached: the evaluations of a training run differ only in the model's parameters.
 @lru_cache
-def _compiled(painter: Painter, mesh: Mesh) -> Callable[..., tuple[Array, Array]]:
-    return jax.jit(sharding.per_device(painter.paint, mesh), donate_argnums=0)
+def _compiled(accumulator: Accumulator, mesh: Mesh) -> Callable[..., tuple[Array, Array]]:
+    return jax.jit(sharding.per_device(accumulator.add, mesh), donate_argnums=0)
 
 
 def usual_batch_size(mesh: Mesh) -> int:
-    """Windows at once on each device. CPUs are slower with more (measured: 10 % with 4), accelerators with fewer."""
+    """Default number of windows per device: CPUs are slower with more (10 % with 4), accelerators with fewer."""
     return 2 if sharding.is_on_cpus(mesh) else 8
 
 
-def _take(windows: Iterator[Window], count: int, end_with_image: bool) -> Share:
+def _take(windows: Iterator[Window | None], count: int, end_with_tile: bool) -> list[Window]:
     taken = []
     while len(taken) < count and (window := next(windows, None)) is not None:
         taken.append(window)
-        if end_with_image and window.last:
+        if end_with_tile and window.last:
             break
     return taken
 
 
 def _stride(side: int) -> int:
-    """The next canvas side: GRANULE times 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
+    """The smallest canvas side that fits: GRANULE times 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
     granules = -(-side // GRANULE)
     power = 2 ** (granules - 1).bit_length()
     return GRANULE * (power * 3 // 4 if granules <= power * 3 // 4 else power)
 
 
-def _store_classes(batch: Batch, classes: UInt8[Array, "b h w"]) -> None:
-    for share, part in zip(batch, _parts(classes), strict=True):
-        if any(window.last for window in share):
+def _store_classes(batch: WindowBatch, classes: UInt8[Array, "b h w"]) -> None:
+    for windows, part in zip(batch, _parts(classes), strict=True):
+        if any(window.last for window in windows):
             part = np.asarray(part)
-            for window, found in zip(share, part, strict=False):
+            for window, found in zip(windows, part, strict=False):
                 if window.last:
                     window.tile.store(found)
 
 
-def _store_probabilities(batch: Batch, canvas: Float[Array, "d h w k"]) -> None:
-    for share, part in zip(batch, _parts(canvas), strict=True):
-        if share and share[-1].last:
-            tile = share[-1].tile
+def _store_probabilities(batch: WindowBatch, canvas: Float[Array, "d h w k"]) -> None:
+    for windows, part in zip(batch, _parts(canvas), strict=True):
+        if windows and windows[-1].last:
+            tile = windows[-1].tile
             scores = np.asarray(part)[0, : tile.size[0], : tile.size[1]]
             tile.store(scores / scores.sum(axis=-1, keepdims=True))
 
 
 def _parts(x: Array) -> list[Array]:
-    """Each device's part, in the order of the mesh."""
+    """Each device's part of an array, in the order of the mesh."""
     return [shard.data for shard in sorted(x.addressable_shards, key=lambda shard: shard.index[0].start or 0)]

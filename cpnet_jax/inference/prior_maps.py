@@ -1,6 +1,8 @@
-"""Rows of the context prior to look at: which positions, what the network says of them, what it should say."""
+"""Chooses positions to visualise, and computes their rows of the context prior and of the ideal affinity map."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +16,16 @@ Position = tuple[int, int]  # (row, column) in the prior's grid
 
 
 def choose_positions(classes: Integer[np.ndarray, "h w"], count: int, ignore_label: int = 255) -> list[Position]:
-    """Positions well inside the largest regions, of as many different classes as there are.
+    """Chooses positions well inside the largest regions, of as many different classes as possible.
 
     Args:
-      classes: of the prior's positions: a label through `losses.downsample_labels`, or predicted ones.
-      count: how many are wanted; fewer come back where there are fewer regions.
+      classes: the class of each position of the prior, for example a label through `losses.downsample_labels`.
+      count: at most this many positions are returned; fewer if there are fewer regions.
 
     Returns:
-      (row, column) of each, the class of the largest region first; the same for the same classes.
+      (row, column) of each position, the class of the largest region first. The choice is deterministic.
     """
-    regions = []  # (how many larger ones its class has, -size, inside) sorts different classes to the front
+    regions = []  # (number of larger regions of its class, -size, position): sorts different classes to the front
     for value in np.unique(classes[classes != ignore_label]):
         numbered, found = ndimage.label(classes == value)
         sizes = np.bincount(numbered.ravel(), minlength=found + 1)[1:]
@@ -33,8 +35,9 @@ def choose_positions(classes: Integer[np.ndarray, "h w"], count: int, ignore_lab
 
 
 def _innermost(region: np.ndarray) -> Position:
-    """The position farthest from the region's edge; of several, the one nearest to its middle."""
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    """The position farthest from the region's edge; ties are broken by distance to its centre."""
+    depth: Any = ndimage.distance_transform_edt(np.pad(region, 1))
+    depth = depth[1:-1, 1:-1]
     deepest = np.argwhere(depth == depth.max())
     middle = np.argwhere(region).mean(axis=0)
     row, column = deepest[((deepest - middle) ** 2).sum(axis=1).argmin()]
@@ -42,17 +45,17 @@ def _innermost(region: np.ndarray) -> Position:
 
 
 def prior_rows(prior: PriorFactors, positions: Int[Array, "b p"]) -> Float[Array, "b p n"]:
-    """Rows P_i of each image's prior, in [0, 1], from the factors of these rows alone: never the n x n array.
+    """Computes rows P_i of each window's prior, in [0, 1], without the n x n array.
 
     Args:
-      prior: of a batch of windows.
-      positions: i = row * w + column, for each window its own; 0 .. n - 1.
+      prior: the priors of a batch of windows.
+      positions: i = row * w + column for each window, in 0 .. n - 1.
     """
     features = jnp.take_along_axis(prior.features, positions[..., None], axis=1)
-    return jax.nn.sigmoid(prior.replace(features=features).logits())
+    return jax.nn.sigmoid(replace(prior, features=features).logits())
 
 
 def ideal_rows(classes: Integer[np.ndarray, "h w"], positions: Sequence[Position]) -> Float[np.ndarray, "p h w"]:
-    """The same rows of the ideal affinity map: 1 where a position shares the class, else 0."""
+    """Rows of the ideal affinity map: 1 if a position has the same class as the row's, otherwise 0."""
     chosen = np.array([classes[position] for position in positions], classes.dtype)
     return (classes == chosen[:, None, None]).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How an image is shown to the network at test time."""
+"""The test-time protocol: scales, flip and overlap of windows."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,14 +6,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Protocol:
-    """Scales, flip, and what happens where windows overlap. The default is what the paper's ablations report; its
-    final figures are with several scales and flip.
+    """The test-time protocol.
+
+    The default is that of the paper's ablations. The paper's final results use several scales and flip.
 
     Attributes:
-      scales: factors on the image's sides; the scores of all are added.
-      flip: each window is shown mirrored as well.
-      overlap: where windows overlap, their scores are added ("sum": the authors' evaluator, which gives such pixels
-        more weight among the scales) or averaged ("average").
+      scales: factors on the image's sides; the scores of all scales are added.
+      flip: whether each window is also predicted mirrored.
+      overlap: how the scores of overlapping windows are combined, "sum" or "average". The authors' evaluator uses
+        "sum", which gives pixels in overlaps more weight among the scales.
     """
 
     scales: tuple[float, ...] = (1.0,)

@@ -1,8 +1,8 @@
-"""Where the windows of an image lie, and where their scores go: geometry in numpy, exact in integers.
+"""Geometry of sliding windows: where they lie, and which pixels their scores reach. Exact in integers.
 
-The prior has one channel a position, so the network sees windows of its crop size. Images smaller than the crop are
-padded at the bottom and right; larger ones are covered by windows with a stride of 2/3 of the crop, the last flush
-with the edge (the authors' evaluator).
+The prior has one channel per position, so the network takes windows of its crop size. Smaller images are padded at the
+bottom and right. Larger ones are covered by windows with a stride of 2/3 of the crop, the last one flush with the edge,
+as in the authors' evaluator.
 """
 
 from typing import NamedTuple
@@ -12,12 +12,12 @@ from jaxtyping import Float, Int
 
 
 def scaled_size(size: int, scale: float) -> int:
-    """A side of the image at that scale: rounded half up, at least 1."""
+    """Length of an image side at a scale: rounded half up, at least 1."""
     return max(int(np.floor(size * scale + 0.5)), 1)
 
 
 def window_offsets(size: int, crop: int) -> list[int]:
-    """Start of each window along one side: every 2/3 crop, the last one flush with the edge; [0] if size <= crop."""
+    """Starts of the windows along one side: every 2/3 crop, the last one flush with the edge; [0] if size <= crop."""
     stride = max(crop * 2 // 3, 1)
     count = max(-(-(size - crop) // stride), 0) + 1
     return [max(min(i * stride, size - crop), 0) for i in range(count)]
@@ -32,7 +32,7 @@ class Taps(NamedTuple):
 
 
 def bilinear_taps(size: int, out: int) -> Taps:
-    """From `size` samples to `out`: half-pixel centres, edges clamped, no antialiasing (torch: align_corners=False)."""
+    """Taps from `size` samples to `out`, as torch's align_corners=False: half-pixel centres, clamped edges."""
     # The source of output i is (i + 1/2) size / out - 1/2, kept as a fraction over 2 out.
     source = np.maximum((2 * np.arange(out, dtype=np.int64) + 1) * size - out, 0)
     lower, rest = np.divmod(source, 2 * out)
@@ -41,12 +41,12 @@ def bilinear_taps(size: int, out: int) -> Taps:
     return Taps(lower, upper, np.stack([1 - fraction, fraction]))
 
 
-class Stretch(NamedTuple):
-    """What one window gives to one side of the output.
+class Reach(NamedTuple):
+    """The output pixels that a window contributes to, along one side.
 
     Attributes:
-      start: first place of the output that it reaches; the taps are those of the places from there on.
-      taps: into the window; weights of samples that are not the window's are 0.
+      start: the first output pixel; the taps are those of the pixels from there on.
+      taps: interpolation from the window; samples outside the window have weight 0.
     """
 
     start: int
@@ -54,13 +54,13 @@ class Stretch(NamedTuple):
 
 
 class Side:
-    """One side of an image at one scale: its windows and how their scores reach the image's own pixels.
+    """One side of an image at one scale: its windows, and how their scores map to the image's pixels.
 
     Args:
-      size: of the image.
+      size: length of the side, in pixels.
       scale: see `scaled_size`.
-      crop: of the windows.
-      average: whether windows are averaged where they overlap; otherwise they are added.
+      crop: length of the windows.
+      average: whether overlapping windows are averaged; otherwise they are added.
     """
 
     def __init__(self, size: int, scale: float, crop: int, *, average: bool = False) -> None:
@@ -73,8 +73,8 @@ class Side:
             covering[offset : offset + crop] += 1
         self._share = 1 / covering if average else np.ones_like(covering)
 
-    def stretch(self, offset: int, begin: int, end: int) -> Stretch | None:
-        """What the window at `offset` gives to the places begin .. end - 1 of the image; None where that is nothing."""
+    def reach(self, offset: int, begin: int, end: int) -> Reach | None:
+        """The pixels among begin .. end - 1 that the window at `offset` contributes to; None if there are none."""
         lower, upper, weight = (part[..., begin:end] for part in self._taps)
         inside = [(offset <= taps) & (taps < offset + self._crop) for taps in (lower, upper)]
         reached = np.flatnonzero(inside[0] | inside[1])
@@ -83,4 +83,4 @@ class Side:
         part = slice(reached[0], reached[-1] + 1)
         weight = weight * np.stack(inside) * np.stack([self._share[lower], self._share[upper]])
         lower, upper = (np.clip(taps - offset, 0, self._crop - 1) for taps in (lower, upper))
-        return Stretch(int(reached[0]), Taps(lower[part], upper[part], weight[:, part]))
+        return Reach(int(reached[0]), Taps(lower[part], upper[part], weight[:, part]))

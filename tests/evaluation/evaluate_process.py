@@ -12,7 +12,7 @@ DEVICES = 4
 
 
 def get_config(folder: Path):
-    """A CPNet small enough to be run untrained on pictures of CamVid's layout."""
+    """The config of a tiny CPNet for images in CamVid's layout."""
     from configs import camvid
 
     config = camvid.get_config()

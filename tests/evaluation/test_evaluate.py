@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from cpnet_jax.data.catalog import DATASETS, PASCAL_CONTEXT, PASCAL_CONTEXT_60, Dataset
-from cpnet_jax.evaluation.confusion import confusion_matrix, scores
+from cpnet_jax.evaluation.confusion import confusion_matrix
 from cpnet_jax.evaluation.evaluate import Evaluation, evaluate, merge
+from cpnet_jax.evaluation.metrics import compute_all
 
 TINY = Dataset(
     name="tiny",
@@ -38,7 +39,7 @@ def test_evaluation_is_the_sum_over_all_images():
     assert evaluation.images == len(SIZES)
     assert evaluation.confusion.dtype == np.int64
     assert np.array_equal(evaluation.confusion, confusion_matrix(label, predicted, 4))
-    assert evaluation.scores.mean_iou == scores(evaluation.confusion).mean_iou
+    assert evaluation.figures["mIoU"] == compute_all(evaluation.confusion)["mIoU"]
 
 
 def test_the_datasets_ignore_label_is_what_is_ignored():
@@ -48,7 +49,7 @@ def test_the_datasets_ignore_label_is_what_is_ignored():
 
 
 @pytest.mark.parametrize("value", [4, 254])
-def test_a_label_that_is_no_class_stops_the_evaluation(value):
+def test_a_label_that_is_not_a_class_stops_the_evaluation(value):
     predictions = make_predictions()
     predictions[2][0]["label"][0, 0] = value
     with pytest.raises(ValueError, match="label"):
@@ -60,7 +61,7 @@ def test_a_prediction_of_another_size_stops_the_evaluation():
         evaluate([({"label": np.zeros((4, 6), np.uint8)}, np.zeros((6, 4), np.uint8))], TINY)
 
 
-def test_counting_is_exact_beyond_what_float32_can_count():
+def test_counting_is_exact_beyond_the_range_of_float32():
     """Cityscapes' validation split has 1e9 pixels; float32 stops at 2^24."""
     block = np.zeros((1024, 1024), np.uint8)
     pixel = np.zeros((1, 1), np.uint8)
@@ -70,18 +71,18 @@ def test_counting_is_exact_beyond_what_float32_can_count():
 
 
 def strict(evaluation: Evaluation, **settings) -> dict:
-    """Through JSON and back; NaN raises."""
+    """The contents of eval.json after a round trip through strict JSON; NaN raises."""
     return json.loads(json.dumps(evaluation.as_json(**settings), allow_nan=False))
 
 
 def test_json_holds_the_figures_and_the_settings():
     evaluation = evaluate(make_predictions(), TINY)
-    report, figures = strict(evaluation, step=7, window=[480, 480]), evaluation.scores
-    assert report["mIoU"] == figures.mean_iou
-    assert report["pixel_accuracy"] == figures.pixel_accuracy
-    assert report["mean_accuracy"] == figures.mean_accuracy
+    report, figures = strict(evaluation, step=7, window=[480, 480]), compute_all(evaluation.confusion)
+    assert report["mIoU"] == figures["mIoU"]
+    assert report["pixel_accuracy"] == figures["pixel_accuracy"]
+    assert report["mean_accuracy"] == figures["mean_accuracy"]
     assert list(report["per_class"]) == list(TINY.classes)
-    assert report["per_class"]["sky"] == figures.iou[3]
+    assert report["per_class"]["sky"] == figures["per_class"][3]
     assert report["images"] == len(SIZES)
     assert report["settings"] == {"step": 7, "window": [480, 480]}
 
@@ -113,20 +114,17 @@ def test_json_of_a_perfect_prediction_is_one():
 
 def test_json_holds_every_figure_by_class_and_as_a_mean():
     evaluation = evaluate(make_predictions(), TINY)
-    report, figures = strict(evaluation), evaluation.scores
-    for key, values in (
-        ("per_class", figures.iou),
-        ("per_class_accuracy", figures.accuracy),
-        ("per_class_dice", figures.dice),
-    ):
+    report, figures = strict(evaluation), compute_all(evaluation.confusion)
+    for key in ("per_class", "per_class_accuracy", "per_class_dice"):
+        values = figures[key]
         assert list(report[key]) == list(TINY.classes)
         assert [report[key][name] for name in ("water", "sand", "sky")] == values[[0, 1, 3]].tolist()
         assert report[key]["umbrella stand"] is None
-    assert report["mean_dice"] == figures.mean_dice
-    assert report["frequency_weighted_IoU"] == figures.frequency_weighted_iou
+    assert report["mean_dice"] == figures["mean_dice"]
+    assert report["frequency_weighted_IoU"] == figures["frequency_weighted_IoU"]
 
 
-def test_json_says_the_miou_under_the_other_conventions():
+def test_json_holds_the_miou_under_other_conventions():
     report = strict(evaluate(make_predictions(), TINY))  # "umbrella stand" is predicted, never labelled
     total = sum(value for value in report["per_class"].values() if value is not None)
     assert report["mIoU"] == pytest.approx(total / 3)
@@ -178,14 +176,14 @@ def test_per_image_figures_are_those_of_the_image_alone():
     found = evaluate(iter(predictions), TINY).per_image
     assert found.places.tolist() == list(range(len(SIZES)))
     for place, pair in enumerate(predictions):
-        alone = evaluate([pair], TINY).scores
-        assert found.pixel_accuracy[place] == pytest.approx(alone.pixel_accuracy, nan_ok=True)
-        assert found.mean_iou[place] == pytest.approx(alone.mean_iou, nan_ok=True)
+        alone = compute_all(evaluate([pair], TINY).confusion)
+        assert found.pixel_accuracy[place] == pytest.approx(alone["pixel_accuracy"], nan_ok=True)
+        assert found.mean_iou[place] == pytest.approx(alone["mIoU"], nan_ok=True)
     assert np.isnan(found.mean_iou).tolist() == [False, False, True, False, False]
 
 
 def images_with(correct: list[int]) -> list:
-    """Of ten pixels of one class each, so many correct ones; -1: an image without any label."""
+    """Images of ten pixels of one class with the given numbers of correct ones; -1: an image without labels."""
     pairs = []
     for count in correct:
         label = np.full((1, 10), 255 if count < 0 else 0, np.uint8)
@@ -244,17 +242,18 @@ def test_table_has_a_line_for_every_class_and_the_means(dataset):
     confusion = np.random.default_rng(0).integers(1, 1000, (count, count))
     confusion[1] = 0  # absent
     evaluation = Evaluation(dataset, confusion, images=3)
-    lines, figures = evaluation.table().splitlines(), evaluation.scores
-    for name, *values in zip(dataset.classes, figures.iou, figures.accuracy, figures.dice, strict=True):
+    lines, figures = evaluation.table().splitlines(), compute_all(evaluation.confusion)
+    columns = [figures[name] for name in ("per_class", "per_class_accuracy", "per_class_dice")]
+    for name, *values in zip(dataset.classes, *columns, strict=True):
         (line,) = [line for line in lines if line.startswith(f"{name}  ")]
         assert ("absent" in line) == np.isnan(values[0])
         assert np.isnan(values[0]) or line.removeprefix(name).split()[:3] == [f"{100 * value:.1f}" for value in values]
     for name, value in (
-        ("mIoU", figures.mean_iou),
-        ("mean accuracy", figures.mean_accuracy),
-        ("mean Dice", figures.mean_dice),
-        ("pixel accuracy", figures.pixel_accuracy),
-        ("frequency-weighted IoU", figures.frequency_weighted_iou),
+        ("mIoU", figures["mIoU"]),
+        ("mean accuracy", figures["mean_accuracy"]),
+        ("mean Dice", figures["mean_dice"]),
+        ("pixel accuracy", figures["pixel_accuracy"]),
+        ("frequency-weighted IoU", figures["frequency_weighted_IoU"]),
     ):
         (line,) = [line for line in lines if line.startswith(f"{name}  ")]
         assert f"{100 * value:.1f}" in line

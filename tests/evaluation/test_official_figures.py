@@ -1,4 +1,4 @@
-"""The same counts and figures as the benchmarks' own evaluations, to the last digit."""
+"""Counts and figures equal those of the benchmarks' own evaluations, to the last digit."""
 
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ from cpnet_jax.data.builders.base import translate
 from cpnet_jax.data.builders.cityscapes import CityscapesBuilder
 from cpnet_jax.data.catalog import ADE20K, CITYSCAPES
 from cpnet_jax.evaluation.evaluate import evaluate
+from cpnet_jax.evaluation.metrics import compute_all
 from cpnet_jax.inference.submissions import ADE20K_TEST, CITYSCAPES_TEST
 
 IDS = [trainId2label[i].id for i in range(19)]
@@ -20,15 +21,17 @@ TRAIN, TRUCK = (CITYSCAPES.classes.index(name) for name in ("train", "truck"))
 
 
 def blocky(rng, values, shape, block=8):
-    """A picture of patches, as labels are, rather than noise."""
+    """A label-like image of uniform patches."""
     patches = rng.choice(values, (-(-shape[0] // block), -(-shape[1] // block)))
     return patches.repeat(block, 0).repeat(block, 1)[: shape[0], : shape[1]].astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
 def city_set(tmp_path_factory):
-    """gtFine's labelIds and predictions as submitted, with all void labels and without any train; the network
-    predicts trains in some images, trucks in none."""
+    """Ground truth and submitted predictions on disk, as labelIds.
+
+    The ground truth has all void labels but no train. Trains are predicted in some images, trucks in none.
+    """
     root, rng = tmp_path_factory.mktemp("cityscapes"), np.random.default_rng(0)
     cores = [f"{city}_{number:06}_000019" for city in ("frankfurt", "lindau") for number in range(4)]
     truths, predictions = {}, {}
@@ -49,7 +52,7 @@ def city_set(tmp_path_factory):
 
 
 def run_official(root):
-    """What the benchmark's script finds in the files, without its figures of instances and its printing."""
+    """Results of the benchmark's script, without instance-level figures and printing."""
     settings = SimpleNamespace(**vars(cityscapes.args))
     settings.predictionPath, settings.predictionWalk = str(root / "results"), None
     settings.evalInstLevelScore, settings.JSONOutput, settings.quiet = False, False, True
@@ -60,7 +63,7 @@ def run_official(root):
 
 
 def test_confusion_matrix_is_that_of_the_official_cityscapes_script(city_set):
-    """Its rows of void labels are those that we ignore."""
+    """The script's rows of void labels are the ignored pixels."""
     official = np.array(city_set.official["confMatrix"], np.int64)
     assert city_set.ours.confusion.dtype == np.int64
     assert np.array_equal(city_set.ours.confusion, official[np.ix_(IDS, IDS)])
@@ -69,21 +72,22 @@ def test_confusion_matrix_is_that_of_the_official_cityscapes_script(city_set):
 
 
 def test_ious_are_those_of_the_official_cityscapes_script(city_set):
-    """It gives a class that is predicted but never labelled an IoU of 0, and counts it; we name it and leave it out."""
-    found, official = city_set.ours.scores, city_set.official
+    """A class predicted but never labelled counts 0 in the script's mean and is left out of ours."""
+    found, official = compute_all(city_set.ours.confusion), city_set.official
     theirs = np.array([official["classScores"][name] for name in CITYSCAPES.classes])
     labelled = np.arange(19) != TRAIN
-    assert np.array_equal(found.iou[labelled], theirs[labelled])
-    assert theirs[TRAIN] == 0 and np.isnan(found.iou[TRAIN]) and city_set.ours.absent_classes == ["train"]
-    assert found.iou[TRUCK] == 0, "labelled, never predicted"
-    assert found.mean_iou_of_shown == pytest.approx(official["averageScoreClasses"], rel=1e-15)
-    assert found.mean_iou == pytest.approx(official["averageScoreClasses"] * 19 / 18, rel=1e-15)
+    assert np.array_equal(found["per_class"][labelled], theirs[labelled])
+    assert theirs[TRAIN] == 0 and np.isnan(found["per_class"][TRAIN]) and city_set.ours.absent_classes == ["train"]
+    assert found["per_class"][TRUCK] == 0, "labelled, never predicted"
+    assert found["mIoU_labelled_or_predicted"] == pytest.approx(official["averageScoreClasses"], rel=1e-15)
+    assert found["mIoU"] == pytest.approx(official["averageScoreClasses"] * 19 / 18, rel=1e-15)
 
 
 def scene_parsing_areas(prediction, label, classes=150):
-    """The scene parsing kit's definition on its own numbers, 1 .. 150 with 0 for whatever is labelled as none of them:
-    unlabelled pixels leave the prediction; then areas of intersection and union class by class, correct and labelled
-    pixels."""
+    """Areas of intersection and union by class, correct and labelled pixels, as the scene parsing kit defines them.
+
+    Classes are 1 .. 150, and 0 is unlabelled. Unlabelled pixels do not count.
+    """
     labelled = label > 0
     areas = []
     for k in range(1, classes + 1):
@@ -106,9 +110,9 @@ def test_figures_are_those_of_the_scene_parsing_kit():
     ours = evaluate(pairs, ADE20K)
     true, predicted, hit = ours.confusion.sum(1), ours.confusion.sum(0), np.diag(ours.confusion)
     assert np.array_equal(np.stack([hit, true + predicted - hit], 1), areas)
-    found, present = ours.scores, true > 0
+    found, present = compute_all(ours.confusion), true > 0
     assert 0 < present.sum() < 150 and ((areas[:, 1] > 0) & ~present).any(), "absent classes, some of them predicted"
-    assert np.array_equal(found.iou[present], areas[present, 0] / areas[present, 1])
-    assert found.pixel_accuracy == correct / labelled
+    assert np.array_equal(found["per_class"][present], areas[present, 0] / areas[present, 1])
+    assert found["pixel_accuracy"] == correct / labelled
     kit = areas[:, 0] / (np.spacing(1) + areas[:, 1])  # absent classes are 0 in its mean over all 150
-    assert found.mean_iou_absent_zero == pytest.approx(kit.mean(), rel=1e-14)
+    assert found["mIoU_absent_as_0"] == pytest.approx(kit.mean(), rel=1e-14)

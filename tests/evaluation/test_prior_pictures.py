@@ -1,4 +1,4 @@
-"""Pictures of the context prior show its rows where they belong."""
+"""Pictures of the context prior show its rows at the right positions."""
 
 import dataclasses
 
@@ -38,7 +38,7 @@ def test_a_row_of_the_prior_is_drawn_cell_by_cell_under_its_mark():
     assert rows.min() >= 192 and rows.max() < 256 and columns.min() >= 256 and columns.max() < 320, "the disc"
 
 
-def test_marks_sit_on_their_positions():
+def test_discs_are_drawn_on_their_positions():
     image = np.zeros((256, 384, 3), np.uint8)
     drawn = np.asarray(marked(image, [(0, 0), (3, 5)], (4, 6)))
     white = (drawn == 255).all(-1)
@@ -48,7 +48,7 @@ def test_marks_sit_on_their_positions():
 
 
 def changed(one, other) -> np.ndarray:
-    """Where two panels differ."""
+    """The pixels in which two panels differ."""
     return (np.asarray(prior_panel(one)) != np.asarray(prior_panel(other))).any(-1)
 
 
@@ -56,7 +56,7 @@ def test_prior_panel_has_a_column_a_position_with_the_prior_over_the_ideal():
     sample = make_prior_sample(grid=(4, 4), stride=64, positions=((0, 0), (3, 3)))
 
     def middle(field: str, number: int) -> np.ndarray:
-        """(y, x) of what changes with these values."""
+        """(y, x) of the pane that shows these values."""
         values = getattr(sample, field).copy()
         values[number] = 1 - values[number]
         places = np.argwhere(changed(sample, dataclasses.replace(sample, **{field: values})))

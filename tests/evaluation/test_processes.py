@@ -1,4 +1,4 @@
-"""An evaluation finds the same whether one process or two of them share the images."""
+"""An evaluation has the same result with one process as with two."""
 
 import json
 import os
@@ -50,7 +50,7 @@ def write_camvid(folder):
 
 
 def evaluated(folder, count):
-    """(eval.json, names of all files written) of an evaluation by so many processes."""
+    """(eval.json, names of all written files) of an evaluation by `count` processes."""
     workdir = folder / f"run_{count}"
     shutil.copytree(folder / "run", workdir)
     with socket.socket() as free:
@@ -81,7 +81,7 @@ def evaluated(folder, count):
     return json.loads((workdir / "eval.json").read_text()), written
 
 
-def test_two_processes_find_what_one_finds(folder):
+def test_two_processes_equal_one(folder):
     one, files = evaluated(folder, 1)
     assert one["images"] == len(SIZES)
     assert len([iou for iou in one["per_class"].values() if iou]) > 2, "a network that says something"

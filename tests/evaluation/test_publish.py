@@ -1,4 +1,4 @@
-"""Which images a report shows."""
+"""The report shows the worst and the best images."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from cpnet_jax.evaluation.publish import chosen
 
 
 def evaluation(images):
-    """Image i has i + 1 of 20 pixels right; they come in another order."""
+    """(evaluation, order): image i has i + 1 of 20 pixels right; the images are shuffled."""
     order = np.random.default_rng(0).permutation(images)
     label = np.zeros((1, 20), np.uint8)
     return evaluate((({"label": label}, (np.arange(20) > i).astype(np.uint8)[None]) for i in order), CAMVID), order

@@ -1,4 +1,4 @@
-"""Whole-image prediction as slowly and plainly as it can be written: what the fast one is held against.
+"""Reference implementation of whole-image prediction, written for clarity, not speed.
 
 NumPy in float64, one image, one scale, one window at a time. It shares no code with `cpnet_jax`; only the network is
 passed in, as a function of one window: uint8 (h, w, 3) -> logits (h / 8, w / 8, K).
@@ -21,7 +21,7 @@ def scores(image, network, *, crop, mean, scales=(1.0,), flip=False, overlap="su
 
 
 def scaled_scores(image, network, *, crop, mean, flip, overlap):
-    """(h, w, K): the scores of an image as it is."""
+    """(h, w, K): the scores of an image without rescaling."""
     canvas = padded(image, crop, mean)
     total, windows = 0.0, np.zeros((*canvas.shape[:2], 1))
     for top in starts(canvas.shape[0], crop[0]):
@@ -58,7 +58,7 @@ def scaled_image(image, scale):
 
 
 def padded(image, crop, mean):
-    """At least of the crop's size: the mean colour at the bottom and at the right."""
+    """The image padded with the mean colour at the bottom and right to at least the crop's size."""
     height, width = max(image.shape[0], crop[0]), max(image.shape[1], crop[1])
     canvas = np.full((height, width, 3), np.round(mean), np.uint8)
     canvas[: image.shape[0], : image.shape[1]] = image
@@ -66,7 +66,7 @@ def padded(image, crop, mean):
 
 
 def starts(size, crop):
-    """Every 2/3 crop until the edge is reached, where the last window ends."""
+    """Window starts: every 2/3 crop, the last window flush with the edge."""
     found, stride = [0], max(1, crop * 2 // 3)
     while found[-1] + crop < size:
         found.append(min(found[-1] + stride, size - crop))
@@ -93,7 +93,7 @@ def interpolation(size, new_size):
 
 
 def classes(found):
-    """The class of each pixel, the first of equals."""
+    """The class of each pixel; the first one wins ties."""
     return found.argmax(axis=-1).astype(np.uint8)
 
 

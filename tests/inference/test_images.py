@@ -1,4 +1,4 @@
-"""Every kind of picture file becomes the 8-bit RGB that it shows, upright; a bad one gets a sentence that names it."""
+"""Every kind of image file is read as upright 8-bit RGB; an unreadable one raises an error that names it."""
 
 import struct
 import zlib
@@ -26,7 +26,7 @@ def three(channel: np.ndarray) -> np.ndarray:
 
 
 def palette_picture() -> tuple[Image.Image, np.ndarray]:
-    """One with a transparent colour, and what it shows."""
+    """An image with a transparent colour, and its RGB values."""
     indices = (np.arange(SIZE[0] * SIZE[1]) % 7).astype(np.uint8).reshape(SIZE)
     colours = np.random.default_rng(3).integers(0, 256, (7, 3)).astype(np.uint8)
     image = Image.fromarray(indices).convert("P")
@@ -77,7 +77,7 @@ def test_sixteen_bits_are_scaled_as_training_scales_them(tmp_path, ending):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}], ids=["baseline", "progressive"])
-def test_jpeg_has_the_very_pixels_that_training_sees(tmp_path, mode, options):
+def test_jpeg_pixels_equal_those_that_training_reads(tmp_path, mode, options):
     path = tmp_path / "a.jpg"
     Image.fromarray(RGB).convert(mode).save(path, **options)
     assert np.array_equal(read_image(path), decode_image(path.read_bytes()).pixels)
@@ -85,15 +85,14 @@ def test_jpeg_has_the_very_pixels_that_training_sees(tmp_path, mode, options):
 
 @pytest.mark.parametrize("name", ["a.jpg", "a.tif"])
 def test_cmyk_is_not_read_as_its_negative(tmp_path, name):
-    """JPEGs of it are stored inverted, as Adobe does; TIFFs are not."""
+    """CMYK JPEGs are stored inverted, as Adobe does; CMYK TIFFs are not."""
     Image.fromarray(RGB).convert("CMYK").save(tmp_path / name, **({"quality": 95} if name == "a.jpg" else {}))
     assert (b"Adobe" in (tmp_path / name).read_bytes()) == (name == "a.jpg")
     assert np.abs(read_image(tmp_path / name).astype(int) - RGB).mean() < 2
 
 
 def turned(orientation: int) -> np.ndarray:
-    """How a camera that says `orientation` stores the upright RGB, after the EXIF standard: where row 0 and column 0
-    of what is stored are in the picture."""
+    """The upright RGB as stored by a camera with this EXIF orientation."""
     stored = {2: RGB[:, ::-1], 3: RGB[::-1, ::-1], 4: RGB[::-1]}
     across = RGB.transpose(1, 0, 2)
     stored |= {5: across, 6: across[::-1], 7: across[::-1, ::-1], 8: across[:, ::-1]}
@@ -125,7 +124,7 @@ def test_damaged_exif_does_not_matter(tmp_path):
         assert read_image(path).shape == RGB.shape
 
 
-def test_of_several_frames_the_first_counts(tmp_path):
+def test_the_first_of_several_frames_is_read(tmp_path):
     first, second = Image.fromarray(GREY), Image.fromarray(255 - GREY)
     for name in ("a.gif", "a.tif"):
         first.save(tmp_path / name, save_all=True, append_images=[second])
@@ -140,7 +139,7 @@ def encoded(coding: str) -> bytes:
 
 
 def bomb(side: int = 50_000) -> bytes:
-    """A small PNG of very many pixels."""
+    """A small PNG file with very many pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -157,7 +156,7 @@ def float_tiff() -> bytes:
 
 BAD = {
     "empty": (b"", "it is empty"),
-    "text": (b"no picture", "no JPEG"),
+    "text": (b"no picture", "not a JPEG"),
     "only a start": (b"\xff\xd8\xff\xe0", "damaged"),
     "a bomb": (bomb(), "million pixels"),
     "floats": (float_tiff(), "8 or 16 bits"),
@@ -167,7 +166,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_cannot_be_read_is_told_in_a_sentence_that_names_the_file(tmp_path, kind):
+def test_an_unreadable_file_raises_one_sentence_that_names_it(tmp_path, kind):
     data, said = BAD[kind]
     path = tmp_path / "bad.img"
     path.write_bytes(data)
@@ -178,7 +177,7 @@ def test_what_cannot_be_read_is_told_in_a_sentence_that_names_the_file(tmp_path,
 
 
 @pytest.mark.parametrize("kind", ["missing", "a folder", "a broken link"])
-def test_what_is_no_file_is_told_too(tmp_path, kind):
+def test_a_path_that_is_not_a_file_raises_too(tmp_path, kind):
     path = tmp_path / "x.png"
     if kind == "a folder":
         path.mkdir()
@@ -188,7 +187,7 @@ def test_what_is_no_file_is_told_too(tmp_path, kind):
         read_image(path)
 
 
-def test_reading_ahead_keeps_the_order_and_does_not_run_away():
+def test_reading_ahead_keeps_the_order_and_is_bounded():
     started = []
 
     def read(item: int) -> int:

@@ -1,4 +1,4 @@
-"""--images: files, folders and patterns, each image once, in one order, under a name of its own."""
+"""--images finds each image once, in a fixed order, and gives its prediction a unique name."""
 
 import os
 
@@ -60,13 +60,13 @@ def test_an_image_that_is_named_twice_counts_once(folder):
     assert names(found) == ["b", "a", "day/one", "day/two", "night/deep/one", "night/one"]
 
 
-def test_a_file_whose_name_holds_a_comma_or_a_wildcard_is_itself(folder):
+def test_a_file_whose_name_has_a_comma_or_a_wildcard_is_found(folder):
     for name in ("c,d.png", "[e].png"):
         (folder / name).touch()
         assert [image.path.name for image in find_images([str(folder / name)]).images] == [name]
 
 
-def test_a_named_file_needs_no_ending_of_an_image(folder):
+def test_a_named_file_needs_no_image_suffix(folder):
     assert names(find_images([str(folder / "notes.txt")])) == ["notes"]
 
 
@@ -75,7 +75,7 @@ def test_images_of_one_name_in_different_folders_stay_apart(folder):
     assert names(found) == ["day/one", "night/one"]
 
 
-def test_images_that_differ_by_their_ending_keep_it(folder):
+def test_images_that_differ_only_in_their_suffix_keep_it(folder):
     (folder / "a.jpg").touch()
     assert names(find_images([f"{folder}/*.*"])) == ["a.jpg", "a.png", "b"]
     (folder / "a.jpg.png").touch()
@@ -83,7 +83,7 @@ def test_images_that_differ_by_their_ending_keep_it(folder):
     assert found == ["a.jpg", "a.jpg.png", "a.png", "b.jpg"]
 
 
-def test_predictions_are_no_images_of_the_next_run_unless_they_are_asked_for(folder):
+def test_predictions_are_not_images_of_the_next_run_unless_named(folder):
     outputs = folder / "predictions" / "classes", folder / "predictions" / "overlays"
     for output in outputs:
         (output / "day").mkdir(parents=True)
@@ -119,7 +119,7 @@ def test_no_argument_is_refused():
         find_images([])
 
 
-def test_many_names_together_may_be_longer_than_one_may_be(tmp_path):
+def test_comma_separated_names_may_exceed_the_longest_file_name(tmp_path):
     names = [tmp_path / f"{i:03}.png" for i in range(100)]
     for name in names:
         name.touch()
@@ -133,6 +133,6 @@ def test_patterns_do_not_follow_links_that_lead_back(tmp_path):
     assert [image.path for image in find_images([f"{tmp_path}/**/*.png"]).images] == [tmp_path / "a" / "x.png"]
 
 
-def test_a_home_that_nobody_has_is_refused():
-    with pytest.raises(UserError, match="is in no home folder"):
+def test_an_unknown_home_folder_is_rejected():
+    with pytest.raises(UserError, match="names a home folder that does not exist"):
         find_images(["~nobody-at-all/x.png"])

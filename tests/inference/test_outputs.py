@@ -1,4 +1,4 @@
-"""What is written of a prediction says what was predicted, to every reader, and is never half a file."""
+"""Written predictions are read correctly by every common reader and are never half written."""
 
 import threading
 from pathlib import Path
@@ -13,7 +13,7 @@ from cpnet_jax.data.pictures import colourise, overlay
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference import outputs
 from cpnet_jax.inference.inputs import InputImage
-from cpnet_jax.inference.outputs import MAX_OVERLAY, PredictionWriter, picture
+from cpnet_jax.inference.outputs import MAX_OVERLAY, PredictionWriter, overlay_picture
 
 SIZE = (300, 400)
 RNG = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def softmax(size: tuple[int, ...]) -> np.ndarray:
 
 
 def files_below(folder):
-    """But for the description of them all."""
+    """All files except predictions.json."""
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return sorted(found - {"predictions.json"})
 
@@ -64,7 +64,7 @@ def test_probabilities_come_with_their_classes_and_agree_with_the_indices(tmp_pa
         )
 
 
-def test_only_what_was_asked_for_is_written_and_names_keep_their_folders_and_dots(tmp_path):
+def test_only_requested_files_are_written_and_names_keep_their_folders_and_dots(tmp_path):
     with PredictionWriter(tmp_path / "plain", CAMVID, description={}, overlays=False) as writer:
         for name in ("day/one", "night/one", "v1.2"):
             writer.write(source(name), IMAGE, CLASSES)
@@ -74,7 +74,7 @@ def test_only_what_was_asked_for_is_written_and_names_keep_their_folders_and_dot
     assert files_below(tmp_path / "all") == ["classes/one.png", "overlays/one.png", "probabilities/one.npz"]
 
 
-def test_what_else_lies_in_the_folder_stays(tmp_path):
+def test_other_files_in_the_folder_stay(tmp_path):
     (tmp_path / "classes").mkdir()
     (tmp_path / "classes" / "mine.png").write_text("mine")
     (tmp_path / "classes" / "a.png").write_text("old")
@@ -103,7 +103,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_stops_the_run(tmp_path, monk
     assert old.read_text() == "old" and files_below(tmp_path) == ["classes/a.png", "probabilities/a.npz"]
 
 
-def test_writing_overlaps_but_a_slow_disk_holds_the_caller_back(tmp_path, monkeypatch):
+def test_writing_is_asynchronous_but_a_slow_disk_blocks_the_caller(tmp_path, monkeypatch):
     gate, begun, handed_over = threading.Event(), threading.Semaphore(0), []
 
     def slow(path, pixels):
@@ -129,7 +129,7 @@ def test_writing_overlaps_but_a_slow_disk_holds_the_caller_back(tmp_path, monkey
 
 
 def test_the_overlay_is_the_image_under_the_classes_colours_with_a_legend_below():
-    drawn = picture(IMAGE, CLASSES, CAMVID)
+    drawn = overlay_picture(IMAGE, CLASSES, CAMVID)
     expected = overlay(IMAGE, colourise(CLASSES, CAMVID.palette, CAMVID.ignore_label))
     assert np.array_equal(drawn[: SIZE[0], : SIZE[1]], expected)
     below = drawn[SIZE[0] :].reshape(-1, 3)
@@ -137,17 +137,17 @@ def test_the_overlay_is_the_image_under_the_classes_colours_with_a_legend_below(
         assert (below == colour).all(-1).sum() > 100
 
 
-def test_the_legend_names_only_what_is_seen_the_largest_first():
+def test_the_legend_names_only_visible_classes_largest_first():
     classes = np.full(SIZE, 8, np.uint8)
     classes[:50] = 3
-    drawn = picture(IMAGE, classes, CAMVID)[SIZE[0] :]
+    drawn = overlay_picture(IMAGE, classes, CAMVID)[SIZE[0] :]
     places = [np.flatnonzero((drawn == CAMVID.palette[index]).all(-1).any(0)) for index in (8, 3)]
     assert places[0][0] < places[1][0]
     assert not (drawn == CAMVID.palette[0]).all(-1).any()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (40, 40), (2, 5000), (5000, 2), (1, 70_000), (2500, 3000)])
-def test_overlays_of_any_size_can_be_looked_at(size):
-    drawn = picture(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), CAMVID)
+def test_overlays_of_any_size_are_drawn(size):
+    drawn = overlay_picture(np.zeros((*size, 3), np.uint8), np.zeros(size, np.uint8), CAMVID)
     assert max(drawn.shape) <= MAX_OVERLAY + 50
     assert drawn.shape[1] >= outputs.MIN_LEGEND

@@ -1,4 +1,4 @@
-"""The fast predictor gives what the slow reference gives, for every size of image and any number of devices."""
+"""The predictor equals the slow reference for every image size and any number of devices."""
 
 import contextlib
 import gc
@@ -38,7 +38,7 @@ TIE = 1e-5
 
 
 def make_images(sizes=tuple(SIZES), seed=0):
-    """Smooth colours with noise, so that scaling does not make them grey."""
+    """Images of smooth colours with noise, so that scaling does not turn them grey."""
     rng = np.random.default_rng(seed)
     return [_picture(rng, *size) for size in sizes]
 
@@ -63,8 +63,7 @@ def trained(logits, classes=CLASSES, crop=CROP):
 
 @cache
 def toy_logits():
-    """A network in miniature: what it says of a cell depends on the colours in it, on their places there, on the
-    cell's place in the window and on all the rest of the window; mirrored windows are nothing special to it."""
+    """A tiny network. An output depends on the 8x8 pixels there, on its position and on the whole window."""
     rng = np.random.default_rng(1)
     height, width = CROP[0] // 8, CROP[1] // 8
     kernel = rng.normal(0, 0.25, (8, 8, 3, CLASSES)).astype(np.float32)
@@ -83,12 +82,12 @@ def toy_logits():
 
 @cache
 def toy_predictor(name, devices=8, batch_size=2):
-    """Shared by the tests, as its programs take longer to compile than to run."""
+    """A cached predictor, because compiling takes longer than running."""
     return Predictor(trained(toy_logits()), make_mesh(devices), protocol=PROTOCOLS[name], batch_size=batch_size)
 
 
 def one_window(logits):
-    """The network as the reference wants it."""
+    """The network as a function of one window, for the reference."""
     return lambda window: np.asarray(logits(window[None])[0])
 
 
@@ -111,7 +110,7 @@ def slow(image, protocol, logits=None, crop=CROP):
 
 
 def assert_classes_agree(predicted, scores):
-    """Everywhere, but where the reference cannot tell its two best apart."""
+    """Classes agree wherever the reference's two best scores differ clearly."""
     assert predicted.dtype == np.uint8 and predicted.shape == scores.shape[:2]
     second, best = np.moveaxis(np.sort(reference.probabilities(scores), axis=-1)[..., -2:], -1, 0)
     clear = best - second > TIE
@@ -137,8 +136,8 @@ def assert_agrees(predictor, images, scores):
             check(found, wanted)
 
 
-def test_the_cases_are_worth_comparing():
-    """The toy's answer depends on all that the protocols differ in, and every class occurs."""
+def test_the_protocols_give_different_results():
+    """The toy's output depends on everything in which the protocols differ, and every class occurs."""
     for protocol in PROTOCOLS.values():
         predicted = np.concatenate([reference.classes(found).ravel() for found in expected(protocol)])
         assert np.bincount(predicted, minlength=CLASSES).min() > 0.01 * len(predicted)
@@ -168,7 +167,7 @@ def test_devices_and_the_size_of_the_batches_change_nothing(devices, batch_size)
 
 @pytest.mark.parametrize(("name", "windows"), [("single scale", 0), ("the paper's", 2), ("averaged", 7)])
 def test_a_canvas_cut_into_tiles_gives_the_same(name, windows):
-    """However little of an image's scores fits into what a canvas may take."""
+    """Holds for any canvas size."""
     predictor = Predictor(
         trained(toy_logits()),
         make_mesh(8),
@@ -196,8 +195,8 @@ def tiny_cpnet(crop):
     return jax.jit(lambda windows: model.apply(variables, normalize(windows, MEAN, STD), train=False).logits)
 
 
-def test_of_equal_classes_the_first_is_taken():
-    """A class that always says what an earlier one says is never predicted."""
+def test_the_first_class_wins_ties():
+    """A class whose logits always equal an earlier class's is never predicted."""
 
     @jax.jit
     def logits(windows):
@@ -210,7 +209,7 @@ def test_of_equal_classes_the_first_is_taken():
         assert found.max() < CLASSES
 
 
-def test_images_may_be_views_that_nobody_may_write_to():
+def test_images_may_be_read_only_views():
     images = make_images()
     views = [np.repeat(image, 2, axis=0)[::2, :, :] for image in images]
     for view in views:
@@ -224,7 +223,7 @@ def test_no_examples_give_no_predictions():
     assert list(predictor.classes([])) == list(predictor.probabilities(iter([]))) == []
 
 
-def test_a_predictor_serves_again_and_again():
+def test_a_predictor_can_be_used_repeatedly():
     predictor = toy_predictor("single scale")
     examples = examples_of(make_images())
     stopped_early = predictor.classes(examples)
@@ -246,7 +245,7 @@ def no_garbage_collector():
 @pytest.mark.parametrize("kind", ["classes", "probabilities"])
 @pytest.mark.parametrize("size", [(10, 12), (60, 60)])
 @pytest.mark.usefixtures("no_garbage_collector")
-def test_examples_are_taken_as_needed_and_let_go_at_once(kind, size):
+def test_examples_are_consumed_lazily_and_freed_at_once(kind, size):
     """A validation set does not fit into memory, nor do its scores."""
     count, few = 120, 40
     images, taken = [], 0
@@ -267,7 +266,7 @@ def test_examples_are_taken_as_needed_and_let_go_at_once(kind, size):
     assert taken == count
 
 
-def test_an_error_of_the_source_reaches_who_asks():
+def test_an_error_of_the_examples_reaches_the_caller():
     def source():
         yield from examples_of(make_images([(24, 32)] * 3))
         raise OSError("the disk is gone")
@@ -279,7 +278,7 @@ def test_an_error_of_the_source_reaches_who_asks():
 
 @contextlib.contextmanager
 def compilations():
-    """A list that grows by one with every program that XLA compiles."""
+    """A list with one entry for every program that XLA compiles."""
     compiled = []
 
     def listener(event, seconds, **_):
@@ -293,7 +292,7 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listener)
 
 
-def test_programs_are_compiled_a_handful_of_times_not_once_an_image_size():
+def test_programs_are_compiled_a_few_times_not_once_per_image_size():
     jax.clear_caches()
     rng = np.random.default_rng(3)
     sizes = [tuple(rng.integers(20, 90, 2).tolist()) for _ in range(40)]
@@ -327,12 +326,12 @@ def test_other_devices_do_not_run_ahead_of_one_with_a_large_image(kind):
     assert sum(1 for _ in predictions) == len(sizes) - 1
 
 
-def test_a_canvas_that_large_images_needed_is_not_kept_for_small_ones(monkeypatch):
+def test_the_canvas_shrinks_after_large_images(monkeypatch):
     areas, compiled = [], predictor_module._compiled
 
-    def noting(painter, mesh):
-        areas.append(np.prod(painter.canvas_size))
-        return compiled(painter, mesh)
+    def noting(accumulator, mesh):
+        areas.append(np.prod(accumulator.canvas_size))
+        return compiled(accumulator, mesh)
 
     monkeypatch.setattr(predictor_module, "_compiled", noting)
     images = make_images([(24, 32), (4, 900), (900, 4), *[(24, 32)] * 6])

@@ -1,4 +1,4 @@
-"""Rows of the prior are the ones its factors define; positions to look at are inside what they stand for."""
+"""Rows of the prior equal those of the full matrix; chosen positions are inside their regions."""
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ def make_classes() -> np.ndarray:
     return classes
 
 
-def test_rows_are_those_of_the_whole_prior_for_each_image_its_own():
+def test_rows_equal_those_of_each_images_full_prior():
     prior = make_prior()
     positions = jnp.array([[0, 34, 7], [33, 33, 2]])
     rows = prior_rows(prior, positions)
@@ -39,7 +39,7 @@ def test_rows_are_those_of_the_whole_prior_for_each_image_its_own():
         np.testing.assert_allclose(rows[image], whole[image][positions[image]], rtol=1e-6)
 
 
-def test_rows_are_computed_without_the_whole_prior():
+def test_rows_are_computed_without_the_full_prior():
     n = 5000
     prior = PriorFactors(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((1, n, 4), (4, n), (n,))))
     traced = jax.make_jaxpr(prior_rows)(prior, jax.ShapeDtypeStruct((1, 3), jnp.int32))
@@ -56,7 +56,7 @@ def test_ideal_rows_are_those_of_the_ideal_affinity_map():
     assert ideal_rows(classes, []).shape == (0, 12, 20)
 
 
-def test_positions_show_different_classes_the_largest_first():
+def test_positions_are_of_different_classes_largest_first():
     classes = make_classes()
     positions = choose_positions(classes, 4)
     assert [classes[position] for position in positions] == [3, 7, 1, 5]
@@ -64,7 +64,7 @@ def test_positions_show_different_classes_the_largest_first():
     assert choose_positions(classes.copy(), 4) == positions
 
 
-def test_a_class_gives_its_largest_region_and_others_only_when_classes_run_out():
+def test_a_class_has_one_position_unless_there_are_too_few_classes():
     classes = make_classes()
     positions = choose_positions(classes, 9)
     assert [classes[position] for position in positions] == [3, 7, 1, 5, 1]

@@ -1,4 +1,4 @@
-"""The reference evaluator itself, against PyTorch and against cases worked out by hand."""
+"""The reference implementation equals PyTorch and cases computed by hand."""
 
 import numpy as np
 import pytest
@@ -37,13 +37,13 @@ def test_starts_of_known_cases(size, crop, expected):
 
 
 def brightness(window):
-    """Two classes, "darker" and "brighter", the same all over the window."""
+    """A network of two classes, "darker" and "brighter", constant over the window."""
     sign = 1.0 if window[..., 0].mean() > 128 else -1.0
     return np.broadcast_to(np.array([-sign, sign]) * 40.0, (window.shape[0] // 8, window.shape[1] // 8, 2))
 
 
 def seen_by(network, image, **protocol):
-    """The windows that the network is shown, and the scores."""
+    """The windows that the network receives, and the scores."""
     windows = []
 
     def watched(window):
@@ -63,7 +63,7 @@ def test_an_image_smaller_than_the_crop_is_padded_with_the_mean_at_the_bottom_an
 
 
 @pytest.mark.parametrize(("overlap", "twice"), [("sum", 2.0), ("average", 1.0)])
-def test_where_windows_overlap_scores_are_added_or_averaged(overlap, twice):
+def test_scores_of_overlapping_windows_are_added_or_averaged(overlap, twice):
     image = np.zeros((16, 40, 3), np.uint8)  # windows at columns 0 and 16: pixels 16 .. 23 are seen twice
     windows, found = seen_by(brightness, image, overlap=overlap)
     assert len(windows) == 2
@@ -72,7 +72,7 @@ def test_where_windows_overlap_scores_are_added_or_averaged(overlap, twice):
     np.testing.assert_allclose(found[:, :, 0], expected)
 
 
-def test_with_flip_each_window_is_shown_mirrored_and_its_scores_are_mirrored_back():
+def test_with_flip_each_window_is_also_predicted_mirrored():
     def left_half(window):
         logits = np.zeros((2, 3, 2))
         logits[:, 0, 1] = 50.0  # class 1 in the left cells, whatever is shown

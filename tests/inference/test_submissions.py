@@ -1,4 +1,4 @@
-"""Submissions are what the benchmarks' servers read, and faults in them are found before they are sent."""
+"""Submissions have the format of the benchmarks' servers, and faults are found before uploading."""
 
 import dataclasses
 import os
@@ -43,7 +43,7 @@ def make_classes(form, size, seed=0):
 
 @pytest.fixture(params=FORMATS)
 def made(request, tmp_path):
-    """A whole submission: its format, its images and its folder."""
+    """A complete submission: its format, images and folder."""
     form = FORMATS[request.param]
     images = make_images(tmp_path / "images", form)
     folder = tmp_path / "submission"
@@ -70,7 +70,7 @@ def test_ade20k_values_are_index_plus_one():
 
 
 def test_the_official_evaluation_finds_each_cityscapes_prediction(tmp_path):
-    """Its server-side rule: one file a ground truth, by the beginning of the name, in whatever folder."""
+    """The server finds one file per ground truth, by the beginning of its name, in any folder."""
     cores = [getCoreImageFileName(name) for name in NAMES["cityscapes"]]
     for core, size in zip(cores, SIZES, strict=True):
         city = core.split("_")[0]
@@ -99,7 +99,7 @@ def test_a_written_png_holds_the_classes_and_the_size_of_the_image(form, tmp_pat
 
 @BOTH
 @pytest.mark.parametrize("value", [-1, 150, 255])
-def test_what_is_no_class_is_not_encoded(form, value):
+def test_a_value_that_is_not_a_class_is_not_encoded(form, value):
     with pytest.raises(ValueError, match=f"{len(form.values)} classes"):
         form.encode(np.array([[0, value]]))
 
@@ -153,7 +153,7 @@ def test_the_zip_holds_the_pngs_as_they_are_and_nothing_else(made):
         assert all(packed.read(path.name) == path.read_bytes() for path in made.written)
 
 
-def test_a_failing_zip_leaves_the_old_one_and_no_remains(made, monkeypatch):
+def test_a_failing_zip_keeps_the_old_one_and_leaves_no_temporary_file(made, monkeypatch):
     archive = made.tmp / "zips/submission.zip"
     write_zip(sorted(made.folder.glob("[!.]*.png")), archive)
     before, write = archive.read_bytes(), zipfile.ZipFile.write
@@ -171,7 +171,7 @@ def test_a_failing_zip_leaves_the_old_one_and_no_remains(made, monkeypatch):
 
 
 def test_files_are_replaced_in_one_step(made, monkeypatch):
-    """Until then the old ones stay whole."""
+    """The old files stay whole until then."""
     archive, image = made.tmp / "submission.zip", made.images[0]
     write_zip(sorted(made.folder.glob("[!.]*.png")), archive)
     before = archive.read_bytes(), made.written[0].read_bytes()
@@ -205,7 +205,7 @@ def test_predictions_of_other_images_and_other_files_are_named(made):
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_two_predictions_of_an_image_are_told_in_folders_and_zips(made):
+def test_two_predictions_of_an_image_are_reported_in_folders_and_zips(made):
     (made.folder / "more").mkdir()
     (made.folder / "more" / made.written[0].name).write_bytes(made.written[0].read_bytes())
     (fault,) = faults(made)
@@ -238,7 +238,7 @@ def test_an_ade20k_prediction_must_have_exactly_its_images_name(tmp_path):
     assert "not named" in validate(ADE20K_TEST, written.parent, images)[0]
 
 
-def test_another_size_is_told_with_both(made):
+def test_a_wrong_size_is_reported_with_both_sizes(made):
     replace(made.written[0], np.full((9, 8), made.form.values[0], np.uint8))
     (fault,) = faults(made)
     assert made.written[0].name in fault and "8x9" in fault and "7x5" in fault
@@ -253,7 +253,7 @@ def test_sizes_are_those_of_the_stored_image_whatever_its_orientation_flag(made)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "1", "I;16"])
-def test_other_modes_are_told(made, mode):
+def test_other_image_modes_are_reported(made, mode):
     classes = np.full(SIZES[0], made.form.values[0], np.uint8)
     picture = Image.fromarray(classes.astype(np.uint16)) if mode == "I;16" else Image.fromarray(classes).convert(mode)
     picture.save(made.written[0])
@@ -273,8 +273,8 @@ def test_a_palette_is_allowed_as_its_indices_are_the_values(made):
     assert "255" in faults(made)[0]
 
 
-def test_values_that_are_no_class_are_told(made):
-    """Untranslated training ids above all: 0 is no class in either format."""
+def test_values_that_are_not_classes_are_reported(made):
+    """For example untranslated training ids: 0 is not a class in either format."""
     values = np.full(SIZES[2], made.form.values[0], np.uint8)
     values[0, :3] = 0, 200, 255
     replace(made.written[2], values)
@@ -282,7 +282,7 @@ def test_values_that_are_no_class_are_told(made):
     assert made.written[2].name in fault and "0, 200, 255" in fault
 
 
-def test_damaged_and_disguised_files_are_told(made):
+def test_damaged_files_and_files_with_a_wrong_suffix_are_reported(made):
     data = made.written[2].read_bytes()
     made.written[2].write_bytes(data[: len(data) // 2])
     made.written[1].write_bytes(b"")
@@ -290,14 +290,14 @@ def test_damaged_and_disguised_files_are_told(made):
     assert [fault.split()[0] for fault in faults(made)] == [path.name for path in made.written]
 
 
-def test_all_faults_are_told_at_once(made):
+def test_all_faults_are_reported_at_once(made):
     made.written[0].unlink()
     replace(made.written[1], np.zeros((2, 2), np.uint8))
     (made.folder / "stray.png").write_bytes(b"")
     assert len(faults(made)) == 4, "missing, size, values, stray"
 
 
-def test_a_damaged_archive_is_told(made):
+def test_a_damaged_archive_is_reported(made):
     archive = made.tmp / "submission.zip"
     write_zip(sorted(made.folder.glob("[!.]*.png")), archive)
     data = bytearray(archive.read_bytes())
@@ -310,12 +310,12 @@ def test_a_damaged_archive_is_told(made):
     assert "cannot be read" in fault and ".png" in fault
 
 
-def test_a_path_that_does_not_exist_is_told(made):
+def test_a_path_that_does_not_exist_is_reported(made):
     (fault,) = faults(made, made.tmp / "nowhere.zip")
     assert "nowhere.zip" in fault and "No such file" in fault
 
 
-def test_without_the_images_the_number_of_the_published_test_set_is_asked_for(made):
+def test_without_images_the_number_must_be_that_of_a_published_test_set(made):
     (fault, *sizes) = faults(made, images=None)
     assert "predictions of 3 test images" in fault and f"{made.form.counts[-1]:,}" in fault
     assert all("2048x1024" in fault for fault in sizes)
@@ -333,12 +333,12 @@ def test_a_whole_test_set_without_its_images_is_valid(tmp_path, count):
 
 
 @pytest.mark.parametrize("name", ["frankfurt_000000_000294_labelIds.png", "ADE_val_00000001.png"])
-def test_without_the_images_predictions_of_another_split_are_told(tmp_path, name):
+def test_without_images_predictions_of_another_split_are_reported(tmp_path, name):
     form = CITYSCAPES_TEST if name[0] == "f" else ADE20K_TEST
     replace(tmp_path / name, np.full((1024, 2048), form.values[0], np.uint8))
     assert f"{name} is a prediction of no test image" in validate(form, tmp_path)
 
 
-def test_nothing_at_all_is_no_submission(tmp_path):
+def test_an_empty_folder_is_not_a_submission(tmp_path):
     assert len(validate(CITYSCAPES_TEST, tmp_path)) == 1
     assert CAMVID.name not in FORMATS

@@ -1,4 +1,4 @@
-"""Windows cover every pixel, and what they give to the image's own pixels adds up to plain interpolation."""
+"""Windows cover every pixel, and their contributions add up to plain interpolation."""
 
 import numpy as np
 import pytest
@@ -55,15 +55,14 @@ def test_taps_are_torchs_bilinear_interpolation(size, out):
 
 
 def spread(side: Side, size: int, tiles: list[tuple[int, int]], values: np.ndarray) -> np.ndarray:
-    """What the windows give to the image's pixels, window by window and tile by tile; every window shows `values` at
-    the places it covers."""
+    """The sum of all windows' contributions to the image's pixels; every window holds `values` at its own places."""
     found = np.zeros(size)
     for begin, end in tiles:
         for offset in side.offsets:
-            if stretch := side.stretch(offset, begin, end):
-                window, taps = np.resize(values[offset : offset + CROP], CROP), stretch.taps
+            if reach := side.reach(offset, begin, end):
+                window, taps = np.resize(values[offset : offset + CROP], CROP), reach.taps
                 part = window[taps.lower] * taps.weight[0] + window[taps.upper] * taps.weight[1]
-                found[begin + stretch.start : begin + stretch.start + len(part)] += part
+                found[begin + reach.start : begin + reach.start + len(part)] += part
     return found
 
 

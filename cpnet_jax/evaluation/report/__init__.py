@@ -1,4 +1,4 @@
-"""The report: one page, index.html, that needs nothing else and no network to be read."""
+"""The report: one self-contained HTML page that opens offline."""
 
 from cpnet_jax.evaluation.report.page import write_report
 

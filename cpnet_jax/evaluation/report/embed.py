@@ -1,4 +1,4 @@
-"""Pictures inside the page, as data URIs of bounded size."""
+"""Encodes pictures as data URIs of bounded size, to embed them in the page."""
 
 import base64
 from dataclasses import dataclass
@@ -6,14 +6,14 @@ from io import BytesIO
 
 from PIL import Image
 
-QUALITY = 85  # of JPEG
-# Below that side nothing shrinks further, whatever the limit.
+JPEG_QUALITY = 85
+# Pictures are not shrunk below this side, whatever the limit.
 SMALLEST = 64
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A picture for an <img>: its URI and its size in pixels."""
+    """A picture for an <img> element: its data URI and its size in pixels."""
 
     uri: str
     width: int
@@ -21,19 +21,19 @@ class Embedded:
 
 
 def shrink(size: tuple[int, int], longest: int) -> tuple[int, int]:
-    """(width, height) with the same proportions, as near as whole pixels allow, and no side above `longest`."""
+    """(width, height) scaled so that no side exceeds `longest`; the aspect ratio is kept up to rounding."""
     factor = min(longest / max(size), 1)
     return max(round(size[0] * factor), 1), max(round(size[1] * factor), 1)
 
 
 def jpeg(picture: Image.Image, longest: int, limit: int) -> Embedded:
-    """As JPEG, with no side above `longest`, shrunk further until its URI has no more than `limit` characters."""
+    """Encodes as JPEG with no side above `longest`; shrinks further until the URI has at most `limit` characters."""
     while True:
         size = shrink(picture.size, longest)
         small = picture if size == picture.size else picture.resize(size, Image.Resampling.BOX)
         stream = BytesIO()
-        # Not optimize=True: Pillow cannot encode noise so.
-        small.save(stream, "JPEG", quality=QUALITY, subsampling=0)
+        # Without optimize=True, because Pillow then fails on noise.
+        small.save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         uri = _uri("image/jpeg", stream.getvalue())
         if len(uri) <= limit or longest <= SMALLEST:
             return Embedded(uri, *size)
@@ -41,7 +41,7 @@ def jpeg(picture: Image.Image, longest: int, limit: int) -> Embedded:
 
 
 def png(picture: Image.Image) -> Embedded:
-    """As PNG: exact, for what compresses well."""
+    """Encodes as PNG: lossless, for pictures that compress well."""
     stream = BytesIO()
     picture.save(stream, "PNG", optimize=True)
     return Embedded(_uri("image/png", stream.getvalue()), *picture.size)

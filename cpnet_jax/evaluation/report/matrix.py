@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture with names along its sides, and its most frequent confusions."""
+"""Draws the confusion matrix with class names along its sides, and lists the most frequent confusions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,21 +9,22 @@ from PIL import Image
 
 from cpnet_jax.evaluation.report.embed import Embedded, png
 
-# One hue, more opaque the larger the share: the page's own background, light or dark, is what zero looks like.
+# One hue whose opacity grows with the share, so that zero has the page's background, light or dark.
 HUE = (29, 105, 214)
 MOST_CONFUSIONS = 20
-# Names along the sides are cut after so many letters; the tooltip has them whole.
+# Longer names along the sides are cut; the tooltip shows them whole.
 LONGEST_NAME = 24
-# (classes up to which it holds, side of a cell, size of the letters): few classes get figures in their cells.
+# (largest number of classes, side of a cell, font size).
 SIZES = ((14, 46, 12), (30, 30, 11), (60, 16, 11), (256, 11, 9))
+# With more classes, the cells are too small for figures.
 MOST_WITH_FIGURES = 30
-# From this share on white letters are easier to read on a cell than black ones.
+# Above this share, a cell is dark enough for white text.
 DARK = 0.6
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure inside the matrix, in per cent of its row."""
+    """A figure inside the matrix, in percent of its row."""
 
     x: float
     y: float
@@ -33,13 +34,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """All that the page's SVG needs, in its own units.
+    """The confusion matrix as the page's SVG draws it, in the SVG's units.
 
     Attributes:
-      cell, letters, margin: the side of a cell, the size of letters, the room for names at the left and at the top.
-      names: as written along the sides.
-      present: which classes are labelled at all; the others' rows are empty.
-      cells: the figures, where there are few enough classes to read them.
+      cell, letters, margin: side of a cell, font size, space for names at the left and top.
+      names: class names along the sides.
+      present: whether each class has labelled pixels; rows of the others are empty.
+      cells: the figures in the cells; empty if there are too many classes to read them.
     """
 
     picture: Embedded
@@ -57,7 +58,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Pixels of one class that were taken for another; shares of the class's pixels and of all wrong pixels."""
+    """Pixels of one class predicted as another: count, share of the class, share of all wrong pixels."""
 
     true: int
     predicted: int
@@ -67,7 +68,7 @@ class Confusion:
 
 
 def draw_matrix(confusion: Int64[np.ndarray, "k k"], classes: Sequence[str]) -> Matrix:
-    """Rows are true classes and sum to 1 (those without a labelled pixel are empty)."""
+    """Draws the matrix with true classes as rows that sum to 1; rows without labelled pixels are empty."""
     shares = _row_shares(confusion)
     cell, letters = next((cell, letters) for most, cell, letters in SIZES if len(classes) <= most)
     names = tuple(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in classes)
@@ -78,7 +79,7 @@ def draw_matrix(confusion: Int64[np.ndarray, "k k"], classes: Sequence[str]) -> 
 
 
 def frequent_confusions(confusion: Int64[np.ndarray, "k k"]) -> list[Confusion]:
-    """The largest entries off the diagonal, none of them 0."""
+    """The largest non-zero entries off the diagonal, largest first."""
     wrong = confusion.copy()
     np.fill_diagonal(wrong, 0)
     largest = np.argsort(-wrong, axis=None, kind="stable")[:MOST_CONFUSIONS]
@@ -95,17 +96,17 @@ def _row_shares(confusion: Int64[np.ndarray, "k k"]) -> Float[np.ndarray, "k k"]
 
 
 def _picture(shares: Float[np.ndarray, "k k"], cell: int) -> Embedded:
-    """Opacity is the square root of the share: a confusion of 1 % is still to be seen."""
+    """Opacity is the square root of the share, so that a confusion of 1 % is still visible."""
     pixels = np.empty((*shares.shape, 4), np.uint8)
     pixels[..., :3] = HUE
     pixels[..., 3] = np.round(255 * np.sqrt(shares))
-    # Cell by cell in its final size: not every browser keeps enlarged pixels sharp.
+    # Cells are drawn at their final size, because some browsers blur enlarged pixels.
     return png(Image.fromarray(pixels.repeat(cell, axis=0).repeat(cell, axis=1)))
 
 
 def _figures(shares: Float[np.ndarray, "k k"], cell: int, margin: int) -> list[Cell]:
     return [
-        Cell(margin + (j + 0.5) * cell, margin + (i + 0.5) * cell, f"{100 * share:.0f}", share > DARK)
+        Cell(margin + (j + 0.5) * cell, margin + (i + 0.5) * cell, f"{100 * share:.0f}", bool(share > DARK))
         for (i, j), share in np.ndenumerate(shares)
         if share >= 0.005
     ]

@@ -1,8 +1,7 @@
-"""Writing the page: everything it shows is put together here and laid out in page.html."""
+"""Collects everything the report shows and writes the page; template/page.html is its layout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -18,17 +17,23 @@ from cpnet_jax.evaluation.report.embed import Embedded, jpeg, shrink
 from cpnet_jax.evaluation.report.matrix import draw_matrix, frequent_confusions
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.runtime import files
+from cpnet_jax.runtime.files import AnyPath
 
-# All pictures together, in characters of the page, whatever their number; and no side is longer than this.
+# Limit for all pictures together, in characters of the page.
 PICTURES_LIMIT = 6_000_000
 LONGEST_SIDE = 640
-# Small images are enlarged to about this, so that their pixels stay sharp.
+# Small images are enlarged to about this side, so that their pixels stay sharp.
 SHORT_SIDE = 256
+ERROR_COLOURS = {
+    "right": pictures.RIGHT_COLOUR,
+    "wrong": pictures.WRONG_COLOUR,
+    "ignored": pictures.IGNORED_COLOUR,
+}
 
 
 @dataclass(frozen=True)
 class Pane:
-    """A picture, what it is called, and what it shows for those who do not see it."""
+    """A picture with its title and alternative text."""
 
     title: str
     alt: str
@@ -36,8 +41,8 @@ class Pane:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An image of the evaluation on the page."""
+class ShownImage:
+    """An image of the evaluation as the page shows it."""
 
     id: str
     figures: tuple[tuple[str, str], ...]
@@ -46,8 +51,8 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row of the prior on the page; its figures are the affinity loss's, of this row."""
+class PriorRow:
+    """A row of the prior as the page shows it; its figures are the affinity loss's, for this row."""
 
     number: int
     position: tuple[int, int]
@@ -57,16 +62,16 @@ class Row:
 
 @dataclass(frozen=True)
 class ShownPrior:
-    """A window and rows of its context prior on the page."""
+    """A window and rows of its context prior as the page shows them."""
 
     id: str
     grid: tuple[int, int]
     window: Pane
-    rows: tuple[Row, ...]
+    rows: tuple[PriorRow, ...]
 
 
 def write_report(
-    path: Path,
+    path: AnyPath,
     *,
     figures: Mapping[str, Any],
     confusion: Int64[np.ndarray, "k k"],
@@ -75,17 +80,17 @@ def write_report(
     best: Sequence[Sample] = (),
     priors: Sequence[PriorSample] = (),
 ) -> None:
-    """Writes one HTML file that holds its pictures, styles and script, in one step; under 8 MB.
+    """Writes one self-contained HTML file under 8 MB; replaces an existing one in one step.
 
     Args:
-      figures: the contents of eval.json. What it holds beyond the known names is shown as well: numbers in a table,
-        mappings of the classes as columns.
+      figures: the contents of eval.json. Unknown names are shown, too: numbers in a table, mappings from class names
+        as columns.
       confusion: pixels by (true class, predicted class).
-      worst, best: images to show, in that order.
+      worst, best: images to show, in this order.
       priors: windows with rows of their context prior.
 
     Raises:
-      ValueError: where the confusion matrix is not of the dataset's classes.
+      ValueError: if the confusion matrix does not have one row per class of the dataset.
     """
     classes = len(dataset.classes)
     if confusion.shape != (classes, classes):
@@ -109,15 +114,15 @@ def write_report(
             ("Best images", "by mIoU, the best first", [_shown(sample, dataset, limit) for sample in best]),
         ],
         priors=[_shown_prior(sample, limit) for sample in priors],
-        error_colours={
-            "right": pictures.RIGHT_COLOUR,
-            "wrong": pictures.WRONG_COLOUR,
-            "ignored": pictures.IGNORED_COLOUR,
-        },
+        error_colours=ERROR_COLOURS,
         heat=prior_pictures.heat(np.linspace(0, 1, 12)[None])[0].tolist(),
     )
-    # A file's name may hold bytes that are no text: they become a replacement character instead of an error.
+    # A file name may contain bytes that are not UTF-8. They become replacement characters instead of an error.
     files.write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+
+
+def _rgb(colour: Iterable[int]) -> str:
+    return f"rgb({', '.join(map(str, colour))})"
 
 
 def _environment() -> jinja2.Environment:
@@ -129,12 +134,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters["percent"] = rows.percent
-    environment.filters["number"] = lambda value: "" if value is None else value  # to sort by; nothing comes last
-    environment.filters["rgb"] = lambda colour: "rgb({}, {}, {})".format(*colour)
+    environment.filters["number"] = lambda value: "" if value is None else value  # for sorting; empty values come last
+    environment.filters["rgb"] = _rgb
     return environment
 
 
-def _shown(sample: Sample, dataset: Dataset, limit: int) -> Shown:
+def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
     size = shrink(sample.image.shape[1::-1], LONGEST_SIDE)
     image = _resized(sample.image, size)
 
@@ -150,7 +155,7 @@ def _shown(sample: Sample, dataset: Dataset, limit: int) -> Shown:
         "error": (_resized(errors, size), "which pixels are right, wrong and ignored"),
     }
     present = sorted({*np.unique(sample.label).tolist(), *np.unique(sample.prediction).tolist()})
-    return Shown(
+    return ShownImage(
         sample.id,
         tuple((name, rows.percent(value)) for name, value in sample.figures.items()),
         tuple(_pane(title, f"{sample.id}: {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
@@ -171,7 +176,7 @@ def _shown_prior(sample: PriorSample, limit: int) -> ShownPrior:
             ideal = sample.ideal[number - 1]
             panes.append(_pane("ideal", f"{where}: ideal row", _row_picture(sample, ideal, number), limit))
             figures = _row_figures(row, ideal)
-        found.append(Row(number, position, figures, tuple(panes)))
+        found.append(PriorRow(number, position, figures, tuple(panes)))
     return ShownPrior(sample.id, grid, window, tuple(found))
 
 
@@ -180,7 +185,7 @@ def _row_picture(sample: PriorSample, row: Float[np.ndarray, "h w"], number: int
 
 
 def _row_figures(row: Float[np.ndarray, "h w"], ideal: Float[np.ndarray, "h w"]) -> tuple[tuple[str, str], ...]:
-    """Precision, recall and specificity of the row (the affinity loss's, the position itself included)."""
+    """Precision, recall and specificity of the row, as in the affinity loss but with the diagonal included."""
     p, a = row.astype(np.float64), ideal.astype(np.float64)
     shares = {
         "precision": ((p * a).sum(), p.sum()),
@@ -200,5 +205,5 @@ def _pane(title: str, alt: str, pixels: np.ndarray | Image.Image, limit: int) ->
 
 
 def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Averaged, so that nothing thin gets lost."""
+    """Resized by averaging, so that thin objects stay visible."""
     return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as the page's tables show them. Where eval.json has null, there is a dash."""
+"""Formats the figures of an evaluation for the page's tables; null in eval.json becomes a dash."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Int64
 
 from cpnet_jax.data.catalog import Colour, Dataset
 
-# What sums an evaluation up, in this order.
+# The figures at the top of the page.
 HEADLINES = {
     "mIoU": "mIoU",
     "pixel_accuracy": "Pixel accuracy",
@@ -18,13 +18,20 @@ HEADLINES = {
     "mean_dice": "Mean Dice",
 }
 SETTINGS = ("dataset", "split", "step", "scales", "flip", "window")
-# Shown elsewhere on the page.
+# Names with a fixed place on the page. Everything else in eval.json is listed as a further figure or column.
 ELSEWHERE = {*HEADLINES, "per_class", "per_class_accuracy", "absent_classes", "images", "settings"}
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """A class in numbers: IoU as in eval.json, the share of labelled pixels, and the share of those found."""
+    """The figures of one class.
+
+    Attributes:
+      iou, accuracy: in [0, 1]; None if the class has no labelled pixel.
+      frequency: share of all labelled pixels.
+      pixels: number of labelled pixels.
+      others: values of the further columns.
+    """
 
     name: str
     colour: Colour
@@ -36,20 +43,20 @@ class ClassRow:
 
 
 def headlines(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, value) of the figures that sum an evaluation up."""
+    """(title, value) of the figures at the top of the page."""
     found = [(title, percent(figures[key], 2)) for key, title in HEADLINES.items() if key in figures]
     return [*found, ("Images", f"{figures['images']:,}")] if "images" in figures else found
 
 
 def settings(figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """(name, value) of how it was measured: the usual ones first, "not stated" where eval.json does not say."""
+    """(name, value) of the evaluation's settings, the usual ones first; "not stated" if eval.json lacks one."""
     stated = figures.get("settings", {})
     names = [*SETTINGS, *(name for name in stated if name not in SETTINGS)]
     return [(name.replace("_", " "), _plain(stated[name]) if name in stated else "not stated") for name in names]
 
 
 def class_rows(figures: Mapping[str, Any], confusion: Int64[np.ndarray, "k k"], dataset: Dataset) -> list[ClassRow]:
-    """One a class, in the dataset's order."""
+    """One row per class, in the dataset's order."""
     labelled, correct = confusion.sum(axis=1), np.diag(confusion)
     total = max(int(labelled.sum()), 1)
     columns = further_columns(figures, dataset).values()
@@ -68,7 +75,7 @@ def class_rows(figures: Mapping[str, Any], confusion: Int64[np.ndarray, "k k"], 
 
 
 def further_columns(figures: Mapping[str, Any], dataset: Dataset) -> dict[str, Mapping[str, float | None]]:
-    """What else eval.json has of every class (Dice, for instance), by a heading."""
+    """Further per-class figures of eval.json, such as Dice, by column heading."""
     return {
         title.removeprefix("per class ").capitalize(): value
         for title, value in _flat({key: value for key, value in figures.items() if key not in ELSEWHERE}, dataset)
@@ -77,13 +84,13 @@ def further_columns(figures: Mapping[str, Any], dataset: Dataset) -> dict[str, M
 
 
 def further_figures(figures: Mapping[str, Any], dataset: Dataset) -> list[tuple[str, str]]:
-    """(name, value) of everything else that eval.json holds."""
+    """(name, value) of the other numbers in eval.json."""
     rest = {key: value for key, value in figures.items() if key not in ELSEWHERE}
     return [(title, _figure(value)) for title, value in _flat(rest, dataset) if not isinstance(value, Mapping)]
 
 
 def _flat(values: Mapping[str, Any], dataset: Dataset, before: Sequence[str] = ()) -> list[tuple[str, Any]]:
-    """Nested names joined; a mapping of the classes is left whole."""
+    """Flattens nested mappings and joins their names; a mapping from class names is kept whole."""
     found = []
     for key, value in values.items():
         path = (*before, str(key).replace("_", " "))
@@ -95,7 +102,7 @@ def _flat(values: Mapping[str, Any], dataset: Dataset, before: Sequence[str] = (
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share in [0, 1] for people."""
+    """Formats a share in [0, 1] as a percentage."""
     return "\N{EN DASH}" if value is None else f"{100 * value:.{digits}f} %"
 
 

@@ -1,4 +1,4 @@
-"""A trained network as one file that runs without this code: `jax.export`, numpy and JSON are all it takes."""
+"""Exports a trained network as one file that runs without this package: `jax.export`, numpy and JSON suffice."""
 
 from cpnet_jax.inference.export.export import export_model
 from cpnet_jax.inference.export.load import load_exported

@@ -1,8 +1,7 @@
-"""A trained network into one file."""
+"""Exports a trained network into one file."""
 
 import datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,10 +19,11 @@ from cpnet_jax.inference.export.verify import Agreement, verify
 from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.runtime import files
+from cpnet_jax.runtime.files import AnyPath
 
 
 def export_model(
-    path: Path,
+    path: AnyPath,
     model: CPNet,
     variables: PyTree,
     *,
@@ -33,27 +33,47 @@ def export_model(
     std: tuple[float, float, float],
     origin: dict[str, Any],
 ) -> Agreement:
-    """Writes the file, reads it back and compares it with the live network; only then it gets its name.
+    """Writes the file, reads it back and compares it with the live network; then replaces `path` in one step.
 
     Args:
-      path: of the file; what is there is replaced.
-      model, variables: the network; {"params": ..., "batch_stats": ...}.
-      dataset: whose classes it knows.
-      crop_size: (height, width) of the windows it sees.
-      mean, std: of the images it was trained on, RGB, 0 .. 255.
-      origin: where it comes from, as JSON: experiment, step.
+      path: the file to write.
+      model, variables: the network and its variables, {"params": ..., "batch_stats": ...}.
+      dataset: its classes, their colours and the ignore label.
+      crop_size: (height, width) of its input windows.
+      mean, std: normalisation constants, RGB, in units of 0 .. 255.
+      origin: experiment and step that it comes from, as JSON.
 
     Raises:
-      UserError: where the two differ; no file is left then, and what was there before stays.
+      UserError: if the two differ; an existing file at `path` then stays as it was.
     """
 
     @jax.jit
     def live(windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
-        return model.apply(variables, normalize(windows, mean, std), train=False).logits
+        output: Any = model.apply(variables, normalize(windows, mean, std), train=False)
+        return output.logits
 
-    network = make_network(model, mean, std)
     weights = weights_for(model, variables, crop_size)
-    metadata = {
+    program = serialise(make_network(model, mean, std), weights, crop_size)
+    metadata = _metadata(dataset, crop_size, mean, std, origin)
+    with files.replacing(path) as temporary:
+        artifact.write(temporary, Artifact(metadata, program, weights))
+        written = artifact.read(temporary)
+        return verify(
+            partial(jax.jit(deserialise(path, written).call), written.weights),
+            live,
+            crop_size,
+            jnp.dtype(model.dtype or jnp.float32).name,
+        )
+
+
+def _metadata(
+    dataset: Dataset,
+    crop_size: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    origin: dict[str, Any],
+) -> dict[str, Any]:
+    return {
         "dataset": dataset.name,
         "classes": list(dataset.classes),
         "palette": [list(map(int, colour)) for colour in dataset.palette],
@@ -67,12 +87,3 @@ def export_model(
         "versions": {"cpnet_jax": cpnet_jax.__version__, "jax": jax.__version__},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    with files.replacing(path) as temporary:
-        artifact.write(temporary, Artifact(metadata, serialise(network, weights, crop_size), weights))
-        written = artifact.read(temporary)
-        return verify(
-            partial(jax.jit(deserialise(path, written).call), written.weights),
-            live,
-            crop_size,
-            jnp.dtype(model.dtype or jnp.float32).name,
-        )

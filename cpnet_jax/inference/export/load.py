@@ -1,7 +1,6 @@
-"""From the file of an exported network to something that predicts, on all devices."""
+"""Loads an exported network onto all devices."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,13 +14,14 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.inference.export import artifact
 from cpnet_jax.inference.export.artifact import Artifact, Weights
 from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.runtime.files import AnyPath
 
 
-def load_exported(path: Path, mesh: Mesh) -> TrainedModel:
-    """The network of a file that --mode=export has written.
+def load_exported(path: AnyPath, mesh: Mesh) -> TrainedModel:
+    """Loads a file written by `export_model`, for prediction on all devices of the mesh.
 
     Raises:
-      UserError: where the file is missing, damaged, something else, or newer than this program or this JAX can read.
+      UserError: if the file is missing, damaged, of another kind, or too new for this program or this JAX.
     """
     loaded = artifact.read(path)
     network = deserialise(path, loaded)
@@ -29,30 +29,30 @@ def load_exported(path: Path, mesh: Mesh) -> TrainedModel:
     def logits(weights: Weights, windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
         return network.call(weights, windows)["logits"]
 
-    # What is exported is a program for one device: each runs it on its own windows.
+    # The exported program is for one device, so each device runs it on its own windows.
     run = jax.jit(sharding.per_device(logits, mesh, replicated=1))
     weights = jax.device_put(loaded.weights, sharding.replicated(mesh))
     return _described(path, loaded.metadata, partial(run, weights))
 
 
-def deserialise(path: Path, loaded: Artifact) -> export.Exported:
-    """Raises UserError where this JAX cannot read the program."""
+def deserialise(path: AnyPath, loaded: Artifact) -> export.Exported:
+    """Deserialises the program; raises UserError if this JAX cannot read it."""
     written_with = loaded.metadata.get("versions", {}).get("jax")
     try:
         network = export.deserialize(bytearray(loaded.program))
         newest = export.maximum_supported_calling_convention_version
         if network.calling_convention_version > newest:
             raise ValueError(f"calling convention {network.calling_convention_version}, known up to {newest}")
-        network.mlir_module()  # its version of StableHLO is read here
-    except Exception as error:  # whatever flatbuffers, MLIR or JAX raise on what they do not know
+        network.mlir_module()  # fails on an unknown version of StableHLO
+    except Exception as error:  # flatbuffers, MLIR and JAX have no common base class
         raise UserError(
             f"{path} holds a program that this JAX ({jax.__version__}) cannot read; it was written with JAX "
-            f"{written_with}: install that version or a newer one, or export anew"
+            f"{written_with}: install that version or a newer one, or export the network again"
         ) from error
     return network
 
 
-def _described(path: Path, metadata: dict[str, Any], logits: Any) -> TrainedModel:
+def _described(path: AnyPath, metadata: dict[str, Any], logits: Any) -> TrainedModel:
     try:
         dataset = Dataset(
             name=metadata["dataset"],
@@ -69,4 +69,6 @@ def _described(path: Path, metadata: dict[str, Any], logits: Any) -> TrainedMode
             origin={**metadata["origin"], "file": path.name, "exported": metadata["date"]},
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: its metadata.json lacks or garbles {error}: export anew") from error
+        raise UserError(
+            f"{path}: its metadata.json has a missing or invalid entry ({error}): export the network again"
+        ) from error

@@ -1,4 +1,4 @@
-"""The network as a function of its weights and uint8 windows, and that function serialised for every platform."""
+"""Defines the exported function, (weights, uint8 windows) -> outputs, and serialises it for every platform."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -21,37 +21,38 @@ Network = Callable[[Weights, UInt8[Array, "b h w 3"]], dict[str, Array]]
 
 
 def make_network(model: CPNet, mean: Sequence[float], std: Sequence[float]) -> Network:
-    """The function that is exported.
+    """Makes the function to export.
 
     Args:
-      mean, std: of the images, RGB, in units of 0 .. 255.
+      mean, std: normalisation constants, RGB, in units of 0 .. 255.
     """
     model = _for_prediction(model)
 
     def network(weights: Weights, windows: UInt8[Array, "b h w 3"]) -> dict[str, Array]:
         variables = flax.traverse_util.unflatten_dict(weights, sep="/")
-        logits = model.apply(variables, normalize(windows, mean, std), train=False).logits
-        return {"logits": logits, "classes": class_map(logits, windows.shape[1:3])}
+        output: Any = model.apply(variables, normalize(windows, mean, std), train=False)
+        return {"logits": output.logits, "classes": class_map(output.logits, windows.shape[1:3])}
 
     return network
 
 
-def class_map(logits: Float[Array, "b h w k"], size: tuple[int, int]) -> UInt8[Array, "b H W"]:
-    """The class of every pixel: the best after bilinear upsampling."""
+def class_map(logits: Float[Array, "b h w k"], size: Sequence[int]) -> UInt8[Array, "b H W"]:
+    """The class of every pixel: argmax of the bilinearly upsampled logits."""
     return jnp.argmax(upsample(logits, size), axis=-1).astype(jnp.uint8)
 
 
 def weights_for(model: CPNet, variables: PyTree, crop_size: tuple[int, int]) -> Weights:
-    """Those that prediction needs (the auxiliary head is for training), flat and on the host.
+    """The weights needed for prediction (without the auxiliary head), flat and on the host.
 
     Raises:
-      KeyError, ValueError: where the variables are not the model's.
+      KeyError, ValueError: if the variables do not fit the model.
     """
     images = jax.ShapeDtypeStruct((1, *crop_size, 3), jnp.float32)
     wanted = jax.eval_shape(lambda: _for_prediction(model).init(jax.random.key(0), jnp.zeros_like(images), train=False))
     found = flax.traverse_util.flatten_dict(variables, sep="/")
-    weights = {}
-    for name, shape in flax.traverse_util.flatten_dict(wanted, sep="/").items():
+    weights: Weights = {}
+    wanted: Any = flax.traverse_util.flatten_dict(wanted, sep="/")
+    for name, shape in wanted.items():
         weights[name] = np.asarray(found[name])
         if (weights[name].shape, weights[name].dtype) != (shape.shape, shape.dtype):
             raise ValueError(f"{name} is {weights[name].dtype}{weights[name].shape}, the model's is {shape}")
@@ -59,7 +60,7 @@ def weights_for(model: CPNet, variables: PyTree, crop_size: tuple[int, int]) -> 
 
 
 def serialise(network: Network, weights: Weights, crop_size: tuple[int, int]) -> bytes:
-    """The network lowered for all platforms, for batches of any size."""
+    """Serialises the network for all platforms and any batch size."""
     (batch,) = export.symbolic_shape("b")
     windows = jax.ShapeDtypeStruct((batch, *crop_size, 3), jnp.uint8)
     shapes: Any = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)

@@ -1,7 +1,7 @@
-"""Predictions as benchmarks' servers take them.
+"""Writes predictions in the format of benchmark test servers.
 
 submission = Submission(FORMATS["cityscapes"], folder)
-submission.begin(dataset, images)       before predicting: right classes, right names
+submission.begin(dataset, images)       before predicting: checks classes and names
 submission.write(image, classes)        for each image
 submission.finish()                     packs and checks
 """

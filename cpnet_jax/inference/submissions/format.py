@@ -1,4 +1,4 @@
-"""What distinguishes one server's submissions from another's, and writing them."""
+"""The format of a test server's submissions."""
 
 import re
 import zipfile
@@ -18,18 +18,18 @@ from cpnet_jax.runtime.files import replacing
 
 @dataclass(frozen=True)
 class Format:
-    """One PNG for each test image, of its size, with a number for each class.
+    """A format with one PNG per test image, of the image's size, whose pixels are class numbers.
 
     Attributes:
-      dataset: whose classes are predicted.
-      values: that class i is written as, at place i.
-      key: pattern of what an image's file name and its prediction's have in common, at the beginning of both.
-      example: of an image's file name.
-      ending: of the names that we give predictions.
-      any_ending: whether the server lets a prediction's name go on after the key as it likes.
-      test_key: pattern of the test images' keys.
-      counts: how many test images there are, for each published test set.
-      size: (width, height) of all test images, or None where they differ.
+      dataset: the predicted classes.
+      values: class i is written as values[i].
+      key: pattern for the common beginning of the file names of an image and its prediction.
+      example: an image's file name.
+      ending: what follows the key in the names of written predictions.
+      any_ending: whether the server accepts any ending after the key.
+      test_key: pattern for the keys of test images.
+      counts: number of test images in each published test set.
+      size: (width, height) of all test images, or None if they differ.
     """
 
     dataset: Dataset
@@ -43,46 +43,48 @@ class Format:
     size: tuple[int, int] | None = None
 
     def key_of(self, name: str) -> str | None:
-        """The key at the beginning of a file name; None where there is none."""
+        """The key at the beginning of a file name; None if there is none."""
         match = re.match(self.key, PurePosixPath(name).name)
         return match and match[0]
 
     def name(self, image: Path) -> str:
-        """File name of an image's prediction.
+        """The file name of an image's prediction.
 
         Raises:
-          UserError: where the image is not named as the benchmark's are.
+          UserError: if the image is not named like the benchmark's images.
         """
         key = self.key_of(image.name)
         if key is None:
             raise UserError(
-                f"{image} is not named as the images of {self.dataset.name} are ({self.example} for instance), so its "
-                "prediction cannot be named as the server wants it: give the benchmark's images"
+                f"{image} is not named like the images of {self.dataset.name}, for example {self.example}: the server "
+                "finds predictions by these names, so name the benchmark's images"
             )
         return key + self.ending
 
     def check(self, dataset: Dataset, images: Iterable[Path]) -> None:
-        """Whether that model's predictions of these images can become a submission; better asked before predicting.
+        """Checks, before predicting, that a submission can be made from a model's classes and these images.
 
         Raises:
-          UserError: on other classes, an image that cannot be named, or two whose predictions would have one name.
+          UserError: if the classes differ, an image has another name pattern, or two predictions would share a name.
         """
         if dataset.classes != self.dataset.classes:
             raise UserError(
-                f"the model knows the {len(dataset.classes)} classes of {dataset.name}, but a submission to "
-                f"{self.dataset.name} needs its {len(self.dataset.classes)} in their order: take a model trained on it"
+                f"the model has the {len(dataset.classes)} classes of {dataset.name}, but a submission to "
+                f"{self.dataset.name} needs its {len(self.dataset.classes)} classes in order: use a model trained on it"
             )
         image_of = {}
         for image in images:
             other = image_of.setdefault(self.name(image), image)
             if other != image:
-                raise UserError(f"{image} and {other} would both be written as {self.name(image)}: give one of them")
+                raise UserError(
+                    f"{image} and {other} would both be written as {self.name(image)}: name only one of them"
+                )
 
     def encode(self, classes: Integer[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w"]:
-        """Class indices as the server's numbers.
+        """Maps class indices to the server's numbers.
 
         Raises:
-          ValueError: on a value that is no class.
+          ValueError: on a value that is not a class.
         """
         if classes.size and (classes.min() < 0 or classes.max() >= len(self.values)):
             raise ValueError(f"values {classes.min()} to {classes.max()}, but there are {len(self.values)} classes")
@@ -96,11 +98,11 @@ class Format:
         """Writes an image's prediction into the folder, in one step; returns its path.
 
         Args:
-          image: whose name decides the prediction's; it is not read.
-          classes: of every pixel of the image as it is stored.
+          image: decides the prediction's name; the file is not read.
+          classes: the class of every pixel of the image as stored.
 
         Raises:
-          UserError, ValueError: as `name` and `encode`.
+          UserError, ValueError: see `name` and `encode`.
         """
         path = folder / self.name(image)
         with replacing(path) as temporary:
@@ -109,8 +111,8 @@ class Format:
 
 
 def write_zip(files: Iterable[Path], archive: Path) -> None:
-    """Packs the files, by their names, replacing the archive in one step."""
-    # PNGs are compressed already.
+    """Packs the files without their folders; replaces the archive in one step."""
+    # Stored, because PNGs are already compressed.
     with (
         replacing(archive) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED, strict_timestamps=False) as packed,

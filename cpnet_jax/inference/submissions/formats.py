@@ -1,11 +1,11 @@
-"""The formats there are."""
+"""The known submission formats: Cityscapes and ADE20K."""
 
 from cpnet_jax.data.catalog import ADE20K, CITYSCAPES
 from cpnet_jax.data.catalog.cityscapes import LABEL_IDS
 from cpnet_jax.inference.submissions.format import Format
 
-# The server finds predictions as the benchmark's own evaluation does (getPrediction of cityscapesScripts): exactly one
-# CITY_SEQUENCE_FRAME*.png for each test image, in any folder; values are labelIds.
+# The server finds predictions like getPrediction of cityscapesScripts: exactly one CITY_SEQUENCE_FRAME*.png for each
+# test image, in any folder. Values are labelIds.
 CITYSCAPES_TEST = Format(
     dataset=CITYSCAPES,
     values=LABEL_IDS,
@@ -18,8 +18,8 @@ CITYSCAPES_TEST = Format(
     size=(2048, 1024),
 )
 
-# As the development kit of the scene parsing challenge says: the image's name with .png, values as in the annotations,
-# where 0 is "other". The challenge of 2016 had 2,000 test images; those published since are 3,352.
+# From the development kit of the scene parsing challenge: the image's name with .png, values as in the annotations,
+# where 0 is "other". The challenge of 2016 had 2,000 test images; the set published since has 3,352.
 ADE20K_TEST = Format(
     dataset=ADE20K,
     values=tuple(range(1, 151)),

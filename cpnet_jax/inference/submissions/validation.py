@@ -1,4 +1,4 @@
-"""Checking a submission before a server refuses it, or gives a figure that says nothing."""
+"""Checks a submission before it is uploaded to a test server."""
 
 import re
 import zipfile
@@ -14,9 +14,9 @@ from PIL import Image
 from cpnet_jax.inference.submissions.format import Format
 from cpnet_jax.runtime.progress import track
 
-# "P": a palette shows colours, and the values are class numbers all the same.
+# "P": with a palette, pixel values are still class numbers.
 MODES = ("L", "P")
-# What Pillow and zipfile raise on damaged data; RuntimeError is an encrypted archive's.
+# Errors that Pillow and zipfile raise on damaged data; RuntimeError on encrypted archives.
 UNREADABLE = (OSError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError)
 THREADS = 4
 
@@ -24,15 +24,15 @@ Read = Callable[[str], bytes]
 
 
 def validate(form: Format, path: Path, images: Iterable[Path] | None = None) -> list[str]:
-    """What is wrong with a submission, one sentence for each fault, naming the file; empty where nothing is.
+    """Returns the faults of a submission, one sentence each, naming the file; empty if there is none.
 
-    Every value must be a class's: the servers accept some others as well, but a pixel of these is always wrong.
+    Every value must be a class number. Servers accept some others, too, but such pixels are always wrong.
 
     Args:
-      form: the server's.
-      path: a folder, or a zip archive.
-      images: the test images; where given, there must be a prediction of each of them, of its size. Without, names
-        and number must be a published test set's.
+      form: the server's format.
+      path: a folder or a zip archive.
+      images: the test images. There must be a prediction of each of them, of its size. If None, names and number must
+        be those of a published test set.
     """
     with ExitStack() as stack:
         try:
@@ -45,7 +45,7 @@ def validate(form: Format, path: Path, images: Iterable[Path] | None = None) -> 
 
         def check(key: str) -> list[str]:
             name = predictions[key]
-            image = expected and expected.get(key)
+            image = expected.get(key) if expected else None
             return [f"{name} {fault}" for fault in _faults(form, read, name, image)]
 
         with ThreadPoolExecutor(THREADS) as threads:
@@ -54,7 +54,7 @@ def validate(form: Format, path: Path, images: Iterable[Path] | None = None) -> 
 
 
 def _open(path: Path, stack: ExitStack) -> tuple[list[str], Read]:
-    """Names of the files, and how to read one."""
+    """The names of the files, and a function that reads one."""
     if path.is_dir():
         names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
         return names, lambda name: (path / name).read_bytes()
@@ -65,17 +65,17 @@ def _open(path: Path, stack: ExitStack) -> tuple[list[str], Read]:
 def _check_names(
     form: Format, files: Iterable[str], expected: Mapping[str, Path] | None
 ) -> tuple[list[str], dict[str, str]]:
-    """Problems, and the predictions' names by key."""
+    """Faults of file names, and the predictions' names by key."""
     problems, predictions = [], {}
     for name in files:
         key = form.key_of(name)
         rest = name.rpartition("/")[2].removeprefix(key or "")
         if key is None or not rest.endswith(".png") or not (form.any_ending or rest == form.ending):
-            problems.append(f"{name} is not named as a prediction, as {form.name(Path(form.example))} is")
+            problems.append(f"{name} is not named like a prediction, for example {form.name(Path(form.example))}")
         elif key in predictions:
             problems.append(f"{name} is a second prediction of {key}, beside {predictions[key]}")
         elif expected is not None and key not in expected:
-            problems.append(f"{name} is a prediction of none of the images")
+            problems.append(f"{name} is a prediction of an image that was not given")
         elif expected is None and not re.fullmatch(form.test_key, key):
             problems.append(f"{name} is a prediction of no test image")
         else:
@@ -91,11 +91,11 @@ def _check_presence(
     if len(predictions) in form.counts:
         return []
     counts = " or ".join(f"{count:,}" for count in form.counts)
-    return [f"{path} has predictions of {len(predictions):,} test images, of which there are {counts}"]
+    return [f"{path} has predictions of {len(predictions):,} test images, but the test set has {counts}"]
 
 
 def _faults(form: Format, read: Read, name: str, image: Path | None) -> list[str]:
-    """Of one prediction, without its name."""
+    """The faults of one prediction, without its name."""
     try:
         picture = Image.open(BytesIO(read(name)))
         picture.load()
@@ -113,7 +113,7 @@ def _size_faults(form: Format, picture: Image.Image, image: Path | None) -> list
     if image is not None:
         try:
             with Image.open(image) as opened:
-                size, of_what = opened.size, str(image)  # as stored: an orientation flag does not turn it
+                size, of_what = opened.size, str(image)  # as stored, without applying the orientation
         except UNREADABLE as error:
             return [f"cannot be compared with {image}, which cannot be read ({_reason(error)})"]
     if size is None or picture.size == size:
@@ -127,7 +127,9 @@ def _value_faults(form: Format, picture: Image.Image) -> list[str]:
     if not wrong:
         return []
     some = ", ".join(map(str, wrong[:10])) + (", ..." if len(wrong) > 10 else "")
-    return [f"holds the values {some}, which are no classes of {form.dataset.name}: these are {_span(form.values)}"]
+    return [
+        f"holds the values {some}, which are not classes of {form.dataset.name}: its values are {_span(form.values)}"
+    ]
 
 
 def _span(values: tuple[int, ...]) -> str:
@@ -137,4 +139,4 @@ def _span(values: tuple[int, ...]) -> str:
 
 def _reason(error: BaseException) -> str:
     said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.split(" <")[0]  # Pillow names its stream, which says nothing
+    return said.split(" <")[0]  # drops the stream's address from Pillow's message

@@ -1,5 +1,5 @@
 "use strict";
-// Comfort only: without it the page shows the same.
+// Optional: the page shows the same content without it.
 
 function sortable(table) {
   const body = table.tBodies[0];
@@ -26,7 +26,7 @@ function sortable(table) {
         const value = (row) => row.cells[cell].dataset.value;
         const sign = next === "ascending" ? 1 : -1;
         const order = (a, b) => sign * (numeric ? a - b : a.localeCompare(b));
-        // What has no figure comes last either way.
+        // Empty values come last in both directions.
         rows.sort((a, b) => (value(a) === "") - (value(b) === "") || order(value(a), value(b)));
       }
       body.append(...rows);
@@ -47,7 +47,7 @@ function explainMatrix(svg) {
     rect.removeAttribute("hidden");
   };
   const hide = () => [tooltip, across, down].forEach((element) => element.setAttribute("hidden", ""));
-  // A lifted finger leaves, too, but its tooltip should stay to be read.
+  // On touch screens the tooltip stays after the finger is lifted.
   svg.addEventListener("pointerleave", ({ pointerType }) => pointerType === "mouse" && hide());
   document.addEventListener("scroll", hide, { capture: true, passive: true });
   for (const event of ["pointermove", "pointerdown"]) {
@@ -61,7 +61,7 @@ function explainMatrix(svg) {
       place(down, { x: margin + j * cell, y: margin, width: cell, height: extent });
       const count = confusion[i][j];
       const share = totals[i] ? `${((100 * count) / totals[i]).toFixed(2)} % of its pixels (${count.toLocaleString("en")})` : "no labelled pixel";
-      tooltip.textContent = i === j ? `${classes[i]}, found: ${share}` : `${classes[i]}, taken for ${classes[j]}: ${share}`;
+      tooltip.textContent = i === j ? `${classes[i]}, correct: ${share}` : `${classes[i]}, predicted as ${classes[j]}: ${share}`;
       tooltip.hidden = false;
       tooltip.style.left = `${Math.max(4, Math.min(clientX + 14, innerWidth - tooltip.offsetWidth - 4))}px`;
       tooltip.style.top = `${Math.max(4, Math.min(clientY + 14, innerHeight - tooltip.offsetHeight - 4))}px`;

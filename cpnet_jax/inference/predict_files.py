@@ -1,0 +1,84 @@
+"""Predicts image files and hands the results to a writer."""
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from cpnet_jax.errors import UserError
+from cpnet_jax.inference.images import read_ahead, read_image
+from cpnet_jax.inference.inputs import InputImage
+from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.inference.outputs import PredictionWriter
+from cpnet_jax.inference.predictor import Predictor
+from cpnet_jax.inference.protocol import Protocol
+from cpnet_jax.runtime.progress import Progress
+
+READING_THREADS = 2
+
+
+def predict_files(
+    images: Sequence[InputImage],
+    predictor: Predictor,
+    writer: PredictionWriter,
+    *,
+    upright: bool = True,
+    probabilities: bool = False,
+) -> list[UserError]:
+    """Predicts and writes every image that can be read; returns one error for each of the others.
+
+    Args:
+      upright: whether to follow the camera's orientation; see `read_image`.
+      probabilities: whether to write the probabilities, too.
+
+    Raises:
+      UserError: if a prediction cannot be written.
+    """
+    unreadable: list[UserError] = []
+    with Progress(len(images), "Predicting", unit="image") as progress:
+        counted = 0
+        predictions = _predictions(predictor, _examples(images, upright, unreadable), probabilities)
+        for done, (example, classes, scores) in enumerate(predictions, start=1):
+            writer.write(example["input"], example["image"], classes, scores)
+            for _ in range(counted, done + len(unreadable)):
+                progress.advance()
+            counted = done + len(unreadable)
+    return unreadable
+
+
+def description(model: TrainedModel, protocol: Protocol) -> dict[str, Any]:
+    """The contents of predictions.json: the meaning of the class indices, the network and the settings."""
+    return {
+        "classes": list(model.dataset.classes),
+        "palette": [list(colour) for colour in model.dataset.palette],
+        "network": {name: value for name, value in model.origin.items() if name != "eval"},
+        "settings": {**vars(protocol), "window": list(model.crop_size)},
+    }
+
+
+def _examples(images: Sequence[InputImage], upright: bool, unreadable: list[UserError]) -> Iterator[dict[str, Any]]:
+    read = partial(_read, upright=upright)
+    for image, pixels in zip(images, read_ahead(read, images, threads=READING_THREADS), strict=True):
+        if isinstance(pixels, UserError):
+            unreadable.append(pixels)
+        else:
+            yield {"input": image, "image": pixels}
+
+
+def _read(image: InputImage, *, upright: bool) -> UInt8[np.ndarray, "h w 3"] | UserError:
+    try:
+        return read_image(image.path, upright=upright)
+    except UserError as error:
+        return error
+
+
+def _predictions(
+    predictor: Predictor, examples: Iterator[dict[str, Any]], probabilities: bool
+) -> Iterator[tuple[dict[str, Any], UInt8[np.ndarray, "h w"], Float[np.ndarray, "h w k"] | None]]:
+    if not probabilities:
+        yield from ((example, classes, None) for example, classes in predictor.classes(examples))
+        return
+    for example, scores in predictor.probabilities(examples):
+        yield example, scores.argmax(axis=-1).astype(np.uint8), scores
