@@ -1,15 +1,15 @@
-"""What is each part worth? Runs the rows of a table, several seeds each, and writes down what comes of them.
+"""Runs an ablation: trains every row of a table with several seeds and tabulates the results.
 
     python benchmarks/ablation.py --table=scenes [--config=configs/quickstart.py] [--rows=aux,full] [--seeds=0,1,2]
         [--out=runs/ablation/scenes] [--jobs=1] [--classes=sea,sand,bed,table] [--config.FIELD=VALUE ...]
 
-Tables are files in configs/ablations/: a config, and by row the fields in which it differs. Every run is a run of
-main.py in its own workdir, OUT/ROW/seed_SEED, with its log there: interrupted, the same command goes on, and what is
-finished is not run again. --jobs=4 works at four runs at once, each on a GPU or TPU chip of its own; on CPUs they share
-the cores. --config.FIELD=VALUE is for all rows.
+A table is a file in configs/ablations/: a base config, and rows of fields that differ from it. Each run is a run of
+main.py in the workdir OUT/ROW/seed_SEED, which also has its log. After an interruption the same command continues;
+finished runs are not repeated. --jobs=4 does four runs at a time, each on its own GPU or TPU chip; on CPUs they share
+the cores. --config.FIELD=VALUE applies to all rows.
 
-OUT/table.md has a line a row and the command behind it, written anew after each run; in the end it is printed, with one
-JSON line. A run that fails is named and the others go on; the exit status is then 1.
+OUT/table.md has a line per row and the commands. It is updated after each run, and printed at the end with one JSON
+line. If a run fails, the others continue and the exit status is 1.
 """
 
 import argparse
@@ -34,18 +34,18 @@ MAIN = ROOT / "main.py"
 
 
 class Ablation:
-    """The runs of a table, and what has come of each.
+    """The runs of a table and their results.
 
     Args:
       chosen: the table.
       config: path of the config that the rows change.
       seeds: of each row.
       overrides: --config.FIELD=VALUE for all rows.
-      classes: whose IoU is shown.
+      classes: whose IoU gets a column.
       out: folder of the runs' workdirs and of table.md.
 
     Raises:
-      UserError: on a row whose config cannot work, or a class that is not there.
+      UserError: if a row's config cannot work, or a class does not exist.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Ablation:
         out: Path,
     ) -> None:
         self.table, self.config, self.seeds, self.classes, self.out = chosen, config, seeds, classes, out
-        self.runs = runs.of_table(chosen, config, seeds, overrides, out)
+        self.runs = runs.make_runs(chosen, config, seeds, overrides, out)
         self.configs = {run: runs.load_config(run) for run in self.runs}
         known = build.make_dataset(self.configs[self.runs[0]]).classes
         if unknown := [name for name in classes if name not in known]:
@@ -73,22 +73,22 @@ class Ablation:
     def unfinished(self) -> list[runs.Run]:
         return [run for run in self.runs if run.seed not in self.results[run.row]]
 
-    def end(self, run: runs.Run, status: int) -> str:
-        """Takes up what a run came to, by its exit status, and writes the table; returns a sentence about it."""
+    def finish(self, run: runs.Run, status: int) -> str:
+        """Records a run that ended with this exit status and writes the table; returns a line to print."""
         try:
             if status:
-                raise UserError(f"exit status {status}, {launch.complaint(run)}")
-            result = runs.keep_result(run, self.configs[run])
+                raise UserError(f"exit status {status}, {launch.last_error(run)}")
+            result = runs.save_result(run, self.configs[run])
             self.results[run.row][run.seed] = result
-            said = f"{run.title}: mIoU {100 * result.miou:.2f} %"
+            line = f"{run.title}: mIoU {100 * result.miou:.2f} %"
         except UserError as error:
             self.failed[run.row].append(run.seed)
-            said = f"{run.title} failed ({error}): see {run.log}"
+            line = f"{run.title} failed ({error}): see {run.log}"
         self.write()
-        return said
+        return line
 
     def write(self) -> str:
-        """table.md; returns what it says."""
+        """Writes table.md; returns its text."""
         text = report.markdown(
             self.table,
             self.runs,
@@ -113,7 +113,7 @@ def _listed(values: list[int]) -> str:
 
 
 def run(ablation: Ablation, jobs: int) -> None:
-    """Makes the runs that are left."""
+    """Runs everything that is not finished."""
     todo = ablation.unfinished()
     if not todo:
         return
@@ -122,31 +122,31 @@ def run(ablation: Ablation, jobs: int) -> None:
     with Progress(len(ablation.runs), "Ablation", initial=done, unit="run") as progress:
 
         def on_end(run: runs.Run, status: int) -> None:
-            progress.say(ablation.end(run, status))
+            progress.say(ablation.finish(run, status))
             progress.advance()
 
         launch.run_all(
             todo,
             environments,
             MAIN,
-            on_start=lambda run: progress.say(f"{run.title}: begins, its log is {run.log}"),
+            on_start=lambda run: progress.say(f"{run.title}: started, log in {run.log}"),
             on_end=on_end,
         )
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    """The arguments, and the overrides of the config."""
+    """Parses the arguments; returns them and the overrides of the config."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
-    parser.add_argument("--table", required=True, help="a file in configs/ablations/, without its ending")
-    parser.add_argument("--config", help="file of the experiment; the table's own unless given")
-    parser.add_argument("--rows", type=_words, default=[], help="only these, divided by commas")
-    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2])
-    parser.add_argument("--out", help="folder; runs/ablation/TABLE unless given")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
-    parser.add_argument("--classes", type=_words, default=[], help="that get a column of their IoU")
+    parser.add_argument("--table", required=True, help="name of a file in configs/ablations/, without .py")
+    parser.add_argument("--config", help="config file; default: the table's")
+    parser.add_argument("--rows", type=_words, default=[], help="only these rows, separated by commas")
+    parser.add_argument("--seeds", type=_numbers, default=[0, 1, 2], help="separated by commas")
+    parser.add_argument("--out", help="folder; default: runs/ablation/TABLE")
+    parser.add_argument("--jobs", type=int, default=1, help="number of simultaneous runs")
+    parser.add_argument("--classes", type=_words, default=[], help="classes whose IoU gets a column")
     arguments, overrides = parser.parse_known_args()
     if strange := [one for one in overrides if not one.startswith("--config.") or "=" not in one]:
-        parser.error(f"unknown argument {strange[0]!r}: fields of the config are given as --config.FIELD=VALUE")
+        parser.error(f"unknown argument {strange[0]!r}: set fields of the config by --config.FIELD=VALUE")
     if arguments.jobs < 1:
         parser.error("--jobs must be at least 1")
     return arguments, overrides
@@ -159,7 +159,7 @@ def _words(text: str) -> list[str]:
 def _numbers(text: str) -> list[int]:
     words = _words(text)
     if not all(word.isdecimal() for word in words):
-        raise argparse.ArgumentTypeError(f"{text!r} is no list of whole numbers, as 0,1,2")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 0,1,2")
     return [int(word) for word in words]
 
 
@@ -171,20 +171,20 @@ def choose(name: str, rows: list[str]) -> table.Table:
 
 
 def _folder(name: str) -> Path:
-    """That of --out, made."""
+    """Creates the folder of --out."""
     if files.is_remote(name):
-        raise UserError(f"--out is {name}: logs are written line by line, so name a folder on a local disk")
+        raise UserError(f"--out is {name}: name a folder on a local disk, since logs are written line by line")
     path = files.as_path(name)
     files.make_folder(path, "--out")
     return path
 
 
 def main() -> None:
-    """Ctrl-C is waited for by the runs that are at work, where there are some; here nothing is lost by it."""
+    """Runs the program; exits with 130 on a second Ctrl-C, or on the first one if no run is active."""
     try:
         compare()
     except KeyboardInterrupt:
-        print("Stopped at once: the same command goes on.", file=sys.stderr)
+        print("Stopped without saving: run the same command to continue.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)
 
 
@@ -192,7 +192,7 @@ def compare() -> None:
     arguments, overrides = parse()
     sys.path.append(str(ROOT))  # the configs
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # This process only counts parameters: the devices are for the runs.
+    # This process only counts parameters; the runs need the devices.
     jax.config.update("jax_platforms", "cpu")
     chosen = choose(arguments.table, arguments.rows)
     ablation = Ablation(

@@ -1,20 +1,19 @@
-"""What do the context prior and its affinity loss cost, forward and backward, and how much memory do they take?
+"""Measures time and memory of the context prior with its affinity loss, forward and backward.
 
     python benchmarks/context_prior.py [--cases=3600x2,4096x2,9216x2,16384x1,32768x1] [--rounds=3] [--channels=512]
         [--ways=torch,compiled,dense,blocks,two-passes] [--block-rows=512]
 
-From the aggregated features of so many positions x images: 1x1 convolution, BatchNorm, sigmoid, both contexts and the
-affinity loss, and the gradients for the features and the parameters; float32, on CPUs (Linux).
+Each case is positions x images of aggregated features. Measured are the 1x1 convolution, BatchNorm, sigmoid, both
+contexts, the affinity loss, and the gradients of features and parameters, in float32 on CPUs (Linux).
 
-- torch, compiled: the release's maths, its ten arrays of positions x positions an image included, in PyTorch as it is
-  and by torch.compile, which needs a C++ compiler.
-- dense, blocks: cpnet_jax with config.model.prior_impl "dense" and "blocks".
-- two-passes: blocks, but contexts and loss one after the other, as without `targets` (see `models.CPNet`).
+- torch, compiled: the release's maths in PyTorch, with its ten arrays of positions x positions per image; eager, and by
+  torch.compile, which needs a C++ compiler.
+- dense, blocks: cpnet_jax with all rows of the prior at once, and by blocks of rows as in training.
+- two-passes: blocks, but with contexts and loss computed separately, as without `targets` (see `models.CPNet`).
 
-Each measurement has a process of its own, which first does it once unmeasured; the ways take turns, and what counts is
-the median over the rounds. CPU seconds are over all threads. Memory is the largest that the process holds beyond its
-libraries and the inputs. What is likely not to fit into the machine's free memory is left out. All must come to the
-same loss. Prints one table and one JSON line.
+Each measurement runs in its own process, after one warm-up; the ways alternate, and medians over the rounds are shown.
+CPU seconds are summed over threads. Memory is the process's peak beyond its libraries and the inputs. Cases that would
+probably exceed the free memory are left out. All losses must agree. Prints one table and one JSON line.
 """
 
 import argparse
@@ -32,14 +31,14 @@ from typing import Any
 import numpy as np
 
 CLASSES = 9
-# Arrays of positions x positions x images, roughly, that a way holds at its peak.
+# Approximate number of arrays of positions x positions x images at the peak.
 ARRAYS = {"torch": 10, "compiled": 10, "dense": 10, "blocks": 0, "two-passes": 0}
 REFERENCE = "blocks"
 GIGABYTE, MEGABYTE = 1e9, 1e6
-# Relative difference allowed between the losses.
+# Relative; between the losses.
 TOLERANCE = 1e-4
 
-# Does it once and returns the loss.
+# Runs forward and backward once; returns the loss.
 Run = Callable[[], float]
 
 
@@ -123,12 +122,12 @@ def theirs(inputs: dict[str, np.ndarray], way: str) -> Run:
 
 
 def measure(way: str, positions: int, images: int, arguments: argparse.Namespace) -> dict[str, float]:
-    """In this process: CPU and wall seconds, bytes, and the loss."""
+    """Measures in this process: CPU and wall seconds, bytes, and the loss."""
     inputs = make_inputs(positions, images, arguments.channels)
     run = theirs(inputs, way) if way in ("torch", "compiled") else ours(inputs, way, arguments.block_rows)
     before = memory("VmRSS")
     run()
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     cpu, wall = time.process_time(), time.perf_counter()
     loss = run()
     seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
@@ -140,10 +139,10 @@ def memory(field: str, file: str = "/proc/self/status") -> int:
 
 
 def in_own_process(way: str, positions: int, images: int, arguments: argparse.Namespace) -> dict[str, float] | str:
-    """The measurement, or why there is none."""
+    """Measures in a new process; returns the figures, or the reason why there are none."""
     needed, free = ARRAYS[way] * 4 * positions**2 * images, memory("MemAvailable", "/proc/meminfo")
     if needed > free:
-        return f"left out: about {needed / GIGABYTE:.0f} GB, {free / GIGABYTE:.0f} are free"
+        return f"left out: needs about {needed / GIGABYTE:.0f} GB, {free / GIGABYTE:.0f} are free"
     options = [f"--channels={arguments.channels}", f"--block-rows={arguments.block_rows}"]
     command = [sys.executable, __file__, f"--one={way}:{positions}x{images}", *options]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
@@ -153,7 +152,7 @@ def in_own_process(way: str, positions: int, images: int, arguments: argparse.Na
 
 
 def compare(positions: int, images: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Of each way its medians, or why there are none."""
+    """Medians of each way, or the reason why there are none."""
     ways = arguments.ways.split(",")
     rounds = {way: [] for way in ways}
     for _ in range(arguments.rounds):
@@ -185,18 +184,18 @@ def report(case: str, found: dict[str, Any]) -> None:
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Ends with a sentence where a case or way cannot be."""
+    """Ends the program if a case or way is malformed."""
     for case in arguments.cases.split(","):
         if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", case):
-            parser.error(f"--cases has {case!r}: give positions x images, as 4096x2,9216x2")
+            parser.error(f"--cases has {case!r}: use positions x images, for example 4096x2,9216x2")
     for way in arguments.ways.split(","):
         if way not in ARRAYS:
-            parser.error(f"--ways has {way!r}: take some of {','.join(ARRAYS)}")
+            parser.error(f"--ways has {way!r}: choose from {','.join(ARRAYS)}")
 
 
 def main() -> None:

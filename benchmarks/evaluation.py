@@ -1,24 +1,23 @@
-"""How many images a second does a multi-scale evaluation make, and how much memory does it take?
+"""Measures speed and memory of a multi-scale evaluation, against a plain evaluator.
 
     python benchmarks/evaluation.py [--networks=cpnet,linear] [--devices=1] [--images=16] [--rounds=3] [--depth=50]
     python benchmarks/evaluation.py --memory
 
-The paper's protocol for ADE20K (five scales, every window mirrored as well) on pictures of the sizes that ADE20K has,
-by cpnet_jax and in the usual way: one scale after the other, one window after the other in batches of one, their
-probabilities added up, resized by OpenCV on the host and added up over the scales there. That is measured twice: the
-windows of a scale are added up on the host, or on the device as the authors' evaluator does. All classify the same
-pictures with the same network, compiled beforehand, in turns, and their answers are compared. The usual way runs on
-one device, as one process of such an evaluator does.
+The protocol is the paper's for ADE20K, five scales and flip, on images with the sizes of ADE20K. The plain evaluator
+runs one scale after the other and one window after the other, on one device. It sums probabilities over windows,
+resizes them by OpenCV on the host and sums them over scales there. It is measured twice: the windows of a scale are
+summed on the host, or on the device as in the authors' evaluator. All evaluators classify the same images with the same
+network, compiled before, in alternation, and their results are compared.
 
-- network "cpnet": the one that the options describe, with random weights.
-- network "linear": one linear map of every 8x8 cell. It takes next to no time, so what is measured is the evaluation
-  itself: what remains where a fast accelerator runs the network.
+- network "cpnet": a CPNet as the options describe it, with random weights.
+- network "linear": a linear map of every 8x8 block. It takes almost no time, so that the evaluation itself is measured,
+  as if the network ran on a fast accelerator.
 
-With --memory: the largest memory that one picture of 2048x1024 pixels needs, six scales and mirrored, beyond what is
-taken when all is compiled and a small picture has been through. On an accelerator that is the devices' memory (the
-largest of them), on CPUs the process's (Linux).
+--memory measures the peak memory of one image of 2048x1024 pixels with six scales and flip, beyond that in use after
+compilation and a small image. On accelerators it is the devices' memory (the maximum over devices), on CPUs the
+process's (Linux).
 
---devices are virtual ones on CPUs, the first so many on accelerators. Prints one table and one JSON line.
+--devices is the number of virtual devices on CPUs, or of accelerators. Prints one table and one JSON line.
 """
 
 import argparse
@@ -43,8 +42,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt8
 
-from configs import default
 from cpnet_jax import sharding
+from cpnet_jax.config import experiments
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.inference.model import TrainedModel
@@ -57,10 +56,10 @@ PAPER = Protocol(scales=(0.5, 0.75, 1.0, 1.5, 1.75), flip=True)
 SIX_SCALES = Protocol(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True)
 ADE20K_SIZES = ((512, 683), (683, 512), (512, 512), (600, 900), (512, 768), (768, 1024), (512, 683), (512, 683))
 CITYSCAPES_SIZE, SMALL_SIZE = (1024, 2048), (64, 64)
-MEAN, STD = default.get_config().data.mean, default.get_config().data.std
-# Share of the pixels that both must classify alike: where two classes score the same, rounding decides.
+MEAN, STD = experiments.default().data.mean, experiments.default().data.std
+# Share of pixels that must get the same class; if two classes score the same, rounding decides.
 LEAST_AGREEMENT = 0.999
-# OpenCV 5 resizes pictures of up to 128 channels.
+# OpenCV 5 resizes images with up to 128 channels.
 CHANNELS_AT_ONCE = 75
 GIGABYTE = 1e9
 
@@ -70,7 +69,7 @@ Forward = Callable[[PyTree, UInt8[Array, "b h w 3"]], Float[Array, "b h/8 w/8 k"
 
 
 def pictures(sizes: Iterable[tuple[int, int]], seed: int = 0) -> Images:
-    """Coloured patches with noise."""
+    """Images of coloured patches with noise."""
     rng = np.random.default_rng(seed)
     return [_picture(rng, *size) for size in sizes]
 
@@ -102,7 +101,7 @@ def cpnet(arguments: argparse.Namespace) -> Network:
         aux_channels=0,
     )
     variables = jax.jit(lambda: model.init(jax.random.key(0), jnp.zeros((1, *crop, 3)), train=False))()
-    # The initial classifier says nearly the same of all classes; a trained one does not.
+    # With the initial classifier all classes score nearly the same.
     classifier = variables["params"]["head"]["classifier"]
     classifier["kernel"] = classifier["kernel"] * 100
 
@@ -146,11 +145,11 @@ def classified(predictor: Predictor, images: Images) -> Images:
     return [classes for _, classes in predictor.classes({"image": image} for image in images)]
 
 
-# --- the usual way ----------------------------------------------------------------------------------------------------
+# --- plain evaluators -------------------------------------------------------------------------------------------------
 
 
 class OneByOne:
-    """A plain evaluator without needless work: scores are added to in place, and OpenCV uses its threads."""
+    """Evaluates window by window; sums in place, and OpenCV uses several threads."""
 
     def __init__(self, network: Network, protocol: Protocol) -> None:
         self._crop, self._classes, self._protocol = network.crop, network.classes, protocol
@@ -202,7 +201,7 @@ class OneByOne:
 
 
 class OneByOneOnDevice(OneByOne):
-    """The scores of a scale come to the host when its last window is in."""
+    """Sums the windows of a scale on the device, and copies only the sum to the host."""
 
     def __init__(self, network: Network, protocol: Protocol) -> None:
         super().__init__(network, protocol)
@@ -227,12 +226,12 @@ class OneByOneOnDevice(OneByOne):
 
 
 def speed(network: Network, images: Images, arguments: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Of every way: images/s, how much faster cpnet_jax is, medians over rounds in turns; pixels classified alike."""
+    """Measures every evaluator: images/s and speed-up (medians over alternating rounds), and equal pixels."""
     ours = predictor(network, PAPER, arguments)
     ways = {OURS: partial(classified, ours, images)}
     for way, usual in ((ON_HOST, OneByOne), (ON_DEVICE, OneByOneOnDevice)):
         ways[way] = partial(lambda evaluator: [evaluator(image) for image in images], usual(network, PAPER))
-    answers = {way: run() for way, run in ways.items()}  # compiles all that is needed, too
+    answers = {way: run() for way, run in ways.items()}  # this also compiles
     seconds = {way: [] for way in ways}
     for _ in range(arguments.rounds):
         for way, run in ways.items():
@@ -250,13 +249,13 @@ def speed(network: Network, images: Images, arguments: argparse.Namespace) -> di
 
 
 def _agreement(ours: Images, theirs: Images) -> float:
-    """Share of the pixels."""
+    """Share of pixels with the same class."""
     equal = sum(np.count_nonzero(one == other) for one, other in zip(ours, theirs, strict=True))
     return equal / sum(one.size for one in ours)
 
 
 def peak_memory(network: Network, arguments: argparse.Namespace) -> float:
-    """Bytes that a large picture takes at most beyond what a small one leaves behind."""
+    """Peak bytes for a large image, beyond those in use after a small one."""
     ours = predictor(network, SIX_SCALES, arguments)
     classified(ours, pictures([SMALL_SIZE]))
     large = pictures([CITYSCAPES_SIZE])
@@ -270,12 +269,12 @@ def peak_memory(network: Network, arguments: argparse.Namespace) -> float:
 
 
 def _resident(figure: str) -> int:
-    """The process's memory in bytes: now (VmRSS), or at its largest (VmHWM)."""
+    """Memory of this process in bytes: current (VmRSS) or peak (VmHWM)."""
     return 1024 * int(re.search(rf"{figure}:\s*(\d+)", Path("/proc/self/status").read_text())[1])
 
 
 def _forget_resident_peak() -> None:
-    # Where the kernel does not allow it, the peak is that since the start: no less than the one asked for.
+    # If the kernel refuses, the peak since the start is measured, which is an upper bound.
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
 
@@ -293,13 +292,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
     parser.add_argument("--networks", default="cpnet,linear")
     parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--batch", type=int, help="windows at once on each device; the usual ones unless given")
+    parser.add_argument("--batch", type=int, help="windows per device and batch; default: that of the predictor")
     parser.add_argument("--crop", type=int, default=480)
     parser.add_argument("--classes", type=int, default=150)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--images", type=int, help="a round; for each device 2 on CPUs, else 16")
-    parser.add_argument("--depth", type=int, help="of the ResNet; 18 on CPUs, else 50")
-    parser.add_argument("--channels", type=int, help="of the heads; 64 on CPUs, else 512")
+    parser.add_argument("--images", type=int, help="per round; default: per device 2 on CPUs, else 16")
+    parser.add_argument("--depth", type=int, help="of the ResNet; default: 18 on CPUs, else 50")
+    parser.add_argument("--channels", type=int, help="of the heads; default: 64 on CPUs, else 512")
     arguments = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", arguments.devices)
     on_cpu = jax.default_backend() == "cpu"
@@ -311,13 +310,13 @@ def parse() -> argparse.Namespace:
         if getattr(arguments, name) is None:
             setattr(arguments, name, cpu if on_cpu else accelerator)
     if arguments.devices > jax.device_count():
-        parser.error(f"--devices is {arguments.devices}, but there are {jax.device_count()}")
+        parser.error(f"--devices is {arguments.devices}, but only {jax.device_count()} are available")
     return arguments
 
 
 def report_speed(networks: dict[str, Network], arguments: argparse.Namespace) -> dict[str, Any]:
     images = pictures(islice(cycle(ADE20K_SIZES), arguments.images))
-    print(f"| network | evaluator | images/s | {OURS} is faster | pixels alike |\n|---|---|---|---|---|")
+    print(f"| network | evaluator | images/s | speed-up of {OURS} | equal pixels |\n|---|---|---|---|---|")
     found = {}
     for name, network in networks.items():
         found[name] = speed(network, images, arguments)

@@ -1,16 +1,16 @@
-"""How many images a second does the input pipeline make, and how many CPU cores does a chip need?
+"""Measures the input pipeline in images/s per CPU core, against a PyTorch DataLoader with OpenCV.
 
     python benchmarks/input_pipeline.py [--images=256] [--rounds=5] [--workers=1,2] [--chip-rate=100]
 
-Against a PyTorch DataLoader that does the same with OpenCV, as mmsegmentation does: read, resize the whole image and
-label, crop, flip, normalise to floats. Both read the same generated pictures, of the size and file size of ADE20K's
-(JPEG) and CamVid's (PNG), from files, draw scales and crops from the same distributions, and make batches of 16.
+The baseline does what mmsegmentation does: read, resize the whole image and label, crop, flip, normalise to floats.
+Both read the same generated images from files, with the sizes and file sizes of ADE20K (JPEG) and CamVid (PNG), draw
+scales and crops from the same distributions, and make batches of 16.
 
-- One core: both are pinned to it and take turns, so that whatever else the machine does meets both. What counts is CPU
-  time an image, the median over the rounds; wall time is given too.
-- The baseline is measured three times: as it is; without normalising, since cpnet_jax leaves that to the device; and
-  also with PNGs encoded as cpnet_jax's records have them (they decode faster), which leaves the rest of the pipeline.
-- Workers: images/s of wall time with that many processes, free to use all cores.
+- One core: both are pinned to it and alternate, so that other load affects both. The figure is the median CPU time per
+  image over the rounds; wall time is shown as well.
+- The baseline is measured three times: complete; without normalising, since cpnet_jax normalises on the device; and
+  also with PNGs encoded as in cpnet_jax's records, which decode faster, to compare the rest of the pipeline.
+- Workers: images/s of wall time with that many processes on all cores.
 
 Needs PyTorch (pip install -e '.[torch]'). Prints tables and one JSON line.
 """
@@ -33,11 +33,14 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from configs import camvid, default
+from cpnet_jax.config import experiments
 from cpnet_jax.data.augment import augment
 from cpnet_jax.data.builders.base import encode_label, stored_image
-from cpnet_jax.data.records import augmented
+from cpnet_jax.data.records import augment_record
 from cpnet_jax.data.stream import TrainStream
+
+experiments.make_importable()
+from configs import camvid, default  # noqa: E402
 
 BATCH, IGNORED = 16, 255
 OURS = "cpnet_jax"
@@ -51,11 +54,11 @@ BASELINES = {
 
 @dataclass(frozen=True)
 class Case:
-    """Pictures like a dataset's, and what is made of them."""
+    """Images like a dataset's, and their augmentation."""
 
     size: tuple[int, int]
     suffix: str
-    detail: float  # how strong the texture is: gives the images the file size of the dataset's
+    detail: float  # strength of the texture; chosen for the dataset's file sizes
     classes: int
     crop: tuple[int, int]
     scales: tuple[float, ...]
@@ -69,7 +72,7 @@ CONFIG = default.get_config().data
 
 
 def write_pictures(folder: Path, case: Case, count: int) -> None:
-    """images and labels as datasets are published (PNGs with filters), and recoded as our records are."""
+    """Writes images and labels as datasets are published (PNGs with filters), and recoded as in our records."""
     for name in ("images", "labels"):
         (folder / name).mkdir(parents=True)
         (folder / (name + RECODED)).mkdir()
@@ -88,7 +91,7 @@ def write_pictures(folder: Path, case: Case, count: int) -> None:
 
 
 def picture(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Regions of one class each with curved borders, textured at every scale as photographs are."""
+    """Image and label: regions with curved borders, textured at every scale like photographs."""
     shape = _noise(rng, case.size, 200, 2) + 0.1 * _noise(rng, case.size, 40, 2)
     classes = np.append(rng.permutation(case.classes), IGNORED).astype(np.uint8)
     label = classes[(np.floor(0.8 * shape).astype(int) @ (1, 7)) % len(classes)]
@@ -101,7 +104,7 @@ def picture(case: Case, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarra
 
 
 def _noise(rng: np.random.Generator, size: tuple[int, int], cell: int, channels: int) -> np.ndarray:
-    """Smooth between points that are a cell apart."""
+    """Noise, smooth at the scale of `cell` pixels."""
     grid = rng.normal(0, 1, (size[0] // cell + 2, size[1] // cell + 2, channels))
     return cv2.resize(grid, size[::-1], interpolation=cv2.INTER_CUBIC).reshape(*size, channels)
 
@@ -111,7 +114,7 @@ def _noise(rng: np.random.Generator, size: tuple[int, int], cell: int, channels:
 
 @dataclass(frozen=True)
 class Records:
-    """As `builders.records` gives them, from files so that both sides read the same way."""
+    """Records like those of `builders.records`, but from files, so that both sides read the same way."""
 
     folder: Path
     suffix: str
@@ -137,7 +140,7 @@ def our_batches(folder: Path, case: Case, count: int, *, workers: int = 0, threa
         fill=tuple(CONFIG.mean),
         ignore_label=IGNORED,
     )
-    transform = partial(augmented, num_classes=case.classes, ignore_label=IGNORED, augmentation=augmentation)
+    transform = partial(augment_record, num_classes=case.classes, ignore_label=IGNORED, augmentation=augmentation)
     records = Records(folder, case.suffix, count)
     return TrainStream(records, transform=transform, batch_size=BATCH, seed=0, workers=workers, threads=threads)
 
@@ -146,7 +149,7 @@ def our_batches(folder: Path, case: Case, count: int, *, workers: int = 0, threa
 
 
 class Pictures(Dataset):
-    """What mmsegmentation's usual training pipeline does, operation by operation."""
+    """The operations of mmsegmentation's usual training pipeline."""
 
     def __init__(self, folder: Path, case: Case, count: int, *, normalise: bool, encoding: str) -> None:
         self.folder, self.case, self.count = folder, case, count
@@ -190,7 +193,7 @@ def _normalised(image: np.ndarray) -> np.ndarray:
 
 
 def torch_batches(pictures: Pictures, *, workers: int = 0) -> Iterator[Any]:
-    """Epoch after epoch."""
+    """Yields batches without end."""
     context = {"multiprocessing_context": "spawn", "persistent_workers": True} if workers else {}
     loader = DataLoader(
         pictures, BATCH, shuffle=True, drop_last=True, num_workers=workers, worker_init_fn=_one_thread, **context
@@ -208,7 +211,7 @@ def _one_thread(_: int) -> None:
 
 
 def timed(batches: Iterator[Any], count: int) -> tuple[float, float]:
-    """(CPU, wall) seconds an image."""
+    """(CPU, wall) seconds per image."""
     cpu, wall = time.process_time(), time.perf_counter()
     for _ in islice(batches, count):
         pass
@@ -216,7 +219,7 @@ def timed(batches: Iterator[Any], count: int) -> tuple[float, float]:
 
 
 def per_core(folder: Path, case: Case, images: int, rounds: int) -> dict[str, dict[str, float]]:
-    """Images/s by CPU and by wall time of each loader, in turns on one core; medians over the rounds."""
+    """Images/s by CPU and wall time of each loader, alternating on one core; medians over the rounds."""
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(cores)})
     try:
@@ -243,7 +246,7 @@ def per_core(folder: Path, case: Case, images: int, rounds: int) -> dict[str, di
 
 
 def with_workers(make: Callable[[int], Iterator[Any]], workers: int, images: int) -> float:
-    """Images/s of wall time, from the first batch on."""
+    """Images/s of wall time, after the first batch."""
     batches = make(workers)
     next(batches)
     _, wall = timed(batches, max(images // BATCH, 4 * workers))
@@ -257,10 +260,12 @@ def mean_size(folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=256, help="different pictures, and images a round")
+    parser.add_argument("--images", type=int, default=256, help="number of images, and images per round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", default="1,2", help="numbers of worker processes")
-    parser.add_argument("--chip-rate", type=float, default=100.0, help="images/s that a chip trains on")
+    parser.add_argument(
+        "--chip-rate", type=float, default=100.0, help="images/s that a chip consumes, for the number of cores it needs"
+    )
     arguments = parser.parse_args()
     _one_thread(0)
     found = {}
@@ -285,7 +290,7 @@ def main() -> None:
 
 
 def report(title: str, rates: dict[str, Any], scaling: dict[str, Any], chip_rate: float) -> None:
-    print(f"\n{title}\n\n| loader | images/s of a core | by wall time | {OURS} is faster | cores for {chip_rate:g}/s |")
+    print(f"\n{title}\n\n| loader | images/s/core | by wall time | speed-up of {OURS} | cores for {chip_rate:g}/s |")
     print("|---|---|---|---|---|")
     for loader, rate in rates.items():
         ratio = "" if loader == OURS else f"{rate['ratio']:.2f}x"

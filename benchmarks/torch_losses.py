@@ -1,4 +1,4 @@
-"""The losses in PyTorch, with the mathematics of the authors' release: whole N x N arrays, one operation a term."""
+"""The losses in PyTorch, as in the authors' release: whole N x N arrays, one operation per term."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 
 def affinity_loss(prior: torch.Tensor, ideal: torch.Tensor) -> torch.Tensor:
-    """Of the context prior and the ideal affinity map, both (B, N, N)."""
+    """Affinity loss of the context prior and the ideal affinity map, both (B, N, N)."""
     other = 1 - ideal
     off_diagonal = ideal * (1 - torch.eye(ideal.shape[1], device=ideal.device))
     hits = (off_diagonal * prior).sum(dim=2)
@@ -22,7 +22,7 @@ def _unit_entropy(numerator: torch.Tensor, denominator: torch.Tensor) -> torch.T
 
 
 def objective(output: Any, labels: torch.Tensor, *, aux_weight: float = 0.4) -> torch.Tensor:
-    """Of the network's logits and aux_logits (B, K, h, w), its prior's logits (B, N, N), and labels (B, H, W)."""
+    """Total loss of logits and aux_logits (B, K, h, w), the prior's logits (B, N, N), and labels (B, H, W)."""
     stride = labels.shape[1] // output.logits.shape[2]
     segmentation, auxiliary = (
         F.cross_entropy(F.interpolate(logits.float(), labels.shape[1:], mode="bilinear"), labels, ignore_index=255)

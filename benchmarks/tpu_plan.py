@@ -1,14 +1,13 @@
-"""Where do the cycles of a training step go on TPUs, by their compiler's estimate?
+"""Shows how a training step's cycles on TPUs are distributed over the network, by the compiler's estimate.
 
     python benchmarks/tpu_plan.py [--config=configs/ade20k.py] [--topology=v5e:4x4] [--images-per-chip=2,8]
         [model.depth=101 ...]
 
-Compiles the step of a config for a slice of TPUs that is not there, as --mode=plan does; docs/plan.md says how far to
-trust that. Fields of the config are given as FIELD=VALUE; the crop is 512 unless they say otherwise. Every column is a
-step of so many images a chip: millions of cycles by part of the network, told from the names of operations (what is
-fused counts for one of them), what they come to, a chip's memory, and what the chips exchange.
+Compiles the step of a config for a slice of TPUs, as --mode=plan does; docs/plan.md describes how accurate the figures
+are. FIELD=VALUE sets a field of the config; the default crop is 512. Each column is a step with a number of images per
+chip: millions of cycles by part of the network (fused operations count for one part), time, memory and communication.
 
-A step takes minutes to compile, once: it is kept under the config's compilation_cache. Needs libtpu, and no TPU.
+A step takes minutes to compile and is cached in system.compilation_cache. Needs libtpu, but no TPU.
 
 Prints one table and one JSON line.
 """
@@ -24,9 +23,8 @@ from typing import Any
 import ml_collections
 
 from cpnet_jax.errors import UserError
-from cpnet_jax.modes.plan import prepare
 from cpnet_jax.plan import topologies
-from cpnet_jax.plan.compiler import Compiler
+from cpnet_jax.plan.compiler import Compiler, cache_folder, resolve_config
 from cpnet_jax.plan.figures import Figures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,7 +38,9 @@ def get_config(path: Path, overrides: list[str]) -> ml_collections.ConfigDict:
         try:
             config.update_from_flattened_dict({field: _literal(value)})
         except (KeyError, TypeError) as error:
-            raise UserError(f"{override} is no field of the config with a value for it: give FIELD=VALUE") from error
+            raise UserError(
+                f"{override} does not set a field of the config: use FIELD=VALUE, for example model.depth=101"
+            ) from error
     return config
 
 
@@ -52,13 +52,13 @@ def _literal(text: str) -> Any:
 
 
 def describe(step: Figures, chips: int) -> dict[str, Any]:
-    """What the table says of a step, by the names of its rows."""
+    """Figures of a step by the names of the table's rows."""
     return {
         **{f"{part}, M cycles": cycles / 1e6 for part, cycles in step.cycles.items()},
         "together, M cycles": sum(step.cycles.values()) / 1e6,
         "compute, ms": 1e3 * step.compute,
         "exchange, ms": 1e3 * (step.seconds(chips) - step.compute),
-        "of peak, %": 100 * step.of_peak(chips),
+        "utilization, %": 100 * step.utilization(chips),
         "HBM, GiB": step.compiled.total / topologies.GIB,
         **{f"{group.collective} of {group.content}, MB": group.bytes / 1e6 for group in step.traffic},
         "exchanges": step.exchanges,
@@ -66,8 +66,8 @@ def describe(step: Figures, chips: int) -> dict[str, Any]:
 
 
 def show(columns: dict[int, dict[str, Any] | None], topology: topologies.Topology) -> None:
-    """Columns of the same rows, but for what is exchanged in some alone; None: does not fit."""
-    titles = [topology.name, *(f"{images} a chip" for images in columns)]
+    """Prints the table; a column is None if the step does not fit, and may lack kinds of communication."""
+    titles = [topology.name, *(f"{images} images/chip" for images in columns)]
     print(f"| {' | '.join(titles)} |\n|---|{'---:|' * len(columns)}")
     names = dict.fromkeys(name for column in columns.values() if column for name in column)
     for name in names or ["HBM, GiB"]:
@@ -87,7 +87,8 @@ def main() -> None:
     sys.path.append(str(ROOT))  # the configs
     topology = topologies.parse(arguments.topology)
     config = get_config(arguments.config, arguments.overrides)
-    compiler = Compiler(config, topology, prepare(config))
+    resolve_config(config)
+    compiler = Compiler(config, topology, cache_folder(config))
     columns = {}
     for images in map(int, arguments.images_per_chip.split(",")):
         step = compiler.compile(images)

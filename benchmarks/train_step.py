@@ -1,19 +1,19 @@
-"""How long does a training step take, and how much memory, against the same network in PyTorch?
+"""Measures time and memory of a training step, against the same network in PyTorch.
 
     python benchmarks/train_step.py [--config=configs/quickstart.py] [--depth=18] [--crop=128] [--batch_size=8]
         [--bfloat16] [--rounds=5] [--steps=4] [--peak_tflops=989]
 
-One step is all that an optimiser step does with a batch of uint8 images: normalisation, network, all losses,
-gradients, SGD. Both sides begin with the same parameters (without dropout, so that their first losses can be compared)
-and run in processes of their own, in turns: a few steps here, a few there; the medians of the rounds are shown.
+A step is normalisation of a batch of uint8 images, network, all losses, gradients and SGD. All sides start from the
+same parameters, without dropout, so that their first losses must agree. They run in separate processes and alternate
+every few steps; medians over the rounds are shown.
 
-The peer is the plain PyTorch network that the tests hold this one against, with channels_last and, with --bfloat16,
-autocast; eager, and through torch.compile where there is a compiler for it. On accelerators the default is the
-ADE20K config at crop 512 in bfloat16, on CPUs the quickstart.
+The PyTorch side is the network of the parity tests, with channels_last and, with --bfloat16, autocast; eager, and by
+torch.compile if a C++ compiler is installed. The default config is configs/ade20k.py at crop 512 in bfloat16 on
+accelerators, and configs/quickstart.py on CPUs.
 
-Memory: on an accelerator the largest that arrays took on it, on CPUs the largest of the whole process.
-Of peak: the FLOPs of the network's convolutions and matrix products, forward and backward, counted once in the JAX
-program with the dense context prior and divided by everyone's time, of --peak_tflops (known for some devices).
+Memory: on accelerators the peak of arrays on the device, on CPUs the peak of the process.
+Of peak: FLOP/s as a share of --peak_tflops (known for some devices). The FLOPs are those of the network's convolutions
+and matrix products, forward and backward, counted in the JAX program and used for all sides.
 
 Prints one table and one JSON line.
 """
@@ -38,11 +38,11 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS, EAGER, COMPILED = "cpnet_jax", "PyTorch", "PyTorch, compiled"
-# Dense bfloat16, by the name that the device goes by.
+# Dense bfloat16, by JAX's name of the device.
 PEAK_TFLOPS = {"NVIDIA H200": 989, "NVIDIA H100 80GB HBM3": 989, "NVIDIA A100-SXM4-80GB": 312}
-# The arguments that say what a step is.
-WHAT = ("config", "depth", "crop", "batch_size")
-# Of the first loss, relative.
+# The arguments that define a step.
+STEP_ARGUMENTS = ("config", "depth", "crop", "batch_size")
+# Relative, of the first loss; by --bfloat16.
 TOLERANCE = {False: 1e-4, True: 2e-2}
 
 
@@ -60,7 +60,7 @@ def get_config(arguments: argparse.Namespace) -> ml_collections.ConfigDict:
 
 
 def make_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
-    """Noise in the images, and labels in patches of 32 pixels with a few that are ignored."""
+    """Random images, and labels in patches of 32 pixels, some of them ignored."""
     rng = np.random.default_rng(0)
     height, width = config.data.crop_size
     patches = rng.integers(0, config.data.num_classes + 1, (config.batch_size, height // 32 + 1, width // 32 + 1))
@@ -74,7 +74,7 @@ def make_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
 
 
 def run_jax(config: ml_collections.ConfigDict, parameters: Path) -> Callable[[], float]:
-    """Leaves the parameters it begins with, named as in torch. Returns what does a step and gives its loss."""
+    """Saves the initial parameters by torch's names; returns a function that takes a step and returns the loss."""
     import jax
     from parity import transfer
 
@@ -101,6 +101,7 @@ def run_jax(config: ml_collections.ConfigDict, parameters: Path) -> Callable[[],
 
 
 def run_torch(config: ml_collections.ConfigDict, parameters: Path, *, compiled: bool) -> Callable[[], float]:
+    """Loads the saved parameters; returns a function that takes a step and returns the loss."""
     import torch
     from parity.torch_cpnet import CPNet
     from torch_losses import objective
@@ -155,7 +156,7 @@ RUNS = {
 
 
 def peak_memory(name: str) -> int:
-    """Bytes."""
+    """Peak memory in bytes."""
     if name == OURS:
         import jax
 
@@ -171,7 +172,7 @@ def peak_memory(name: str) -> int:
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """One side: does as many steps as each line of standard input says, and answers with a line."""
+    """Runs one side: reads a number of steps per line of standard input, and prints their figures as one line."""
     run = RUNS[arguments.side](get_config(arguments), Path(arguments.parameters))
     for line in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -185,14 +186,14 @@ def work(arguments: argparse.Namespace) -> None:
         print(json.dumps(figures), flush=True)
 
 
-# --- in turns ---------------------------------------------------------------------------------------------------------
+# --- alternating ------------------------------------------------------------------------------------------------------
 
 
 class Side:
-    """A process that does steps when asked to."""
+    """A process that takes steps on request."""
 
     def __init__(self, name: str, arguments: argparse.Namespace, parameters: Path) -> None:
-        given = [f"--{key}={value}" for key, value in vars(arguments).items() if key in WHAT and value]
+        given = [f"--{key}={value}" for key, value in vars(arguments).items() if key in STEP_ARGUMENTS and value]
         given += ["--bfloat16"] * arguments.bfloat16
         command = [sys.executable, __file__, f"--side={name}", f"--parameters={parameters}", *given]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -205,7 +206,7 @@ class Side:
     def answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("a side of the benchmark ended without an answer; what it said is above")
+            raise SystemExit("a process of the benchmark ended without a result; see its output above")
         return json.loads(line)
 
     def close(self) -> None:
@@ -214,7 +215,7 @@ class Side:
 
 
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """What every side said in every round; and the FLOPs of a step, and the device."""
+    """Returns the figures of every side in every round, and the FLOPs of a step with the device's name."""
     with tempfile.TemporaryDirectory() as folder:
         parameters = Path(folder, "parameters.npz")
         sides = {OURS: Side(OURS, arguments, parameters)}
@@ -224,9 +225,11 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any
         first = {name: side.steps(1)["loss"] for name, side in sides.items()}
         for name, loss in first.items():
             if abs(loss / first[OURS] - 1) > TOLERANCE[arguments.bfloat16]:
-                raise SystemExit(f"{name} begins with the loss {loss}, cpnet_jax with {first[OURS]}: not the same work")
+                raise SystemExit(
+                    f"the first loss of {name} is {loss}, that of cpnet_jax {first[OURS]}: they must be equal"
+                )
         for side in sides.values():
-            side.steps(2)  # whatever is still to be compiled or tuned
+            side.steps(2)  # further compilation and tuning
         rounds = {name: [] for name in sides}
         for _ in range(arguments.rounds):
             for name, side in sides.items():
@@ -251,9 +254,7 @@ def report(rounds: dict[str, list[dict[str, Any]]], known: dict[str, Any], argum
             "of_peak": known["flops"] / median["seconds"] / peak / 1e12 if peak else None,
         }
     ours = results[OURS]
-    print(
-        "| | ms a step | (least, most) | CPU s a step | images/s | GB | of peak | time, ours = 1 | memory, ours = 1 |"
-    )
+    print("| | ms/step | (min, max) | CPU s/step | images/s | GB | of peak | time, ours = 1 | memory, ours = 1 |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, result in results.items():
         least, most = (1e3 * seconds for seconds in result["spread"])
@@ -268,24 +269,24 @@ def report(rounds: dict[str, list[dict[str, Any]]], known: dict[str, Any], argum
 
 
 def default_backend() -> str:
-    """Asked for in a process of its own: one that has seen an accelerator keeps its memory."""
+    """Asks a new process, since a process that has used an accelerator keeps its memory."""
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _count(text: str) -> int:
     if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
-    """Ends with a sentence where the config that both sides are to have cannot be."""
+    """Ends the program if the config does not exist or cannot work."""
     from cpnet_jax.config.check import check_config
     from cpnet_jax.errors import UserError
 
     if not Path(arguments.config).is_file():
-        parser.error(f"--config={arguments.config} is no file: take one of those in configs/")
+        parser.error(f"--config={arguments.config} does not exist: choose a file in configs/")
     try:
         check_config(get_config(arguments))
     except UserError as error:
@@ -294,13 +295,13 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", help="file in configs/")
+    parser.add_argument("--config", help="config file; default: configs/ade20k.py, on CPUs configs/quickstart.py")
     parser.add_argument("--depth", type=_count, help="of the ResNet, instead of the config's")
     parser.add_argument("--crop", type=_count, help="side in pixels, instead of the config's")
     parser.add_argument("--batch_size", type=_count, help="instead of the config's")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--rounds", type=_count, default=5)
-    parser.add_argument("--steps", type=_count, default=4, help="of each side in each round")
+    parser.add_argument("--steps", type=_count, default=4, help="per side and round")
     parser.add_argument("--peak_tflops", type=float, help="of the device")
     parser.add_argument("--side", choices=RUNS, help=argparse.SUPPRESS)
     parser.add_argument("--parameters", help=argparse.SUPPRESS)

@@ -1,4 +1,4 @@
-"""The affinity loss in somebody else's model: any network that has features and an N x N map can be taught with it.
+"""Trains another network with the affinity loss; it needs features and a map of N x N logits.
 
 python examples/affinity_loss_in_your_model.py
 """
@@ -11,7 +11,7 @@ from cpnet_jax import losses
 
 
 def attention_logits(params, features):
-    """Your own network: here plain dot-product attention between the positions of a 16 x 16 feature map."""
+    """Replace it by your network; here dot-product attention between the positions of a 16 x 16 feature map."""
     queries, keys = features @ params["query"], features @ params["key"]
     return queries @ keys.swapaxes(1, 2) / queries.shape[-1] ** 0.5
 
@@ -21,9 +21,9 @@ def loss(params, features, labels):
 
 
 key = jax.random.key(0)
-labels = jax.random.randint(key, (4, 128, 128), 0, 3).at[:, :64].set(0)  # your label maps; 255 would be ignored
+labels = jax.random.randint(key, (4, 128, 128), 0, 3).at[:, :64].set(0)  # your label maps; 255 is ignored
 labels = losses.downsample_labels(labels, (16, 16))  # (4, 256)
-features = jax.nn.one_hot(labels, 3) @ jax.random.normal(key, (3, 32))  # what your backbone would give
+features = jax.nn.one_hot(labels, 3) @ jax.random.normal(key, (3, 32))  # the features of your backbone
 params = {name: 0.1 * jax.random.normal(key, (32, 32)) for name in ("query", "key")}
 adam = optax.adam(1e-2)
 state = adam.init(params)

@@ -1,6 +1,6 @@
-"""The class map of a picture by an exported network, with nothing of cpnet_jax: JAX, numpy and Pillow.
+"""Segments an image with an exported network, using only JAX, numpy and Pillow, without cpnet_jax.
 
-python examples/run_exported_model.py MODEL.cpnet PICTURE.jpg RESULT.png
+python examples/run_exported_model.py MODEL.cpnet IMAGE.jpg RESULT.png
 """
 
 import json
@@ -11,14 +11,14 @@ import numpy as np
 from jax import export
 from PIL import Image
 
-model, picture, result = sys.argv[1:]
+model, input_file, result = sys.argv[1:]
 file = np.load(model)
 metadata = json.loads(file["metadata.json"])
 network = export.deserialize(bytearray(file["model.stablehlo"]))
 weights = {name.removeprefix("weights/"): file[name] for name in file.files if name.startswith("weights/")}
 
-# One window: the picture is squeezed into it. cpnet_jax's --mode=predict covers it with overlapping ones instead.
-image = Image.open(picture).convert("RGB")
+# Resizes the image to one window. The --mode=predict of cpnet_jax covers it with overlapping windows instead.
+image = Image.open(input_file).convert("RGB")
 height, width = metadata["crop_size"]
 windows = np.asarray(image.resize((width, height)))[None]  # uint8 (b, height, width, 3)
 outputs = jax.jit(network.call)(weights, windows)  # "logits" (b, height/8, width/8, k), "classes" (b, height, width)

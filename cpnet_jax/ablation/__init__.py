@@ -1,1 +1,1 @@
-"""Tables of runs that are compared: what to run, where, and what came of it. See benchmarks/ablation.py."""
+"""Runs a table of experiments to compare, and reports their results. See benchmarks/ablation.py."""

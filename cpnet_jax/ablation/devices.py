@@ -1,7 +1,7 @@
-"""A device for each of several runs at once, by the environment that their processes are started in.
+"""Assigns a device to each of several simultaneous runs, by environment variables of their processes.
 
-https://docs.jax.dev/en/latest/gpu_memory_allocation.html (a process takes most of a GPU's memory) is why two runs do
-not share an accelerator; libtpu lets only one process use a chip at all.
+Runs do not share an accelerator: a JAX process takes most of a GPU's memory
+(https://docs.jax.dev/en/latest/gpu_memory_allocation.html), and libtpu lets only one process use a chip.
 """
 
 import json
@@ -11,8 +11,8 @@ import sys
 
 from cpnet_jax.errors import UserError
 
-# Asked for in a process of its own: one that has seen an accelerator keeps it. A TPU's chip may be two devices.
-ASK = """
+# Runs in a separate process, since a process that has used an accelerator keeps it. A TPU chip may be two devices.
+COUNT_DEVICES = """
 import jax, json
 devices = jax.local_devices()
 print(json.dumps([devices[0].platform, len({tuple(getattr(d, "coords", [d.id])) for d in devices})]))
@@ -20,20 +20,20 @@ print(json.dumps([devices[0].platform, len({tuple(getattr(d, "coords", [d.id])) 
 
 
 def environments(jobs: int) -> list[dict[str, str]]:
-    """What to add to the environment of each of `jobs` processes that run at once.
+    """Environment variables for each of `jobs` simultaneous processes.
 
-    One alone has all devices there are, and several share the cores of CPUs; of GPUs and TPUs each has one.
+    A single process gets all devices. Several processes share the CPU, or get one GPU or TPU chip each.
 
     Raises:
-      UserError: where there are fewer GPUs or TPU chips than jobs.
+      UserError: if there are fewer GPUs or TPU chips than jobs.
     """
     if jobs == 1:
         return [{}]
-    platform, count = _ask()
+    platform, count = _count_devices()
     if platform == "cpu":
         return [{}] * jobs
     if jobs > count:
-        raise UserError(f"--jobs is {jobs}, and JAX finds {count} {platform.upper()}(s) here: give at most {count}")
+        raise UserError(f"--jobs is {jobs}, but JAX finds {count} {platform.upper()}(s) here: use at most {count}")
     return [_only(platform, place) for place in range(jobs)]
 
 
@@ -48,14 +48,14 @@ def _only(platform: str, place: int) -> dict[str, str]:
 
 
 def _visible(variable: str, place: int) -> str:
-    """Of those that the variable names already, where it is set."""
-    named = os.environ.get(variable)
-    return named.split(",")[place] if named else str(place)
+    """Name of a device; if the variable is set already, one of the devices it lists."""
+    listed = os.environ.get(variable)
+    return listed.split(",")[place] if listed else str(place)
 
 
-def _ask() -> tuple[str, int]:
-    asked = subprocess.run([sys.executable, "-c", ASK], capture_output=True, text=True)
-    if asked.returncode:
-        raise UserError(f"JAX finds no device: {(asked.stderr.splitlines() or ['it says nothing'])[-1]}")
-    platform, count = json.loads(asked.stdout.splitlines()[-1])
+def _count_devices() -> tuple[str, int]:
+    result = subprocess.run([sys.executable, "-c", COUNT_DEVICES], capture_output=True, text=True)
+    if result.returncode:
+        raise UserError(f"JAX finds no device: {(result.stderr.splitlines() or ['no output'])[-1]}")
+    platform, count = json.loads(result.stdout.splitlines()[-1])
     return platform, count

@@ -1,4 +1,4 @@
-"""Several processes after one another, some at once."""
+"""Starts the runs of a table as processes, several at a time, and stops them on request."""
 
 import os
 import signal
@@ -12,8 +12,7 @@ from cpnet_jax.ablation.runs import Run
 from cpnet_jax.errors import Stopped
 from cpnet_jax.runtime import files
 
-# Between two looks at the processes.
-SECONDS = 0.2
+POLL_SECONDS = 0.2
 
 
 def run_all(
@@ -24,42 +23,43 @@ def run_all(
     on_start: Callable[[Run], None],
     on_end: Callable[[Run, int], None],
 ) -> None:
-    """Starts the runs in their order, as many at once as there are environments; each adds to its log.
+    """Starts the runs in order, as many at a time as there are environments; each appends to its log.
 
     Args:
-      environments: what to add to that of this process.
-      main: the program, main.py.
-      on_start: called with a run as it begins.
-      on_end: called with a run and its exit status.
+      runs: to start.
+      environments: variables to add to this process's environment, for each simultaneous run.
+      main: path of main.py.
+      on_start: called with a run that starts.
+      on_end: called with a run that ended and its exit status.
 
     Raises:
-      Stopped: at Ctrl-C or SIGTERM (as KeyboardInterrupt), when the runs that were going on have saved and stopped.
-      KeyboardInterrupt: at a second one, when they have stopped at once.
+      Stopped: after a KeyboardInterrupt (Ctrl-C or SIGTERM), when the current runs have saved and ended.
+      KeyboardInterrupt: after a second one, when the current runs have ended without saving.
     """
-    waiting, free, going = deque(runs), list(environments), {}
+    waiting, free, running = deque(runs), list(environments), {}
     try:
-        while waiting or going:
+        while waiting or running:
             while waiting and free:
                 run, environment = waiting.popleft(), free.pop(0)
                 on_start(run)
-                going[_start(run, environment, main)] = run, environment
-            time.sleep(SECONDS)
-            for process in [process for process in going if process.poll() is not None]:
-                run, environment = going.pop(process)
+                running[_start(run, environment, main)] = run, environment
+            time.sleep(POLL_SECONDS)
+            for process in [process for process in running if process.poll() is not None]:
+                run, environment = running.pop(process)
                 free.append(environment)
                 on_end(run, process.returncode)
     except KeyboardInterrupt:
-        _stop(list(going))
-        raise Stopped("Stopped, with the runs saved: the same command goes on from there.") from None
+        _stop(list(running))
+        raise Stopped("Stopped, with the runs saved: run the same command to continue.") from None
     except BaseException:
-        _stop(list(going))
+        _stop(list(running))
         raise
 
 
 def _start(run: Run, environment: dict[str, str], main: Path) -> subprocess.Popen:
     files.make_folder(run.workdir, "--out")
     with run.log.open("ab") as log:
-        # In a session of its own, so that Ctrl-C on the terminal is for this process to pass on.
+        # In a new session, so that only this process gets Ctrl-C from the terminal; it forwards it.
         return subprocess.Popen(
             run.command(main),
             stdin=subprocess.DEVNULL,
@@ -71,7 +71,7 @@ def _start(run: Run, environment: dict[str, str], main: Path) -> subprocess.Pope
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:
-    """As SIGTERM asks main.py to: it finishes its step and saves. A second Ctrl-C stops it at once, as there."""
+    """Ends the runs by SIGTERM, which lets them finish their step and save; by SIGINT after a second Ctrl-C."""
     try:
         _end(processes, signal.SIGTERM)
     except KeyboardInterrupt:
@@ -86,8 +86,8 @@ def _end(processes: Sequence[subprocess.Popen], number: int) -> None:
         process.wait()
 
 
-def complaint(run: Run) -> str:
-    """The error that a run's log ends with, or its last line."""
+def last_error(run: Run) -> str:
+    """The last error in a run's log, or the last line if there is none."""
     lines = [line.strip() for line in run.log.read_text(errors="replace").splitlines() if line.strip()]
     errors = [line for line in lines if line.startswith("error: ")]
-    return (errors or lines or ["it says nothing"])[-1].removeprefix("error: ")
+    return (errors or lines or ["the log is empty"])[-1].removeprefix("error: ")

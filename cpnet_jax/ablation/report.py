@@ -1,4 +1,4 @@
-"""What came of a table, as Markdown and as JSON."""
+"""Formats the results of a table as Markdown and JSON."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 from cpnet_jax.ablation.runs import Result, Run
 from cpnet_jax.ablation.table import Table
 
-# By row, by seed; a row or seed that is missing has not been run.
+# By row and seed; missing entries have not been run.
 Results = Mapping[str, Mapping[int, Result]]
 
 
@@ -25,14 +25,16 @@ def markdown(
     classes: Sequence[str] = (),
     main: Path,
 ) -> str:
-    """The table, and the command of each row beneath it.
+    """Formats the table, followed by the command of each row.
 
     Args:
+      table: its rows and published figures.
       runs: of all rows and seeds.
-      failed: seeds by row.
+      results: of the finished runs.
+      failed: seeds of the failed runs, by row.
       settings: a sentence on what all rows have in common.
-      classes: whose IoU has a column of its own.
-      main: the program, main.py.
+      classes: whose IoU gets a column.
+      main: path of main.py.
     """
     published = ["published mIoU %"] if table.published else []
     heads = ["row", "mIoU %", "pixel accuracy %", "parameters (M)", "seeds", *published, *classes]
@@ -50,7 +52,7 @@ def markdown(
 
 
 def as_json(table: Table, config: str, results: Results) -> str:
-    """One line; figures are shares of 1, in the order of `seeds`."""
+    """Results as one line of JSON; figures are in [0, 1], in the order of `seeds`."""
     rows = {
         row: {
             "seeds": sorted(results[row]),
@@ -65,7 +67,7 @@ def as_json(table: Table, config: str, results: Results) -> str:
 
 
 def mean_and_spread(shares: Sequence[float]) -> str:
-    """In %, mean ± sample standard deviation where there are several; a dash where there is none."""
+    """Mean in %, with ± sample standard deviation if there are several values; a dash if there are none."""
     percent = [100 * share for share in shares]
     if not percent:
         return "-"
@@ -84,16 +86,16 @@ def _figures(found: Sequence[Result]) -> list[str]:
 
 
 def _iou(found: Sequence[Result], name: str) -> str:
-    # None of a class that neither occurs nor is predicted.
-    shares = [result.per_class[name] for result in found if result.per_class[name] is not None]
-    return mean_and_spread(shares)
+    # The IoU of a class that neither occurs nor is predicted is None.
+    shares = [result.per_class[name] for result in found]
+    return mean_and_spread([share for share in shares if share is not None])
 
 
 def _seeds(row: str, runs: Sequence[Run], results: Results, failed: Mapping[str, Sequence[int]]) -> str:
-    asked = [run.seed for run in runs if run.row == row]
-    there = f"{len(results.get(row, {}))} of {len(asked)}"
+    seeds = [run.seed for run in runs if run.row == row]
+    finished = f"{len(results.get(row, {}))} of {len(seeds)}"
     lost = ", ".join(map(str, failed.get(row, ())))
-    return f"{there}; **failed**: seed {lost}" if lost else there
+    return f"{finished}; **failed**: seed {lost}" if lost else finished
 
 
 def _command(run: Run, main: Path) -> str:

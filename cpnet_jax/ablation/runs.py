@@ -1,4 +1,4 @@
-"""The runs of a table: the command of each, its config, and the result that it left."""
+"""The runs of a table: their commands, configs and results."""
 
 import json
 import sys
@@ -20,12 +20,12 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.inference.settings import make_protocol
 from cpnet_jax.runtime import files
 
-# In the workdir of a run that is over: its config and its figures.
+# File in the workdir of a finished run, with its config and figures.
 RESULT = "ablation.json"
 
 
 class Result(NamedTuple):
-    """Figures as in eval.json, shares of 1; `parameters` counts those of the whole network in training."""
+    """Figures of eval.json, in [0, 1], and the number of parameters in training, auxiliary head included."""
 
     miou: float
     pixel_accuracy: float
@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """One training: a row with a seed. `arguments` are main.py's, but for --workdir."""
+    """Training of one row with one seed. `arguments` are those of main.py, without --workdir."""
 
     row: str
     seed: int
@@ -54,11 +54,13 @@ class Run:
         return [sys.executable, str(main), *self.arguments, f"--workdir={self.workdir}"]
 
 
-def of_table(table: Table, config: str, seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Run]:
-    """Every row with every seed, all rows of a seed before the next.
+def make_runs(table: Table, config: str, seeds: Sequence[int], overrides: Sequence[str], out: Path) -> list[Run]:
+    """Lists the runs of every row with every seed, all rows of a seed before the next seed.
 
     Args:
+      table: the rows.
       config: path of the config that the rows change.
+      seeds: values of config.seed.
       overrides: --config.FIELD=VALUE for all rows.
       out: folder of the runs' workdirs.
     """
@@ -79,15 +81,15 @@ def _as_flags(fields: Any) -> Iterable[str]:
 
 
 def _as_flag(value: Any) -> str:
-    # Tuples without blanks need no quotes in a shell; those of a text are its own.
+    # Without spaces, tuples need no quotes in a shell. A string keeps its spaces.
     return value if isinstance(value, str) else str(value).replace(" ", "")
 
 
 def load_config(run: Run) -> ml_collections.ConfigDict:
-    """The config that main.py will have, checked.
+    """Loads and checks the config that main.py will use.
 
     Raises:
-      UserError: on a field that is not there or whose value cannot work; it names the row.
+      UserError: if a field does not exist or its value cannot work; the message names the row.
     """
     values, argv = flags.FlagValues(), ["main.py", *run.arguments]
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
@@ -100,31 +102,31 @@ def load_config(run: Run) -> ml_collections.ConfigDict:
 
 
 def read_result(run: Run, config: ml_collections.ConfigDict) -> Result | None:
-    """What the run left if it is over; None if it is not, was one of another config, or what it left is damaged."""
+    """Result of a finished run with this config; None if there is none, or it is damaged."""
     try:
         found = json.loads((run.workdir / RESULT).read_text())
         return Result(**found["result"]) if found["config"] == as_dict(config) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # main.py sees at once whether there is something left to do, and eval.json has the figures
+        return None  # the run is started again; if it was finished, main.py ends at once and eval.json is read
 
 
-def keep_result(run: Run, config: ml_collections.ConfigDict) -> Result:
-    """The result of a run that main.py has just said is over, kept in its workdir for `read_result`.
+def save_result(run: Run, config: ml_collections.ConfigDict) -> Result:
+    """Reads the result of a run that has just finished, and saves it for `read_result`.
 
     Raises:
-      UserError: where eval.json is not of the last step, or was not found as the config says: a run that is over is not
-        evaluated again where only that is changed.
+      UserError: if eval.json is not of the last step, or its settings differ from config.eval, since main.py does not
+        evaluate a finished run again.
     """
     path = run.workdir / "eval.json"
     try:
         evaluation, resolved = json.loads(path.read_text()), json.loads((run.workdir / "config.json").read_text())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): make it anew by --mode=eval") from error
+        raise UserError(f"{path} cannot be read ({error}): write it again by --mode=eval") from error
     for name, wanted in _evaluation_settings(config, resolved["total_steps"]).items():
         if (found := evaluation["settings"].get(name)) != wanted:
             raise UserError(
-                f"{path} is of {name} {found}, which is to be {wanted}: evaluate the last step as the config says, by "
-                "--mode=eval"
+                f"{path} has {name} {found}, but this config needs {wanted}: evaluate the last step with this config "
+                "by --mode=eval"
             )
     figures = evaluation["mIoU"], evaluation["pixel_accuracy"], evaluation["per_class"]
     result = Result(*figures, parameters=count_parameters(config, classes=len(evaluation["per_class"])))
@@ -133,7 +135,7 @@ def keep_result(run: Run, config: ml_collections.ConfigDict) -> Result:
 
 
 def _evaluation_settings(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:
-    """Those of eval.json on which its figures depend."""
+    """Entries of eval.json's settings that its figures depend on."""
     protocol = make_protocol(config.eval.to_dict())
     return {
         "step": step,
@@ -145,7 +147,7 @@ def _evaluation_settings(config: ml_collections.ConfigDict, step: int) -> dict[s
 
 
 def count_parameters(config: ml_collections.ConfigDict, classes: int) -> int:
-    """Of the network, auxiliary head included; nothing is computed."""
+    """Number of parameters of the network, auxiliary head included; computes shapes only."""
     config = config.copy_and_resolve_references()
     config.data.num_classes = classes
     state = jax.eval_shape(build.make_create_state(config))

@@ -1,4 +1,4 @@
-"""A table: a config, and by row the fields in which the runs differ from it."""
+"""Tables of configs/ablations/: a base config and rows of fields that differ from it."""
 
 import re
 import runpy
@@ -12,13 +12,13 @@ from cpnet_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Table:
-    """What a file in configs/ablations/ says.
+    """A table of experiments to compare.
 
     Attributes:
       name: of the file.
-      config: path of the config to begin with.
-      rows: by name, values by dotted field.
-      published: mIoU in %, of the rows for which it is known.
+      config: path of the base config.
+      rows: values by dotted field, by the row's name.
+      published: mIoU in % of the rows for which it was published.
     """
 
     name: str
@@ -28,17 +28,18 @@ class Table:
 
 
 def load(name: str, folder: Path) -> Table:
-    """The table of that name.
+    """Loads a table.
 
     Args:
+      name: of the table.
       folder: with the files of all tables.
 
     Raises:
-      UserError: where there is none of that name, or its file is not as it must be.
+      UserError: if the table does not exist or its file has mistakes.
     """
     known = sorted(path.stem for path in folder.glob("[!_]*.py"))
     if name not in known:
-        raise UserError(f"--table is {name}: take one of {', '.join(known)}, or add {folder}/{name}.py")
+        raise UserError(f"--table is {name}: use one of {', '.join(known)}, or add {folder}/{name}.py")
     path = folder / f"{name}.py"
     try:
         found = runpy.run_path(str(path))
@@ -46,17 +47,17 @@ def load(name: str, folder: Path) -> Table:
         raise UserError(f"{path} cannot be loaded: {type(error).__name__}: {error}") from error
     for part, kind in (("CONFIG", str), ("ROWS", Mapping), ("PUBLISHED", Mapping)):
         if not isinstance(found.get(part), kind):
-            raise UserError(f"{path} has no {part} as it must be: see {folder}/scenes.py")
+            raise UserError(f"{path} must define {part}, a {kind.__name__}: see {folder}/scenes.py for an example")
     _check_rows(found["ROWS"], path)
     return Table(name, found["CONFIG"], found["ROWS"], found["PUBLISHED"])
 
 
 def _check_rows(rows: Mapping[Any, Any], path: Path) -> None:
     if not rows:
-        raise UserError(f"ROWS in {path} is empty: give at least one row, as {{'full': {{}}}}")
+        raise UserError(f"ROWS in {path} is empty: add at least one row, for example {{'full': {{}}}}")
     for row, fields in rows.items():
-        # It is a folder of OUT, and is divided from others by a comma in --rows.
+        # The name becomes a folder, and --rows separates names by commas.
         if not isinstance(row, str) or not re.fullmatch(r"[\w.+-]*\w[\w.+-]*", row):
-            raise UserError(f"ROWS in {path} has {row!r}: name a row by letters, digits, and _ . + -")
+            raise UserError(f"ROWS in {path} has {row!r}: a row's name may have letters, digits, and _ . + -")
         if not isinstance(fields, Mapping):
-            raise UserError(f"row {row} in {path} is {fields!r}: give the fields in which it differs, {{}} for none")
+            raise UserError(f"row {row} in {path} is {fields!r}: it must be a dict of fields, {{}} for none")

@@ -1,1 +1,1 @@
-"""What a training step will cost on TPUs that nobody has rented yet: compiled here, for chips that are not."""
+"""Estimates a training step's time and memory on TPU slices by ahead-of-time compilation; needs no TPU."""

@@ -1,4 +1,4 @@
-"""Compiling for TPUs on a machine without them: one process a program, and a cache of what came out."""
+"""Compiles training steps for TPUs, each in its own process, and caches the results; needs no TPU."""
 
 import gzip
 import hashlib
@@ -17,6 +17,8 @@ from typing import Any
 
 import ml_collections
 
+from cpnet_jax.config import build
+from cpnet_jax.config.check import check_config, resolve_classes
 from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError
 from cpnet_jax.plan.topologies import Topology
@@ -24,9 +26,8 @@ from cpnet_jax.plan.waiting import wait
 from cpnet_jax.runtime import files
 
 PACKAGE = Path(__file__).parents[1]
-# Unless told otherwise, libtpu looks for the chips of the machine it runs on, and for Google Cloud around it. The
-# accelerator that is named here only keeps it from asking: a program is compiled for the topology that it is given. As
-# no chip is used, several such processes may run at once.
+# These keep libtpu from looking for chips and for Google Cloud. The named accelerator has no effect: a program is
+# compiled for the topology that is passed. No chip is used, so that several processes may load libtpu at once.
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "TPU_SKIP_MDS_QUERY": "1",
@@ -34,21 +35,23 @@ ENVIRONMENT = {
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# What of a config makes another program. Learning rates, seeds and the like only change constants in it.
-SECTIONS = ("model", "loss", "compiler")
+# Sections and fields of the config that change the program; others, such as learning rates, change only constants.
+SECTIONS = ("model", "loss", "finetune")
 FIELDS = {
     "data": ("crop_size", "num_classes"),
-    "system": ("remat",),
-    "optimizer": ("accumulate", "clip_global_norm", "decay_norm_and_bias"),
+    "system": ("forms", "remat"),
+    "optimizer": ("accumulate", "clip_global_norm", "decay_norm_and_bias", "head_lr_multiplier"),
 }
-# What of this package makes another program, or describes it otherwise.
+# Files of this package that change the program or its description.
 SOURCES = (
     "config/build.py",
     "sharding.py",
     "data/normalize.py",
     "losses/*.py",
     "models/**/*.py",
+    "training/finetune.py",
     "training/optimizer.py",
+    "training/patterns.py",
     "training/state.py",
     "training/step.py",
     "plan/flops.py",
@@ -58,19 +61,19 @@ SOURCES = (
 
 @dataclass(frozen=True)
 class Compiled:
-    """A training step compiled for a slice, as its compiler describes it. Bytes are those of one chip.
+    """Result of compiling a training step for a slice. All figures are for one chip and one step.
 
     Attributes:
-      images: a chip and step.
-      flops: of a chip and step, as the program asks for them.
-      state: bytes of "params", "opt_state" and "batch_stats", as many as their elements take.
-      batch: bytes of a chip's images and labels.
-      parameters, statistics: the shapes that occur among the parameters, and among the BatchNorm statistics.
-      memory: bytes as the compiler lays them out ("argument", "output", "alias", "temp", "generated_code"); None where
-        the chip has not enough.
-      needed: bytes that the step would need at least, where the chip has not enough; else None.
-      program: the compiled module as text; None where the chip has not enough.
-      seconds: that compiling took.
+      images: on the chip.
+      flops: of the program before compilation.
+      state: bytes of "params", "opt_state" and "batch_stats", without padding.
+      batch: bytes of images and labels, without padding.
+      parameters, statistics: the shapes among the parameters, and among the BatchNorm statistics.
+      memory: bytes in the compiler's layout ("argument", "output", "alias", "temp", "generated_code"); None if the step
+        does not fit.
+      needed: lower bound on the bytes that a step needs that does not fit; None if it fits.
+      program: text of the compiled module; None if the step does not fit.
+      seconds: duration of the compilation.
     """
 
     images: int
@@ -90,75 +93,76 @@ class Compiled:
 
     @property
     def total(self) -> int:
-        """Bytes that the step takes, or would take, of a chip's memory."""
-        if not self.fits:
-            return self.needed
+        """Bytes of the chip's memory that the step takes; a lower bound if it does not fit."""
         memory = self.memory
-        # What is given back in the place of an argument takes no room of its own.
+        if memory is None:
+            assert self.needed is not None, "the compiler says how much an impossible step needs"
+            return self.needed
+        # Aliased outputs reuse the memory of an argument.
         return memory["argument"] + memory["output"] - memory["alias"] + memory["temp"] + memory["generated_code"]
 
 
 class Compiler:
-    """Compiles one config's training step for one slice; remembers the results, in a folder if there is one.
+    """Compiles one config's training step for one slice.
 
     Args:
-      config: checked, with its number of classes.
+      config: see `resolve_config`.
       topology: the slice.
-      cache: folder; None: nothing is kept.
-
-    Attributes:
-      topology: the slice.
+      cache: folder for results; None to keep none.
 
     Raises:
-      UserError: where libtpu is not installed.
+      UserError: if libtpu is not installed.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, topology: Topology, cache: Path | None) -> None:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(
-                "planning needs libtpu, the compiler for TPUs, which is not installed: "
-                "pip install 'cpnet-jax[tpu]' (no TPU is needed)"
+                "--mode=plan needs libtpu, the compiler for TPUs, which is not installed: pip install libtpu (it "
+                "needs no TPU)"
             )
         self._config, self.topology, self._cache = config, topology, cache
 
-    def known(self, images: int) -> Compiled | None:
-        """What was compiled before, if it was."""
+    def cached(self, images: int) -> Compiled | None:
+        """Cached result of an earlier compilation, or None."""
         path = self._path(images)
         try:
-            return path and _read(path.read_bytes())
-        except (OSError, EOFError, zlib.error, ValueError, TypeError):  # not there, damaged, or of another version
+            return _read(path.read_bytes()) if path else None
+        except (OSError, EOFError, zlib.error, ValueError, TypeError):  # missing, damaged, or of another version
             return None
 
     def compile(self, images: int, *, expected: float | None = None, note: str = "") -> Compiled:
-        """The step for so many images a chip, from the cache or compiled now, which takes minutes.
+        """Returns the step for this number of images per chip, from the cache or compiled now, which takes minutes.
 
         Args:
-          expected: seconds that it will probably take.
-          note: shown while it does.
+          expected: duration in seconds, for the progress line; None if unknown.
+          note: text at the end of the progress line.
 
         Raises:
-          UserError: where the compiler was stopped from outside, as for lack of memory.
+          UserError: if a signal ended the compiler, as happens if memory runs out.
+          RuntimeError: if compiling failed.
         """
-        if found := self.known(images):
+        if found := self.cached(images):
             return found
         request = {"config": as_dict(self._config), "topology": self.topology.name, "images": images}
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
-            asked, answer = Path(folder) / "request.json", Path(folder) / "compiled.json.gz"
-            asked.write_text(json.dumps(request))
+            request_file, result_file = Path(folder) / "request.json", Path(folder) / "compiled.json.gz"
+            request_file.write_text(json.dumps(request))
             process = subprocess.Popen(
-                [sys.executable, "-m", "cpnet_jax.plan.worker", asked, answer],
+                [sys.executable, "-m", "cpnet_jax.plan.worker", request_file, result_file],
                 env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *sys.path])},
                 stdout=log,
                 stderr=log,
             )
             try:
-                wait(process, f"{self.topology.name}, {images} a chip: compiling", expected=expected, note=note)
+                wait(
+                    process, f"{self.topology.name}, {images} images per chip: compiling", expected=expected, note=note
+                )
             finally:
                 process.kill()
                 process.wait()
             if process.returncode:
                 raise _failure(process.returncode, log)
-            compressed = answer.read_bytes()
+            compressed = result_file.read_bytes()
         if path := self._path(images):
             with files.replacing(path) as temporary:
                 temporary.write_bytes(compressed)
@@ -179,8 +183,35 @@ class Compiler:
         return self._cache / f"{_digest([json.dumps(key, sort_keys=True).encode()])}.json.gz"
 
 
+def resolve_config(config: ml_collections.ConfigDict) -> None:
+    """Checks a config and fills in its number of classes.
+
+    Raises:
+      UserError: if a field's value cannot work.
+    """
+    check_config(config)
+    if not config.data.num_classes:
+        resolve_classes(config, build.make_dataset(config).classes)
+
+
+def cache_folder(config: ml_collections.ConfigDict) -> Path | None:
+    """Creates the folder for compiled steps.
+
+    None if config.system.compilation_cache is empty or in an object store: compiled steps are kept on local disks.
+
+    Raises:
+      UserError: if the folder cannot be written to.
+    """
+    name = config.system.compilation_cache
+    if not name or files.is_remote(name):
+        return None
+    cache = files.as_local_path(name) / "plans"
+    files.make_folder(cache, "config.system.compilation_cache")
+    return cache
+
+
 def write(path: Path, compiled: dict[str, Any]) -> None:
-    """The worker's side of the exchange."""
+    """Writes the fields of `Compiled` to a file of the cache's format."""
     path.write_bytes(gzip.compress(json.dumps(compiled).encode(), compresslevel=5))
 
 
@@ -198,8 +229,8 @@ def _digest(parts: Iterable[bytes]) -> str:
 def _failure(status: int, log: Any) -> Exception:
     if status < 0:
         return UserError(
-            f"the compiler was stopped by signal {-status}, as happens where memory runs out: close other programs, or "
-            "run --mode=plan on a machine with more memory (a full network takes some 10 GB)"
+            f"signal {-status} ended the compiler, probably because memory ran out: close other programs, or run "
+            "--mode=plan on a machine with more memory (a full network takes about 10 GB)"
         )
     log.seek(0)
     return RuntimeError(f"compiling failed:\n{log.read()[-4000:]}")

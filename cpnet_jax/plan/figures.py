@@ -1,4 +1,4 @@
-"""What a compiled step comes to: seconds, memory, and what the chips exchange."""
+"""Derives time, memory and communication from a compiled step."""
 
 import math
 from collections.abc import Collection
@@ -13,18 +13,18 @@ from cpnet_jax.plan.topologies import Chip
 
 GRADIENTS, STATISTICS, SCALARS, OTHERS = "gradients", "BatchNorm statistics", "scalars", "something else"
 
-POSITIONS_OF_A_CELL = SIDE**2
+BLOCK_POSITIONS = SIDE**2
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Arrays of one kind that all chips exchange in one way, in one step.
+    """All arrays of one kind that the chips exchange by one kind of collective in a step.
 
     Attributes:
-      collective: how: one of `hlo.COLLECTIVES`.
-      content: what: GRADIENTS, STATISTICS, SCALARS or OTHERS.
-      times: the exchanges that hold some of them; one exchange may hold several kinds.
-      bytes: of all of them on one chip.
+      collective: one of `hlo.COLLECTIVES`.
+      content: GRADIENTS, STATISTICS, SCALARS or OTHERS.
+      times: number of collectives with such arrays; one may also hold arrays of other kinds.
+      bytes: of these arrays on one chip.
     """
 
     collective: str
@@ -34,16 +34,16 @@ class Traffic:
 
     @property
     def expected(self) -> bool:
-        """Whether data parallelism needs it."""
+        """Whether data parallelism needs this exchange."""
         return self.collective == "all-reduce" and self.content != OTHERS
 
 
 @dataclass(frozen=True)
 class Figures:
-    """The step of so many images a chip. Needs a step that fits.
+    """Time, memory and communication of a compiled step that fits.
 
-    Times are lower bounds: the compiler has no estimate for pooling, asynchronous copies and calls into its library,
-    and none for launching the step and feeding it.
+    Times are lower bounds. The compiler has no estimate for pooling, asynchronous copies, calls into its library,
+    launching the step and feeding it.
     """
 
     chip: Chip
@@ -55,44 +55,43 @@ class Figures:
 
     @cached_property
     def _program(self) -> Program:
-        return Program(self.compiled.program)
+        return Program(self.compiled.program or "")
 
     @cached_property
     def compute(self) -> float:
-        """Seconds of a step, without the exchange."""
+        """Seconds of a step without communication."""
         return self._program.cycles() / self.chip.clock
 
     @cached_property
     def cycles(self) -> dict[str, int]:
-        """Of a step without the exchange, by part of the network (see `parts`)."""
+        """Cycles of a step without communication, by part of the network (see `parts`)."""
         return parts.by_part(self._program.cycles_by_origin())
 
     def seconds(self, chips: int) -> float:
-        """Of a step on that many chips. Nothing is computed while they exchange: the compiled all-reduces are
-        synchronous."""
+        """Seconds of a step on that many chips; the compiled all-reduces do not overlap with computation."""
         return self.compute + all_reduce_seconds(self.exchanged, self.chip, chips)
 
     def images_per_second(self, chips: int) -> float:
-        """Of one chip of that many."""
+        """Images per second of each chip, on that many chips."""
         return self.images / self.seconds(chips)
 
-    def of_peak(self, chips: int) -> float:
-        """The share of the chip's bfloat16 FLOP/s that does what the network asks for, in [0, 1]."""
+    def utilization(self, chips: int) -> float:
+        """Model FLOP utilisation: share of the chip's bfloat16 peak that the network's FLOPs take, in [0, 1]."""
         return self.compiled.flops / self.seconds(chips) / self.chip.peak
 
     @cached_property
     def exchanged(self) -> int:
-        """Bytes of each chip that are all-reduced in a step."""
+        """Bytes that are all-reduced in a step, on each chip."""
         return sum(group.bytes for group in self.traffic if group.collective == "all-reduce")
 
     @cached_property
     def exchanges(self) -> int:
-        """Times that the chips exchange something in a step."""
+        """Number of collectives in a step."""
         return sum(collective.times for collective in self._program.collectives())
 
     @cached_property
     def traffic(self) -> list[Traffic]:
-        """Every exchange of the program, in groups, the largest first."""
+        """All communication of a step in groups, the largest first."""
         times: dict[tuple[str, str], int] = {}
         bytes_: dict[tuple[str, str], int] = {}
         for collective in self._program.collectives():
@@ -106,9 +105,11 @@ class Figures:
         return sorted(groups, key=lambda group: -group.bytes)
 
     def _content(self, array: Array, collective: Collective) -> str:
-        """By shape, up to the order of the axes. Going forward, vectors of one number a channel, and the covariance
-        of channels from which the prior's variance follows, are statistics; going backward, they are gradients of
-        BatchNorm's scale and bias, which the gradients through its statistics are made of."""
+        """Recognises an array by its shape, up to the order of the axes.
+
+        In the forward pass, vectors over channels and the covariance of channels (for the prior's variance) are
+        statistics. In the backward pass, vectors over channels are gradients of BatchNorm's scale and bias.
+        """
         shape = _axes(array.shape)
         if not shape:
             return SCALARS
@@ -116,13 +117,14 @@ class Figures:
         forward = "transpose(" not in collective.origin
         if forward and (shape in channels or (len(set(shape)) == 1 and shape[:1] in channels)):
             return STATISTICS
-        if shape[:1] == (POSITIONS_OF_A_CELL,) and shape[1:] in channels:
-            return GRADIENTS  # of scale and bias, for each position of a cell (see `models.forms.space_to_depth`)
+        if shape[:1] == (BLOCK_POSITIONS,) and shape[1:] in channels:
+            return GRADIENTS  # of scale and bias, for each position of a block (see `models.forms.space_to_depth`)
         return GRADIENTS if shape in {_axes(shape) for shape in self.compiled.parameters} else OTHERS
 
     def memory(self) -> dict[str, int]:
-        """Bytes on one chip, by what they hold."""
+        """Bytes on one chip by content."""
         compiled, memory = self.compiled, self.compiled.memory
+        assert memory is not None, "only a step that fits has figures"
         arguments = sum(compiled.state.values()) + compiled.batch
         return {
             "parameters": compiled.state["params"],
@@ -131,7 +133,7 @@ class Figures:
             "images, labels": compiled.batch,
             "activations, temporaries": memory["temp"],
             "program": memory["generated_code"],
-            # Arrays are laid out in tiles; results that take no argument's place are a few scalars.
+            # Arrays are padded to tiles. Outputs that are not aliased are a few scalars.
             "padding": max(memory["argument"] - arguments, 0) + memory["output"] - memory["alias"],
         }
 
@@ -141,13 +143,14 @@ def _axes(shape: Collection[int]) -> tuple[int, ...]:
 
 
 def all_reduce_seconds(size: int, chip: Chip, chips: int) -> float:
-    """The least time in which so many chips can sum arrays of `size` bytes each.
+    """Lower bound on the seconds of an all-reduce of arrays of `size` bytes per chip.
 
-    A chip has to send every byte of its sum to be, and of the sum, but for what stays with it: 2 (n - 1) / n. Within a
-    slice over all links at once; between slices a chip takes part for its own share of the sum.
+    Each of n chips sends 2 (n - 1) / n of its bytes: once to sum, once to distribute the sum. Within a slice all links
+    work at once. Between slices each chip sends its share of the sum.
     """
     slices, inside = math.ceil(chips / chip.pod), min(chips, chip.pod)
     seconds = 2 * size * (inside - 1) / inside / chip.interconnect
     if slices > 1:
+        assert chip.data_center is not None, "chips of several slices exchange data by the data centre's network"
         seconds += 2 * size / inside * (slices - 1) / slices / chip.data_center
     return seconds

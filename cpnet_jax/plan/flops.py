@@ -1,7 +1,6 @@
-"""Floating-point operations that a program asks for: those of its convolutions and matrix products.
+"""Counts the floating-point operations of a program's convolutions and matrix products, before compilation.
 
-Counted before any compiler has seen it. What XLA reports of the compiled program counts a loop's body once, and zeros
-that the compiler has put between elements as if they had been asked for.
+XLA's own count is of no use here: it counts the body of a loop once, and includes zeros that the compiler inserts.
 """
 
 import math
@@ -9,18 +8,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
+from jax.extend.core import ClosedJaxpr, Jaxpr
 
 
 def count(jaxpr: Jaxpr) -> int:
-    """FLOPs of one run on the global batch; a multiplication and an addition are two.
+    """Counts the FLOPs of one run on the global batch; a multiplication and an addition are two.
 
-    The body of a loop whose trips are not known beforehand counts once, of alternatives the dearest.
+    The body of a loop with an unknown number of iterations counts once. Of a conditional the most expensive branch
+    counts.
     """
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: JaxprEqn) -> int:
+def _of_equation(equation: Any) -> int:
     name, params = equation.primitive.name, equation.params
     if name == "conv_general_dilated":
         return _convolution(equation)
@@ -35,20 +35,20 @@ def _of_equation(equation: JaxprEqn) -> int:
 def _repetitions(name: str, params: dict[str, Any]) -> int:
     if name == "scan":
         return params["length"]
-    if name == "shard_map":  # its body says what one device does
+    if name == "shard_map":  # its body is the program of one device
         return math.prod(params["mesh"].shape[axis] for axis in params["newly_manual_axes"])
     return 1
 
 
-def _convolution(equation: JaxprEqn) -> int:
-    """2 x outputs x what each of them sums over. Between elements that are `lhs_dilation` apart lie zeros."""
+def _convolution(equation: Any) -> int:
+    """2 x outputs x products per output; products with the zeros that `lhs_dilation` inserts do not count."""
     kernel = equation.invars[1].aval.shape
     outputs_of_kernel = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
     products = equation.outvars[0].aval.size * (math.prod(kernel) // outputs_of_kernel)
     return 2 * products // math.prod(equation.params["lhs_dilation"])
 
 
-def _matrix_product(equation: JaxprEqn) -> int:
+def _matrix_product(equation: Any) -> int:
     (contracted, _), _ = equation.params["dimension_numbers"]
     left = equation.invars[0].aval.shape
     return 2 * equation.outvars[0].aval.size * math.prod(left[axis] for axis in contracted)

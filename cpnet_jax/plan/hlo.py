@@ -1,4 +1,4 @@
-"""What a compiled program's text says: the compiler's estimate of its cycles, and what its devices exchange."""
+"""Reads a compiled program's text: the compiler's estimate of its cycles, and its collectives."""
 
 import math
 import re
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute", "collective-broadcast")
-# Attributes that name computations which the instruction runs once each (but for a loop's, once a trip). The insides of
-# a fusion have no cycles of their own, and what a reduction applies to its elements is part of it.
-RUNS = {
+# Attributes that name the computations an instruction calls, once each or once per iteration of a loop. The cycles of
+# a fusion or reduction include those of the computations it names.
+CALLS = {
     "while": ("body",),
     "call": ("to_apply",),
     "conditional": ("true_computation", "false_computation", "branch_computations"),
     "async-start": ("calls",),
 }
 
-# What the compiler writes where it has no estimate, the largest of its integers.
+# The compiler writes its largest integer if it has no estimate.
 NO_ESTIMATE = 2**63 - 1
 
 _HEADER = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
@@ -29,26 +29,28 @@ _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
 
 @dataclass(frozen=True)
 class Array:
-    """One array that travels: its element type, shape and bytes."""
+    """One array that devices exchange."""
 
     dtype: str
     shape: tuple[int, ...]
 
     @property
     def bytes(self) -> int:
-        bits = 8 if self.dtype == "pred" else int(re.search(r"\d+", self.dtype)[0])
+        match = re.search(r"\d+", self.dtype)
+        assert match or self.dtype == "pred", self.dtype
+        bits = int(match[0]) if match else 8
         return math.prod(self.shape) * bits // 8
 
 
 @dataclass(frozen=True)
 class Collective:
-    """One exchange between devices.
+    """One collective operation between devices.
 
     Attributes:
       kind: one of COLLECTIVES.
-      arrays: each device's results.
-      origin: the operation of the source that asked for it, as JAX names it.
-      times: that it runs a step.
+      arrays: its results on each device.
+      origin: JAX's name of the operation that it belongs to.
+      times: number of runs in a step.
     """
 
     kind: str
@@ -65,7 +67,7 @@ class _Instruction:
 
 
 class Program:
-    """The text of a compiled module, as XLA prints it."""
+    """A compiled module, parsed from the text that XLA prints."""
 
     def __init__(self, text: str) -> None:
         self._computations: dict[str, list[_Instruction]] = {}
@@ -82,17 +84,18 @@ class Program:
         self._run = list(self._walk(entry, 1))
 
     def cycles(self) -> int:
-        """The compiler's estimate of one run: a lower bound, since it has none for exchanges and some others. Of
-        alternatives, the cheapest counts."""
+        """The compiler's estimate for one run: a lower bound, since collectives and some others have no estimate.
+
+        Of a conditional the cheapest branch counts.
+        """
         return self._cycles.total()
 
     def cycles_by_origin(self) -> Counter[str]:
-        """The same, by the operation of the source, as JAX names it; "" where the compiler does not tell it. What it
-        has fused counts for one of the operations."""
+        """The same by JAX's name of the operation, "" if unknown. A fusion counts for one of its operations."""
         return self._cycles
 
     def collectives(self) -> list[Collective]:
-        """In the program's order."""
+        """All collectives, in the program's order."""
         return [found for instruction, times in self._run if (found := _collective(instruction, times))]
 
     def _estimate(self, computation: str) -> Counter[str]:
@@ -107,15 +110,17 @@ class Program:
         return cycles
 
     def _walk(self, computation: str, times: int) -> Iterator[tuple[_Instruction, int]]:
-        """Every instruction that runs, with how often."""
+        """Yields every instruction that runs, with its number of runs."""
         for instruction in self._computations[computation]:
             yield instruction, times
             for called in _called(instruction):
                 yield from self._walk(called, times * self._times(instruction))
 
     def _times(self, loop: _Instruction) -> int:
-        """That an instruction runs what it calls: the trips of a loop that counts up to a constant, as those of `scan`
-        do."""
+        """Number of times that an instruction runs the computations it calls.
+
+        For a loop, the number of iterations; it must count up to a constant, as `scan` does.
+        """
         if loop.operation != "while":
             return 1
         if known := _TRIPS.search(loop.rest):
@@ -127,17 +132,17 @@ class Program:
             if instruction.operation == "constant" and instruction.type.startswith("s32[]")
         ]
         if len(bounds) != 1:
-            raise ValueError(f"the trips of a loop cannot be told from its condition, {condition}")
+            raise ValueError(f"the iterations of a loop cannot be derived from its condition, {condition}")
         return bounds[0]
 
 
 def _called(instruction: _Instruction) -> list[str]:
-    attributes = RUNS.get(instruction.operation, ())
+    attributes = CALLS.get(instruction.operation, ())
     return [name for attribute in attributes for name in _names(instruction.rest, attribute)]
 
 
 def _names(text: str, attribute: str) -> list[str]:
-    """The computations that `attribute=%name` or `attribute={%name, %name}` names."""
+    """Names in `attribute=%name` or `attribute={%name, %name}`."""
     match = re.search(rf"\b{attribute}=(\{{[^}}]*\}}|%?[\w.-]+)", text)
     return re.findall(r"[\w.-]+", match[1]) if match else []
 
@@ -156,7 +161,7 @@ def _collective(instruction: _Instruction, times: int) -> Collective | None:
         for dtype, sides in _ARRAY.findall(instruction.type)
     ]
     if instruction.operation.endswith("-start") and kind != "all-reduce":
-        # An asynchronous one's type is (operands, results, and scalars that only the device needs).
+        # The type of an asynchronous collective is (operands, results, scalars for the device).
         whole = [array for array in arrays if array.shape]
         arrays = whole[len(whole) // 2 :]
     return Collective(kind, tuple(arrays), _origin(instruction), times)

@@ -1,10 +1,9 @@
-"""The parts of the network that a step's cycles are spent on."""
+"""Assigns a step's cycles to the parts of the network."""
 
 import re
 from collections import Counter
 
-# By what the names of their operations hold, which are made of the modules' names and the step's scopes; the first that
-# fits counts.
+# Patterns in the names of operations, which contain the names of modules and scopes. The first match counts.
 PATTERNS = {
     "stem": r"/backbone\._stem/",
     "res2": r"/layer1_",
@@ -23,7 +22,7 @@ REST = "the rest"
 
 
 def by_part(cycles: Counter[str]) -> dict[str, int]:
-    """Cycles by origin (see `hlo.Program`) -> by part of the network, all of them and `REST`."""
+    """Sums cycles by origin (see `hlo.Program`) to cycles by part; all parts and `REST` are present."""
     parts = dict.fromkeys([*PATTERNS, REST], 0)
     for origin, count in cycles.items():
         parts[part_of(origin)] += count
@@ -31,5 +30,5 @@ def by_part(cycles: Counter[str]) -> dict[str, int]:
 
 
 def part_of(origin: str) -> str:
-    """Of an operation; `REST` where its name tells nothing."""
+    """Part of the network that an operation belongs to; `REST` if its name matches none."""
     return next((part for part, pattern in PATTERNS.items() if re.search(pattern, origin)), REST)

@@ -1,7 +1,7 @@
-"""The training step of a config, compiled for a slice of TPUs that is not there.
+"""Compiles a config's training step for a TPU slice; needs no TPU.
 
-It is the step that training runs, with shapes in place of parameters and data. Needs libtpu, which has to find the
-environment that `compiler` sets, in a process that has not used it before.
+It is the step that training runs, with shapes in place of parameters and data. Needs libtpu in a new process, with the
+environment that `compiler` sets.
 """
 
 import re
@@ -19,28 +19,27 @@ from jaxtyping import PyTree
 
 from cpnet_jax import sharding
 from cpnet_jax.config import build
+from cpnet_jax.models import Forms
 from cpnet_jax.plan import flops
 from cpnet_jax.plan.topologies import Topology
 from cpnet_jax.training.state import TrainState
 
+# The forms whose operations count as useful work: nothing is computed twice to save memory, and no kernels or
+# covariances are filled with zeros.
+AS_DEFINED = Forms(prior_block_rows=None)
 MEMORY = ("argument", "output", "alias", "temp", "generated_code")
 
 
 def compile_step(config: ml_collections.ConfigDict, topology: Topology, images: int) -> dict[str, Any]:
-    """Compiles the step for so many images a chip.
-
-    Returns:
-      What `compiler.Compiled` holds, but for the versions.
-    """
+    """Compiles the step for a number of images per chip; returns the fields of `compiler.Compiled`, except images."""
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **topology.options).devices
     mesh = sharding.make_mesh(devices)
     state, batch = _abstract_state(config, mesh), _abstract_batch(config, mesh, images)
-    defined = build.make_train_step(_as_defined(config), mesh).trace(state, batch)
-    known = {
-        "flops": flops.count(defined.jaxpr.jaxpr) // mesh.size,
+    figures = {
+        "flops": defined_flops(config, mesh, state, batch) // mesh.size,
         "state": {name: _bytes(getattr(state, name)) for name in ("params", "opt_state", "batch_stats")},
         "batch": _bytes(batch) // mesh.size,
-        "parameters": _shapes([state.params, _made_of_parameters(config, mesh, state)]),
+        "parameters": _shapes([state.params, _computed_from_parameters(config, mesh, state)]),
         "statistics": _shapes(state.batch_stats),
     }
     start = time.monotonic()
@@ -50,41 +49,40 @@ def compile_step(config: ml_collections.ConfigDict, topology: Topology, images: 
         needed = needed_bytes(str(error))
         if needed is None:
             raise
-        return known | {"memory": None, "needed": needed, "program": None, "seconds": time.monotonic() - start}
+        return figures | {"memory": None, "needed": needed, "program": None, "seconds": time.monotonic() - start}
     analysis = compiled.memory_analysis()
     memory = {name: getattr(analysis, f"{name}_size_in_bytes") for name in MEMORY}
     seconds = time.monotonic() - start
-    return known | {"memory": memory, "needed": None, "program": compiled.as_text(), "seconds": seconds}
+    return figures | {"memory": memory, "needed": None, "program": compiled.as_text(), "seconds": seconds}
 
 
-def _as_defined(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The network without what is computed twice to save memory, without zeros in kernels and covariances: no
-    work that anyone asked for."""
-    config = config.copy_and_resolve_references()
-    config.model.stem_impl = "plain"
-    config.model.norm_impl = "plain"
-    config.system.remat = "none"
-    config.model.prior_impl = "dense"
-    return config
+def defined_flops(config: ml_collections.ConfigDict, mesh: Mesh, state: TrainState, batch: PyTree) -> int:
+    """Operations of the step as the network is defined, in whatever forms it is computed."""
+    defined = build.make_train_step(config, mesh, AS_DEFINED).trace(state, batch)
+    return flops.count(defined.jaxpr.jaxpr)
 
 
-def _made_of_parameters(config: ml_collections.ConfigDict, mesh: Mesh, state: TrainState) -> list[jax.ShapeDtypeStruct]:
-    """What the network makes of its parameters alone, such as kernels in another order: a chip may have the gradient of
-    these summed instead."""
-    model = build.make_model(config, for_tpus=sharding.is_on_tpus(mesh))
+def _computed_from_parameters(
+    config: ml_collections.ConfigDict, mesh: Mesh, state: TrainState
+) -> list[jax.ShapeDtypeStruct]:
+    """Shapes of arrays that the network computes from parameters only, such as reordered kernels.
+
+    Chips may all-reduce the gradients of these instead of the parameters' own.
+    """
+    model = build.make_model(config, build.training_forms(config, mesh))
     images = jax.ShapeDtypeStruct((1, *config.data.crop_size, 3), jnp.float32)
 
     def apply(params: PyTree, batch_stats: PyTree, images: jax.Array) -> PyTree:
         return model.apply({"params": params, "batch_stats": batch_stats}, images, train=False)
 
     jaxpr = jax.make_jaxpr(apply)(state.params, state.batch_stats, images).jaxpr
-    made = set(jaxpr.invars[: len(jax.tree.leaves(state.params))])
+    computed = set(jaxpr.invars[: len(jax.tree.leaves(state.params))])
     for equation in jaxpr.eqns:
         variables = {variable for variable in equation.invars if isinstance(variable, Var)} - {*jaxpr.constvars}
-        # Broadcast, they are on their way to an activation's shape.
-        if variables and variables <= made and equation.primitive.name != "broadcast_in_dim":
-            made.update(equation.outvars)
-    return [variable.aval for variable in made]
+        # A broadcast leads to the shape of an activation.
+        if variables and variables <= computed and equation.primitive.name != "broadcast_in_dim":
+            computed.update(equation.outvars)
+    return [jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype) for variable in computed]
 
 
 def _abstract_state(config: ml_collections.ConfigDict, mesh: Mesh) -> TrainState:
@@ -109,10 +107,7 @@ def _shapes(tree: PyTree) -> list[list[int]]:
 
 
 def needed_bytes(message: str) -> int | None:
-    """What a step would need, where the compiler's error says that the chip has not as much; else None.
-
-    The compiler finds out at two places, and says it in two ways.
-    """
+    """Bytes that a step needs, from the compiler's out-of-memory error, which has two forms; None for other errors."""
     match = re.search(
         r"Ran out of memory (?:in memory space|on) hbm.*?(?:Used |\()([\d.]+)([KMG])", message, re.I | re.S
     )

@@ -1,4 +1,4 @@
-"""TPU chips and slices of them."""
+"""TPU chips and slices."""
 
 import math
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from cpnet_jax.errors import UserError
 
 GIB = 2**30
-# Slices of chips that are wired in two dimensions, and those of the others that are smaller than a cube of 4x4x4.
+# Shapes of slices wired in two dimensions; shapes of those wired in three that are smaller than 4x4x4.
 FLAT = {(1, 1), (2, 2), (2, 4), (4, 4), (4, 8), (8, 8), (8, 16), (16, 16)}
 BELOW_A_CUBE = {(2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4)}
 
@@ -21,14 +21,13 @@ class Chip:
       name: as in a topology's name.
       hbm: memory, in bytes.
       peak: bfloat16 FLOP/s.
-      mxus, mxu_side: matrix units of all its cores, and their width.
-      interconnect: bytes/s that it sends to its neighbours, over all links together (half of the figure that vendors
-        call bidirectional).
-      data_center: bytes/s that it sends to other slices, its share of the hosts' network cards; None where a slice
-        may be so large that nobody needs two.
+      mxus, mxu_side: number of matrix units in all its cores, and their width.
+      interconnect: bytes/s that it sends to its neighbours over all links (half of the bidirectional figure).
+      data_center: bytes/s that it sends to other slices, its share of the hosts' network cards; None if one slice is
+        large enough for all purposes.
       pod: most chips in one slice.
       dimensions: of a slice, 2 or 3.
-      options: what libtpu has to be told for one device a chip.
+      options: arguments of libtpu that make the chip one device.
     """
 
     name: str
@@ -44,13 +43,13 @@ class Chip:
 
     @property
     def clock(self) -> float:
-        """Hz: a matrix unit does side^2 multiplications and additions a cycle."""
+        """Hz: a matrix unit does side^2 multiplications and additions per cycle."""
         return self.peak / (2 * self.mxus * self.mxu_side**2)
 
 
-# From the "System architecture" pages of Google's Cloud TPU documentation, one a chip:
-# https://cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e. Two cores of a v4 work as one device ("megacore").
-# For v6e they say two matrix units here and four there; four give the clock of the generation before, two the double.
+# Figures from the system architecture pages of the Cloud TPU documentation: https://cloud.google.com/tpu/docs/v4, /v5e,
+# /v5p and /v6e. Two cores of a v4 work as one device ("megacore"). The pages give both two and four matrix units for
+# v6e; four is right, since two would double the clock of the previous generation.
 CHIPS = {
     chip.name: chip
     for chip in (
@@ -80,21 +79,21 @@ class Topology:
     @property
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `jax.experimental.topologies.get_topology_desc`, besides the name."""
-        # Every host of these slices has four chips; only v4 must be told so.
+        # Every host of these slices has four chips; only v4 needs the option.
         return self.chip.options and self.chip.options | {"chips_per_host_bounds": [2, 2, 1]}
 
 
 def parse(name: str) -> Topology:
-    """The slice of that name, such as v5e:16x16 or v4:2x2x4.
+    """Parses the name of a slice, such as v5e:16x16 or v4:2x2x4.
 
     Raises:
-      UserError: on an unknown chip, or a shape that its slices do not have.
+      UserError: if the chip is unknown or has no slices of this shape.
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if not match:
-        raise UserError(f"--topology is {name!r}: it must be a chip and a shape, as in v5e:4x4 or v4:2x2x4")
+        raise UserError(f"--topology is {name!r}: it must be a chip and a shape, for example v5e:4x4 or v4:2x2x4")
     if match[1] not in CHIPS:
-        raise UserError(f"--topology is {name}: {match[1]} is no chip known here, take one of {', '.join(CHIPS)}")
+        raise UserError(f"--topology is {name}: {match[1]} is an unknown chip, use one of {', '.join(CHIPS)}")
     chip, shape = CHIPS[match[1]], tuple(map(int, match[2].split("x")))
     if chip.dimensions == 2 and shape not in FLAT:
         known = ", ".join("x".join(map(str, shape)) for shape in sorted(FLAT))

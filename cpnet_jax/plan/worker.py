@@ -1,4 +1,4 @@
-"""The process that holds libtpu: `python -m cpnet_jax.plan.worker REQUEST ANSWER`, two files."""
+"""Compiles one step in a process that loads libtpu: `python -m cpnet_jax.plan.worker REQUEST_FILE RESULT_FILE`."""
 
 import ctypes
 import json
@@ -11,16 +11,16 @@ import ml_collections
 from cpnet_jax.plan import compiler, topologies
 from cpnet_jax.plan.step import compile_step
 
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h; there is no libtpu for other systems
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h; libtpu exists for Linux only
 
 
-def main(asked: str, answer: str) -> None:
-    # Or compiling would go on for minutes after whoever asked for it was killed, with no turn for Python in between.
+def main(request_file: str, result_file: str) -> None:
+    # Ends this process with its parent. The compiler runs for minutes, in which Python cannot check that.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    request = json.loads(Path(asked).read_text())
+    request = json.loads(Path(request_file).read_text())
     config, images = ml_collections.ConfigDict(request["config"]), request["images"]
     compiled = compile_step(config, topologies.parse(request["topology"]), images)
-    compiler.write(Path(answer), {"images": images, **compiled})
+    compiler.write(Path(result_file), {"images": images, **compiled})
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Weights from PyTorch and for PyTorch: files, layouts, and what of a network they are."""
+"""Reading PyTorch weights into CPNet's variables, and writing CPNet's variables as PyTorch weights."""
 
 from cpnet_jax.weights.convert import backbone_variables, cpnet_tensors, cpnet_variables
 from cpnet_jax.weights.dilation import check_dilation
-from cpnet_jax.weights.load import Weights, load, read
-from cpnet_jax.weights.pixels import Pixels, adapt
+from cpnet_jax.weights.input_normalization import InputNormalization, adapt
+from cpnet_jax.weights.load import PyTorchWeights, load, read
 
 __all__ = [
-    "Pixels",
-    "Weights",
+    "InputNormalization",
+    "PyTorchWeights",
     "adapt",
     "backbone_variables",
     "check_dilation",

@@ -1,4 +1,7 @@
-"""What a file holds, in words: most wrong files are whole networks of another kind, not a tensor here and there."""
+"""Recognises the architecture of a network by its tensors' names, for error messages.
+
+Most files that do not fit hold another kind of network, so that a list of single tensors would explain little.
+"""
 
 import re
 from collections.abc import Iterable
@@ -6,18 +9,20 @@ from dataclasses import dataclass
 
 from cpnet_jax.models.resnet import STAGE_SIZES
 
-# Of torchvision's and mmdetection's detectors.
-OF_DETECTORS = re.compile(r"(module\.)?(rpn|rpn_head|roi_heads?|bbox_head|neck|mask_head|backbone\.(body|fpn))\.")
-NAMED = {**STAGE_SIZES, 152: (3, 8, 36, 3)}
+# Names in the detectors of torchvision and mmdetection.
+DETECTOR_KEY = re.compile(r"(module\.)?(rpn|rpn_head|roi_heads?|bbox_head|neck|mask_head|backbone\.(body|fpn))\.")
+BLOCKS_BY_DEPTH = {**STAGE_SIZES, 152: (3, 8, 36, 3)}
 SMALLEST_WITH_BOTTLENECKS = 50
 
 
 @dataclass(frozen=True)
 class ResNetKind:
-    """Attributes:
-    blocks: of each stage.
-    bottlenecks: whether they have three convolutions.
-    stem: "deep" or "classic".
+    """Architecture of a ResNet.
+
+    Attributes:
+      blocks: number of blocks in each stage.
+      bottlenecks: whether a block has three convolutions instead of two.
+      stem: "deep" or "classic".
     """
 
     blocks: tuple[int, ...]
@@ -26,8 +31,8 @@ class ResNetKind:
 
     @property
     def depth(self) -> int | None:
-        """None: no customary one."""
-        for depth, sizes in NAMED.items():
+        """Number of layers as in "ResNet-50"; None if these blocks are not one of the usual ResNets."""
+        for depth, sizes in BLOCKS_BY_DEPTH.items():
             if sizes == self.blocks and (depth >= SMALLEST_WITH_BOTTLENECKS) == self.bottlenecks:
                 return depth
         return None
@@ -38,7 +43,7 @@ class ResNetKind:
 
 
 def resnet_kind(keys: Iterable[str]) -> ResNetKind | None:
-    """Of the tensors that are named so; None: no ResNet."""
+    """Architecture of the ResNet that has tensors of these names; None if they are not a ResNet's."""
     names = set(keys)
     found = {match for name in names if (match := re.fullmatch(r"layer(\d+)\.(\d+)\.conv1\.weight", name))}
     if not found or "layer1.0.bn1.weight" not in names:
@@ -51,11 +56,11 @@ def resnet_kind(keys: Iterable[str]) -> ResNetKind | None:
     )
 
 
-def in_words(keys: Iterable[str]) -> str:
-    """As far as names tell: "a ResNet-50 with the deep stem", "a detection model"."""
+def describe_network(keys: Iterable[str]) -> str:
+    """Describes a network by its tensors' names: "a ResNet-50 with the deep stem", "a detection model"."""
     names = sorted(keys)
-    if any(OF_DETECTORS.match(name) for name in names):
-        return f"a detection model ({next(filter(OF_DETECTORS.match, names))} is one of its tensors)"
+    if any(DETECTOR_KEY.match(name) for name in names):
+        return f"a detection model ({next(filter(DETECTOR_KEY.match, names))} is one of its tensors)"
     if any(name.startswith("decode_head.") for name in names):
         return "a whole segmentation network"
     if kind := resnet_kind(names):

@@ -1,4 +1,7 @@
-"""Tensors of PyTorch to variables of ours and back, by the tables of `layouts`; what does not fit is told at once."""
+"""Converts PyTorch tensors to Flax variables and back, by the tables in `layouts`.
+
+One error lists everything that does not fit.
+"""
 
 import re
 import sys
@@ -12,36 +15,36 @@ from jaxtyping import Shaped
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime import processes
 from cpnet_jax.weights import layouts
-from cpnet_jax.weights.architecture import ResNetKind, in_words, resnet_kind
+from cpnet_jax.weights.architecture import ResNetKind, describe_network, resnet_kind
 from cpnet_jax.weights.rules import Layout, Rule
 
 Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
-# {"params": ..., "batch_stats": ...}, nested as linen does, of arrays or of anything with a shape and a dtype.
+# {"params": ..., "batch_stats": ...}: nested dicts of arrays, or of anything with a shape and a dtype.
 Variables = dict[str, Any]
 
-SHOWN = 4  # of a list of names
+SHOWN = 4  # names listed in an error; the rest is counted
 
 
 def backbone_variables(
     tensors: Tensors, *, like: Variables, skip: Sequence[str] = (), name: str = "the weights"
 ) -> Variables:
-    """Variables of a backbone from an ImageNet ResNet of torchvision, open-mmlab (v1c) or timm, known by its names.
+    """Converts an ImageNet ResNet of torchvision, open-mmlab (v1c) or timm to the variables of a backbone.
 
-    The ImageNet classifier is left out, which is said on stderr.
+    The layout is recognised by the tensors' names. The ImageNet classifier is dropped, with a line on stderr.
 
     Args:
-      tensors: what `read` gives.
+      tensors: by PyTorch's names, as `read` returns them.
       like: shapes and dtypes of the backbone's variables: {"params": {"stem1": ...}, "batch_stats": ...}.
-      skip: regular expressions. Variables whose whole path ("backbone/stem1/conv/kernel") one of them matches are not
-        looked for, tensors for them are passed over, and they are not in what is returned.
+      skip: regular expressions. A variable whose whole path ("backbone/stem1/conv/kernel") matches one of them is not
+        converted and not returned.
       name: of the file, for messages.
 
     Returns:
-      numpy arrays, nested as `like` is.
+      numpy arrays, nested like `like`.
 
     Raises:
-      UserError: where it is another network, or tensors are missing, left over, of another shape, no floating ones or
-        not finite; it names them all.
+      UserError: if the tensors are another network's, or if tensors are missing, left over, of another shape, not
+        floating-point or not finite. The message lists them.
     """
     inside = {collection: {"backbone": tree} for collection, tree in like.items()}
     wanted = _flat(inside)
@@ -49,7 +52,9 @@ def backbone_variables(
     layout = (layouts.TIMM_DEEP if "conv1.0.weight" in tensors else layouts.OPEN_MMLAB) if deep else layouts.TORCHVISION
     kind = resnet_kind(tensors)
     if kind is None:
-        raise UserError(f"{name} holds {in_words(tensors)}: name an ImageNet ResNet of torchvision, timm or open-mmlab")
+        raise UserError(
+            f"{name} holds {describe_network(tensors)}: name an ImageNet ResNet of torchvision, timm or open-mmlab"
+        )
     _check_kind(kind, _kind_of(wanted, layout), name)
     found = _to_variables(tensors, layout, wanted, skip, name)
     return {collection: found.get(collection, {}).get("backbone", {}) for collection in like}
@@ -58,30 +63,29 @@ def backbone_variables(
 def cpnet_variables(
     tensors: Tensors, *, like: Variables, skip: Sequence[str] = (), name: str = "the weights"
 ) -> Variables:
-    """Variables of a whole CPNet from one of the authors' code on mmsegmentation (0.x or 1.x).
+    """Converts a whole CPNet of the authors' code on mmsegmentation (0.x or 1.x) to variables.
 
-    A `like` without context prior is filled from the head of mmsegmentation's that its network has: FCNHead or, with a
-    context module, PSPHead, ASPPHead or NLHead. For the arguments, what is returned and what is raised, see
-    `backbone_variables`.
+    A network without context prior is read from mmsegmentation's head of the same kind: FCNHead or, with a context
+    module, PSPHead, ASPPHead or NLHead. Arguments, result and errors are those of `backbone_variables`.
     """
     wanted = _flat(like)
     layout = layouts.mmsegmentation(wanted)
     if not any(key.startswith("decode_head.") for key in tensors):
-        raise UserError(f"{name} holds {in_words(tensors)}: name a whole CPNet in the layout of mmsegmentation")
+        raise UserError(f"{name} holds {describe_network(tensors)}: name a whole CPNet in the layout of mmsegmentation")
     kind = resnet_kind(_without(layouts.BACKBONE, tensors))
     if kind is None:
-        raise UserError(f"{name} has a backbone that is no ResNet: name a CPNet in the layout of mmsegmentation")
+        raise UserError(f"{name} has a backbone that is not a ResNet: name a CPNet in the layout of mmsegmentation")
     _check_kind(kind, _kind_of(wanted, layout, layouts.BACKBONE), name)
     return _to_variables(tensors, layout, wanted, skip, name)
 
 
 def cpnet_tensors(variables: Variables, *, batches_tracked: int) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The tensors of a CPNet as the authors' code on mmsegmentation names them: `cpnet_variables` backwards.
+    """Converts the variables of a CPNet to the tensors of the authors' code: the inverse of `cpnet_variables`.
 
     Args:
-      variables: of a CPNet.
-      batches_tracked: what the BatchNorms' counters say, the number of training steps. PyTorch reads them only where
-        momentum is None.
+      variables: {"params": ..., "batch_stats": ...} of a CPNet.
+      batches_tracked: value of the BatchNorms' counters, the number of training steps. PyTorch reads them only if a
+        BatchNorm's momentum is None.
     """
     flat = _flat(variables)
     return to_tensors(flat, layouts.mmsegmentation(flat), batches_tracked=batches_tracked)
@@ -90,10 +94,10 @@ def cpnet_tensors(variables: Variables, *, batches_tracked: int) -> dict[str, Sh
 def to_tensors(
     flat: Mapping[str, Any], layout: Layout, *, batches_tracked: int
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The tensors that hold variables, which are given by path ("params/backbone/stem1/conv/kernel").
+    """Converts variables, given by path ("params/backbone/stem1/conv/kernel"), to the tensors of a layout.
 
     Raises:
-      ValueError: on a variable that the layout has no place for.
+      ValueError: if the layout has no tensor for a variable.
     """
     tensors = {}
     for path, variable in flat.items():
@@ -141,31 +145,31 @@ def _to_variables(
 
 
 def _why_unfit(tensor: Shaped[np.ndarray, "..."], shape: tuple[int, ...]) -> str | None:
-    """What keeps it from being a variable of that shape; None: nothing."""
+    """Reason why the tensor cannot become a variable of that shape; None if it can."""
     if tensor.shape != shape:
         return f"is {_times(tensor.shape)} and should be {_times(shape)}"
     if not np.issubdtype(tensor.dtype, np.floating):
         return f"is of {tensor.dtype} and should be of float32"
     if not np.isfinite(tensor).all():
-        return "has values that are no finite numbers"
+        return "has non-finite values"
     return None
 
 
 def _mismatch(name: str, missing: list[str], left_over: list[str], unfit: dict[str, str]) -> str:
-    """One sentence about all of them."""
-    said = []
+    """Error message about all tensors that do not fit."""
+    problems = []
     if unfit:
-        said.append(_shortened(sorted(unfit.values())))
+        problems.append(_shortened(sorted(unfit.values())))
     if missing:
-        said.append(f"{len(missing)} missing: {_shortened(sorted(missing))}")
+        problems.append(f"{len(missing)} missing: {_shortened(sorted(missing))}")
     if left_over:
-        said.append(f"{len(left_over)} without a place in it: {_shortened(sorted(left_over))}")
+        problems.append(f"{len(left_over)} that it does not have: {_shortened(sorted(left_over))}")
     modules = sorted({path.partition("/")[2].rpartition("/")[0] for path in unfit})
     to_skip = ",".join(f"'{module}/.*'" for module in modules)
-    cure = "name weights of the same network, or change the config to theirs"
+    advice = "name weights of the same network, or change the config to theirs"
     if 0 < len(modules) <= SHOWN:
-        cure += f"; to train from the rest, config.init.skip=({to_skip},)"
-    return f"{name} does not fit the network ({'; '.join(said)}): {cure}"
+        advice += f"; to train from the rest, config.init.skip=({to_skip},)"
+    return f"{name} does not fit the network ({'; '.join(problems)}): {advice}"
 
 
 def _shortened(names: list[str]) -> str:
@@ -180,7 +184,7 @@ def _check_kind(theirs: ResNetKind, ours: ResNetKind, name: str) -> None:
     changes += [f"config.model.stem={theirs.stem}"] * (theirs.stem != ours.stem)
     can_change = theirs.depth in (18, 34, 50, 101)
     raise UserError(
-        f"{name} holds {theirs} and the network has {ours}: name the weights of such a one"
+        f"{name} holds {theirs} and the network has {ours}: name weights of the same architecture"
         + (f", or set {' and '.join(changes)}" if can_change else "")
     )
 
@@ -188,7 +192,7 @@ def _check_kind(theirs: ResNetKind, ours: ResNetKind, name: str) -> None:
 def _kind_of(wanted: Iterable[str], layout: Layout, prefix: str = "") -> ResNetKind:
     keys = [place[0] for path in wanted if (place := layout.to_theirs(path))]
     kind = resnet_kind(_without(prefix, keys))
-    assert kind is not None, "our own network has a ResNet"
+    assert kind is not None, "the backbone of every CPNet is a ResNet"
     return kind
 
 

@@ -1,4 +1,4 @@
-"""Files on the Hugging Face hub: hf://ORG/MODEL[@REVISION][/FILE]. They are kept in the hub's own cache."""
+"""Downloads files from the Hugging Face hub, hf://ORG/MODEL[@REVISION][/FILE], into its usual cache."""
 
 import re
 import sys
@@ -13,45 +13,50 @@ from cpnet_jax.errors import UserError
 
 PREFIX = "hf://"
 FILE = "model.safetensors"
-# What timm writes beside the weights: mean and standard deviation of the images, among others.
+# timm stores the images' mean and standard deviation in it.
 CARD = "config.json"
 URI = re.compile(r"hf://(?P<repo>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<file>.+))?")
 
 
 def fetch(uri: str) -> tuple[Path, Path | None]:
-    """The file and its model's CARD, which not every model has.
+    """Returns the paths of a file and of its model's CARD (None if the model has none).
 
-    The hub is asked only for what the cache does not hold.
+    The hub is asked only for files that are not in the cache.
 
     Raises:
-      UserError: on an address of another form, a file that does not exist, or a hub that cannot be reached.
+      UserError: if the address has another form, the file does not exist, or the hub cannot be reached.
     """
     match = URI.fullmatch(uri)
     if not match:
-        raise UserError(f"{uri} is no address on the hub: write hf://ORG/MODEL or hf://ORG/MODEL/FILE")
-    # A hub that cannot be reached is told once, by us, and not at every try.
+        raise UserError(f"{uri} is not an address on the Hugging Face hub: write hf://ORG/MODEL or hf://ORG/MODEL/FILE")
+    # The error below reports an unreachable hub once; its client would log every retry.
     huggingface_hub.logging.set_verbosity_error()
     file = match["file"] or FILE
     get = partial(_get, repo_id=match["repo"], revision=match["revision"])
     try:
-        # First, so that nobody can have the file and, the connection lost, not know what images it expects.
+        # The card first: if the connection drops, no cached file is left whose normalisation is unknown.
         card, reached = get(filename=str(Path(file).with_name(CARD)))
         path, _ = get(filename=file, reachable=reached)
     except (errors.HfHubHTTPError, errors.HFValidationError) as error:
         reason = (str(error).splitlines() or [""])[-1]
-        raise UserError(f"{uri} cannot be had ({type(error).__name__}: {reason}): look it up on the hub") from error
+        raise UserError(
+            f"{uri} cannot be downloaded ({type(error).__name__}: {reason}): check the name on huggingface.co"
+        ) from error
     if path is None and reached:
-        raise UserError(f"{uri}: the hub's {match['repo']} has no {file}: name the file, hf://{match['repo']}/FILE")
+        raise UserError(
+            f"{uri}: {match['repo']} has no file {file} on the hub: name one that it has, hf://{match['repo']}/FILE"
+        )
     if path is None:
         url = huggingface_hub.hf_hub_url(match["repo"], file, revision=match["revision"])
         raise UserError(
-            f"{uri} is not in the cache and the hub cannot be reached: fetch {url} elsewhere and name the file instead"
+            f"{uri} is not in the cache and the hub cannot be reached: download {url} on another machine, copy it here "
+            "and name the copy"
         )
     return path, card
 
 
 def _get(*, reachable: bool = True, **what: Any) -> tuple[Path | None, bool]:
-    """A file, None where there is none, and whether the hub could be reached, as far as that was tried."""
+    """Returns a file's path (None if it was not found) and whether the hub could be reached, if it was asked."""
     try:
         return Path(huggingface_hub.hf_hub_download(local_files_only=True, **what)), True
     except errors.LocalEntryNotFoundError:

@@ -1,6 +1,6 @@
-"""The tables: torchvision's, timm's and open-mmlab's ResNets, and the authors' CPNet on mmsegmentation.
+"""Tables of tensor names: ResNets of torchvision, timm and open-mmlab, and the authors' CPNet on mmsegmentation.
 
-Everything that is known about somebody else's names is here.
+The names of other projects' tensors occur in this file only.
 """
 
 from collections.abc import Collection
@@ -11,7 +11,7 @@ Rows = tuple[Row, ...]
 
 
 def conv(theirs: str, ours: str) -> Rows:
-    """A convolution's kernel; that of a depthwise one has the same axes, with i = 1."""
+    """Kernel of a convolution; a depthwise one has the same axes, with i = 1."""
     return (Rule(f"{theirs}.weight", f"params/{ours}/kernel", "o i h w", "h w i o"),)
 
 
@@ -20,12 +20,12 @@ def conv_bias(theirs: str, ours: str) -> Rows:
 
 
 def matrix(theirs: str, ours: str) -> Rows:
-    """A 1x1 convolution that is a matrix here."""
+    """Kernel of a 1x1 convolution that is a matrix in this package."""
     return (Rule(f"{theirs}.weight", f"params/{ours}/kernel", "o i 1 1", "i o"),)
 
 
 def norm(theirs: str, ours: str) -> Rows:
-    """A BatchNorm."""
+    """Scale, bias, running statistics and counter of a BatchNorm."""
     return (
         Rule(f"{theirs}.weight", f"params/{ours}/scale"),
         Rule(f"{theirs}.bias", f"params/{ours}/bias"),
@@ -36,12 +36,12 @@ def norm(theirs: str, ours: str) -> Rows:
 
 
 def conv_norm(theirs: str, ours: str) -> Rows:
-    """mmcv's ConvModule, which is our ConvBN."""
+    """ConvModule of mmcv, which is ConvBN in this package."""
     return conv(f"{theirs}.conv", f"{ours}/conv") + norm(f"{theirs}.bn", f"{ours}/bn")
 
 
 def blocks(prefix: str = "") -> Rows:
-    """The residual stages, which everybody names alike."""
+    """Residual stages; all projects name them alike."""
     theirs, ours = prefix + "layer{stage}.{block}", "backbone/layer{stage}_{block}"
     return (
         *conv(theirs + ".conv{n}", ours + "/conv{n}/conv"),
@@ -52,12 +52,12 @@ def blocks(prefix: str = "") -> Rows:
 
 
 def classic_stem(prefix: str = "") -> Rows:
-    """7x7."""
+    """Stem of one 7x7 convolution."""
     return *conv(f"{prefix}conv1", "backbone/stem1/conv"), *norm(f"{prefix}bn1", "backbone/stem1/bn")
 
 
 def v1c_stem(prefix: str = "") -> Rows:
-    """Three 3x3 convolutions, as open-mmlab counts them: places in a sequence with the ReLUs."""
+    """Stem of three 3x3 convolutions; open-mmlab numbers the layers of the sequence, ReLUs included."""
     return (
         *conv(f"{prefix}stem.0", "backbone/stem1/conv"),
         *norm(f"{prefix}stem.1", "backbone/stem1/bn"),
@@ -68,7 +68,7 @@ def v1c_stem(prefix: str = "") -> Rows:
     )
 
 
-# timm's: the last norm stands where that of the classic stem does.
+# In timm the last norm has the name of the classic stem's norm.
 TIMM_DEEP_STEM = (
     *conv("conv1.0", "backbone/stem1/conv"),
     *norm("conv1.1", "backbone/stem1/bn"),
@@ -84,7 +84,7 @@ TORCHVISION = Layout("torchvision, or timm with the classic stem", (*classic_ste
 OPEN_MMLAB = Layout("open-mmlab, resnetNN_v1c", (*v1c_stem(), *blocks(), *CLASSIFIER))
 TIMM_DEEP = Layout("timm, resnetNNc", (*TIMM_DEEP_STEM, *blocks(), *CLASSIFIER))
 
-# Of the authors' CPHead: t is k x 1, then 1 x k; p is 1 x k, then k x 1.
+# The authors' CPHead. In its aggregation, t is k x 1, then 1 x k; p is 1 x k, then k x 1.
 CONTEXT_HEAD = (
     *conv_norm("decode_head.aggregation.reduce_conv", "context/aggregation/reduce"),
     *conv_bias("decode_head.aggregation.t1.conv", "context/aggregation/column_row/column"),
@@ -98,7 +98,7 @@ CONTEXT_HEAD = (
     *conv_norm("decode_head.inter_conv", "context/inter"),
     *conv_norm("decode_head.bottleneck", "head/conv"),
 )
-# mmsegmentation's: what a CPNet without its context prior is. FCNHead with num_convs=1 and concat_input=False.
+# mmsegmentation's heads for a CPNet without context prior. FCNHead has num_convs=1 and concat_input=False.
 FCN_HEAD = conv_norm("decode_head.convs.0", "head/conv")
 PSP_HEAD = (
     *conv_norm("decode_head.psp_modules.{n}.1", "context_module/pool{n}"),
@@ -118,7 +118,7 @@ NL_HEAD = (
     *conv_norm("decode_head.convs.1", "context_module/conv"),
     *conv_norm("decode_head.conv_cat", "head/conv"),
 )
-# Each by a variable that only networks with such a head have.
+# Heads by a variable that only networks with that head have; a network with none of them has the FCN_HEAD.
 HEADS = {
     "params/context/prior/kernel": CONTEXT_HEAD,
     "params/context_module/pool0/conv/kernel": PSP_HEAD,
@@ -134,7 +134,7 @@ BACKBONE = "backbone."
 
 
 def mmsegmentation(paths: Collection[str]) -> Layout:
-    """Of a whole network that has these variables ("params/head/conv/conv/kernel"), in the versions 0.x and 1.x."""
+    """Layout, in mmsegmentation 0.x and 1.x, of the network with these variables ("params/head/conv/conv/kernel")."""
     stem = v1c_stem(BACKBONE) if "params/backbone/stem2/conv/kernel" in paths else classic_stem(BACKBONE)
     head = next((head for mark, head in HEADS.items() if mark in paths), FCN_HEAD)
     return Layout("CPNet on mmsegmentation", (*stem, *blocks(BACKBONE), *head, *CLASSIFIERS))

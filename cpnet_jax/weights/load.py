@@ -1,11 +1,10 @@
-"""Weights from a file or the hub as tensors by name, whatever they are wrapped in."""
+"""Loads PyTorch weights, from a file or the Hugging Face hub, as tensors by name."""
 
 import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,77 +12,78 @@ from jaxtyping import Shaped
 
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime import files, processes
-from cpnet_jax.weights import hub, pixels, tensor_files
-from cpnet_jax.weights.pixels import Pixels
+from cpnet_jax.weights import hub, input_normalization, tensor_files
+from cpnet_jax.weights.input_normalization import InputNormalization
 
-# Where training programs put the weights beside what else they save.
+# Entries under which training programs save the weights.
 WRAPPERS = ("state_dict", "model", "model_state_dict")
-# In the metadata of what --mode=convert writes out of a workdir.
+# Metadata entry of files that --mode=convert wrote from a workdir: the experiment's name.
 ORIGIN = "experiment"
-# Of models wrapped for several devices, or compiled.
+# Prefixes of the names in models wrapped for several devices, or compiled.
 PREFIXES = ("module.", "_orig_mod.")
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Attributes:
-    source: what was asked for, for messages.
-    tensors: by the source's own names; floating ones float32.
-    pixels: the images they expect.
-    metadata: what else the source says, as far as it is text.
+class PyTorchWeights:
+    """Weights of a PyTorch model.
+
+    Attributes:
+      location: file or hub address, for messages.
+      tensors: by PyTorch's names; floating-point ones are float32.
+      normalization: of the images that they expect.
+      metadata: the other text in the file.
     """
 
-    source: str
+    location: str
     tensors: dict[str, Shaped[np.ndarray, "..."]]
-    pixels: Pixels
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    normalization: InputNormalization
+    metadata: dict[str, str] = field(default_factory=dict)
 
     @property
     def trained_here(self) -> bool:
-        """Whether it is a workdir's network, by --mode=convert."""
+        """Whether --mode=convert wrote them from a workdir."""
         return ORIGIN in self.metadata
 
 
-def read(source: str) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The tensors of `load`."""
-    return load(source).tensors
+def read(location: str) -> dict[str, Shaped[np.ndarray, "..."]]:
+    """Loads only the tensors; see `load`."""
+    return load(location).tensors
 
 
-def load(source: str) -> Weights:
-    """Weights that PyTorch made.
+def load(location: str) -> PyTorchWeights:
+    """Loads weights that PyTorch wrote.
+
+    Casts floating-point tensors to float32 and ignores other contents of the file; both are reported on stderr.
 
     Args:
-      source: a .safetensors, .pth, .pt or .bin file, on a disk or in a bucket, or hf://ORG/MODEL[@REVISION][/FILE].
-
-    Floating tensors of another precision than float32 are cast, and what else a file holds is passed over; both are
-    said on stderr.
+      location: a .safetensors, .pth, .pt or .bin file, on a disk or in a bucket, or hf://ORG/MODEL[@REVISION][/FILE].
 
     Raises:
-      UserError: where it cannot be had, is damaged, holds no tensors by name, or holds objects that would run code.
+      UserError: if the file cannot be read, is damaged, holds no tensors by name, or holds objects that would run code.
     """
-    if source.startswith(hub.PREFIX):
-        path, card = hub.fetch(source)
+    if location.startswith(hub.PREFIX):
+        path, card = hub.fetch(location)
     else:
-        path = files.as_path(source)
+        path = files.as_path(location)
         card = path.with_name(hub.CARD)
     contents, metadata = tensor_files.read(path)
-    tensors = _without_prefixes(_unwrapped(contents, source))
-    expected = pixels.described(metadata, _card(card), source)
-    told = {name: value for name, value in metadata.items() if isinstance(value, str)}
-    return Weights(source, _as_float32(tensors, source), expected, told)
+    tensors = _without_prefixes(_unwrapped(contents, location))
+    normalization = input_normalization.from_metadata(metadata, _read_card(card), location)
+    texts = {name: value for name, value in metadata.items() if isinstance(value, str)}
+    return PyTorchWeights(location, _as_float32(tensors, location), normalization, texts)
 
 
-def _unwrapped(contents: Mapping[str, Any], source: str) -> dict[str, Shaped[np.ndarray, "..."]]:
+def _unwrapped(contents: Mapping[str, Any], location: str) -> dict[str, Shaped[np.ndarray, "..."]]:
     for wrapper in WRAPPERS:
         if isinstance(contents.get(wrapper), Mapping):
             beside = sorted(set(contents) - {wrapper, "meta"})
             if beside:
-                _say(f"{source}: its {wrapper!r} is read; beside it are {', '.join(map(str, beside))}")
-            return _unwrapped(contents[wrapper], source)
+                _report(f"{location}: reading {wrapper!r}, ignoring {', '.join(map(str, beside))}")
+            return _unwrapped(contents[wrapper], location)
     strange = [str(name) for name, value in contents.items() if not isinstance(value, np.ndarray)]
     if strange or not contents:
-        what = f"has {', '.join(strange[:4])}, which are no tensors" if strange else "is empty"
-        raise UserError(f"{source} {what}: save the model's state_dict alone")
+        problem = f"has {', '.join(strange[:4])}, which are not tensors" if strange else "is empty"
+        raise UserError(f"{location} {problem}: save only the model's state_dict")
     return dict(contents)
 
 
@@ -96,20 +96,20 @@ def _without_prefixes(
     return tensors
 
 
-def _as_float32(tensors: dict[str, Shaped[np.ndarray, "..."]], source: str) -> dict[str, Shaped[np.ndarray, "..."]]:
-    # numpy's own kinds leave out bfloat16.
+def _as_float32(tensors: dict[str, Shaped[np.ndarray, "..."]], location: str) -> dict[str, Shaped[np.ndarray, "..."]]:
+    # By name, since numpy does not count bfloat16 as floating-point.
     other = {
         name: tensor.dtype.name
         for name, tensor in tensors.items()
         if "float" in tensor.dtype.name and tensor.dtype != np.float32
     }
     for dtype, count in sorted(Counter(other.values()).items()):
-        _say(f"{source}: {count} tensors are {dtype} and cast to float32")
+        _report(f"{location}: {count} {dtype} tensors cast to float32")
     return {name: tensor.astype(np.float32) if name in other else tensor for name, tensor in tensors.items()}
 
 
-def _card(path: Path | None) -> dict[str, Any]:
-    """What timm writes beside the file; empty where nothing of the kind is there."""
+def _read_card(path: files.AnyPath | None) -> dict[str, Any]:
+    """Contents of timm's config.json beside the file; empty without one."""
     try:
         found = json.loads(path.read_text()) if path else {}
     except (OSError, ValueError):
@@ -118,6 +118,6 @@ def _card(path: Path | None) -> dict[str, Any]:
     return found if isinstance(known, dict) else {}
 
 
-def _say(line: str) -> None:
+def _report(line: str) -> None:
     if processes.is_main_process():
         print(line, file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Variables that were read from somewhere, put in the place of random ones: all that fits, and nothing silently."""
+"""Replaces initial variables by loaded ones; raises if any of them does not fit."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,29 +9,30 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cpnet_jax.errors import UserError
 
 Variables = dict[str, Any]
-# More differences than this are counted, and their modules named by the first part of their paths.
+# Differences listed in an error; the rest is counted. Of more modules only the first part of their paths is listed.
 SHOWN = 6
 
 
 def paths(variables: Variables) -> set[str]:
-    """Of all leaves, without the collection they are in: "head/classifier/bias", "backbone/stem1/bn/mean"."""
+    """Paths of all leaves, without their collection: "head/classifier/bias", "backbone/stem1/bn/mean"."""
     return {_path(key) for key in flatten_dict(variables, sep="/")}
 
 
 def merge(initial: Variables, loaded: Variables, skipped: Collection[str], origin: str) -> Variables:
-    """`initial` with every leaf that is not skipped taken from `loaded`, as a numpy array.
+    """Replaces every leaf of `initial` that is not skipped by that of `loaded`, as a numpy array.
 
     Args:
       initial: {"params": ..., "batch_stats": ...}, nested dicts.
-      loaded: the same, of the same shapes but for what is skipped.
-      skipped: paths in either of them that are not looked at, see `paths`.
-      origin: the field and what it names, for the error.
+      loaded: the same; all shapes are equal, except in skipped leaves.
+      skipped: paths (see `paths`) of leaves to ignore in both.
+      origin: config field and its value, for the error.
 
     Raises:
-      UserError: on leaves that only one of them has, and on other shapes: all of them at once, and the patterns that
-        would skip them.
+      UserError: if only one of them has a leaf, or shapes differ. It lists the differences and the patterns that would
+        skip them.
     """
-    ours, theirs = flatten_dict(initial, sep="/"), flatten_dict(loaded, sep="/")
+    ours: dict[str, Any] = flatten_dict(initial, sep="/")
+    theirs: dict[str, Any] = flatten_dict(loaded, sep="/")
     wanted = {key: leaf for key, leaf in ours.items() if _path(key) not in skipped}
     offered = {key: leaf for key, leaf in theirs.items() if _path(key) not in skipped}
     if differences := _differences(wanted, offered):
@@ -40,7 +41,7 @@ def merge(initial: Variables, loaded: Variables, skipped: Collection[str], origi
 
 
 def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, str]:
-    """Path -> what is wrong with it."""
+    """Maps the path of every leaf that does not fit to the reason."""
     found = {_path(key): "is missing there" for key in ours.keys() - theirs.keys()}
     found |= {_path(key): "is there and not here" for key in theirs.keys() - ours.keys()}
     for key in ours.keys() & theirs.keys():
@@ -50,15 +51,15 @@ def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, str]
 
 
 def _advice(differences: dict[str, str]) -> str:
-    told = [f"{path} {differences[path]}" for path in sorted(differences)]
-    more = f"; and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
+    listed = [f"{path} {differences[path]}" for path in sorted(differences)]
+    more = f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     modules = {path.rpartition("/")[0] for path in differences}
     if len(modules) > SHOWN:
         modules = {module.partition("/")[0] for module in modules}
     skip = ", ".join(f"'{module}/.*'" for module in sorted(modules))
     return (
-        f" ({'; '.join(told[:SHOWN])}{more}): give the config.model and the classes it was trained with, or add {skip} "
-        "to config.init.skip to begin anew there"
+        f" ({'; '.join(listed[:SHOWN])}{more}): use the config.model and the classes it was trained with, or add "
+        f"{skip} to config.init.skip to keep the initial values there"
     )
 
 

@@ -1,29 +1,28 @@
-"""The context prior for another crop.
+"""Resizes the context prior to another crop size.
 
-The prior has one output channel a position of the training crop, column j of P for position j. Its convolution and its
-BatchNorm are therefore bound to one crop size, and nothing else in the network is. Read as pictures over the grid of
-positions, w(y, x) in R^C and scale, bias, mean, var(y, x) in R, they can be drawn at another size, as the position
-embeddings of vision transformers are: bilinear, half-pixel centres, positions relative to the crop (the top of the
-picture stays the top). What follows from that:
+The prior has one output channel for each position of the training crop: column j of P for position j. So its
+convolution and its BatchNorm depend on the crop size; nothing else in the network does. Over the grid of positions,
+the columns w(y, x) in R^C and scale, bias, mean, var(y, x) in R are pictures. They are interpolated like the position
+embeddings of vision transformers: bilinear, half-pixel centres, positions relative to the crop.
 
-- Rows need nothing: row i of P is computed from the features of position i, wherever that is.
-- Nor do the contexts: P X / N is a mean over the positions, whatever their number is.
-- The mean of a column's response is linear in the column: the interpolated running mean is exact.
-- Its variance w^T S w is not, and S, the covariance of the features, is not in the weights. What is interpolated is
-  var / |w|^2, which makes it exact where neighbouring columns agree and where the features are uncorrelated and alike.
-  Interpolating var itself gives an upper bound, far too high where neighbours differ: averaging them shortens the
-  column. After 60 steps on `scenes` (columns still nearly orthogonal), 8x8 -> 12x12, P had a standard deviation of
-  0.22 so, 0.17 with var itself and 0.20 with the statistics of the data; 8x8 -> 5x5, 0.17, 0.09 and 0.20. Training
-  normalises by its own batches anyway, and moves the running values to theirs in some twenty steps.
-- Shrinking averages over all the old positions that a new one covers (the interpolation's triangle is widened by the
-  ratio), where plain interpolation would take 2 x 2 of them and drop the others.
-- At the same size nothing happens, bit for bit. Beyond the outermost old centres the edge's values go on.
+- The rows stay: row i of P is computed from the features of position i.
+- The contexts stay: P X / N is a mean over any number of positions.
+- The running mean is exact, since the mean of a column's response is linear in the column.
+- The running variance is approximate. It is w^T S w, and the covariance S of the features is not in the weights.
+  Interpolating var / |w|^2 is exact if neighbouring columns agree, or if features are uncorrelated with equal variance.
+  Interpolating var itself gives an upper bound, which is far too high if neighbours differ: averaging them shortens the
+  column. Measured after 60 steps on `scenes` (columns still nearly orthogonal), as standard deviation of P:
+  8x8 -> 12x12: 0.22 by var / |w|^2, 0.17 by var, 0.20 with the statistics of the data; 8x8 -> 5x5: 0.17, 0.09, 0.20.
+  Training normalises by its own batches and corrects the running values in about twenty steps.
+- Shrinking averages over all old positions that a new one covers (antialiasing).
+- The same size leaves every bit as it is. Beyond the outermost old centres, values are those of the edge.
 """
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cpnet_jax.weights.merge import Variables
@@ -32,14 +31,14 @@ Size = tuple[int, int]
 
 
 def resize_prior(variables: Variables, old: Size, new: Size) -> Variables:
-    """The variables of a CPNet whose prior is of size `new`, out of those of one whose prior is of size `old`.
+    """Resizes the context prior in the variables of a CPNet.
 
     Args:
       variables: {"params": ..., "batch_stats": ...} of the whole network. The prior, or parts of it, may be missing.
       old, new: (h, w) = crop size / 8.
 
     Raises:
-      ValueError: where a parameter of the prior has not h * w columns.
+      ValueError: if a parameter of the prior does not have h * w columns.
     """
     params, statistics = (_prior(variables[name]) for name in ("params", "batch_stats"))
     if tuple(old) == tuple(new) or not (params or statistics):
@@ -55,22 +54,22 @@ def resize_prior(variables: Variables, old: Size, new: Size) -> Variables:
     }
 
 
-def resize_columns(x: Float[Array, "*c n"], old: Size, new: Size) -> Float[Array, "*c m"]:
-    """The last axis, a picture of `old` size in row-major order, drawn at size `new`: n = h * w, m = h' * w'.
+def resize_columns(x: Float[Array | np.ndarray, "*c n"], old: Size, new: Size) -> Float[Array, "*c m"]:
+    """Interpolates the last axis, a grid of size `old` in row-major order, to size `new`: n = h * w, m = h' * w'.
 
     Raises:
-      ValueError: where `old` has not n positions.
+      ValueError: if `old` does not have n positions.
     """
     *leading, n = x.shape
     if n != old[0] * old[1]:
-        raise ValueError(f"{n} columns are no grid of {old[0]}x{old[1]}")
+        raise ValueError(f"{n} columns are not a grid of {old[0]}x{old[1]}")
     picture = x.reshape(*leading, *old)
     resized = jax.image.resize(picture, (*leading, *new), "bilinear", antialias=True)
     return resized.reshape(*leading, new[0] * new[1])
 
 
-def _squared_norm(kernel: Float[Array, "c n"]) -> Float[Array, " n"]:
-    # A column of zeros has no variance either, whatever it is divided by.
+def _squared_norm(kernel: Float[Array | np.ndarray, "c n"]) -> Float[Array, " n"]:
+    # The variance of a zero column is 0 as well, so that the divisor does not matter.
     return jnp.maximum(jnp.square(kernel).sum(axis=0), jnp.finfo(kernel.dtype).tiny)
 
 

@@ -1,10 +1,11 @@
-"""Rules that say which tensor of a PyTorch model is which variable of ours. A rule is data and works both ways."""
+"""Rules that map tensors of a PyTorch model to variables of this package; each rule works in both directions."""
 
 import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from string import Formatter
+from typing import TypeVar
 
 import einops
 import numpy as np
@@ -13,10 +14,10 @@ from jaxtyping import Shaped
 
 @dataclass(frozen=True)
 class Rule:
-    """One row: `theirs` is the tensor's name there, `ours` the variable's path here, with its collection in front.
+    """Maps a tensor, named `theirs`, to a variable with the path `ours`, collection included.
 
-    {stage} and the like stand for a number, the same one on both sides. `there` and `here` are the orders of the axes
-    in einops' notation; an axis of one element is a 1.
+    {stage} and other fields in braces stand for a number, the same one in both names. `there` and `here` are the orders
+    of the axes in einops' notation; an axis of one element is a 1.
     """
 
     theirs: str
@@ -25,7 +26,7 @@ class Rule:
     here: str = "c"
 
     def to_ours(self, tensor: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
-        """Raises einops.EinopsError where the tensor has other axes."""
+        """Reorders a tensor's axes; raises einops.EinopsError if it has other axes."""
         return einops.rearrange(tensor, f"{self.there} -> {self.here}")
 
     def to_theirs(self, variable: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
@@ -34,7 +35,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Counter:
-    """A number of batches that PyTorch keeps beside a norm's running mean, `ours`; nothing here depends on it."""
+    """PyTorch's count of batches, stored beside the running mean `ours` of a norm; this package does not need it."""
 
     theirs: str
     ours: str
@@ -42,54 +43,55 @@ class Counter:
 
 @dataclass(frozen=True)
 class Unused:
-    """Tensors that the file has and CPNet does not need, and what they are."""
+    """A tensor that such files hold and CPNet does not need; `what` describes it."""
 
     theirs: str
     what: str
 
 
 Row = Rule | Counter | Unused
+Kind = TypeVar("Kind", Rule, Counter, Unused)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The names of a kind of file.
+    """Table of the tensor names in one kind of file.
 
     Attributes:
-      name: whose they are.
-      rows: every tensor such a file may have belongs to one of them.
+      name: project and model.
+      rows: rules for every tensor that such a file may hold.
     """
 
     name: str
     rows: tuple[Row, ...]
 
     def to_theirs(self, path: str) -> tuple[str, Rule] | None:
-        """The tensor that holds the variable, and the rule; None where there is no such tensor in these files."""
-        return next(_renamed(self._of_type(Rule), path, source="ours", target="theirs"), None)
+        """Name of the tensor that holds the variable, and its rule; None if these files have no such tensor."""
+        return next(_renamed(self._of_type(Rule), path, old="ours", new="theirs"), None)
 
     def to_ours(self, key: str) -> str | None:
-        """The variable that the tensor holds; None where it holds none of them."""
-        return next((path for path, _ in _renamed(self._of_type(Rule), key, source="theirs", target="ours")), None)
+        """Path of the variable that the tensor holds; None if it holds none."""
+        return next((path for path, _ in _renamed(self._of_type(Rule), key, old="theirs", new="ours")), None)
 
     def counters(self, path: str) -> Iterator[str]:
-        """The counters that the file has beside that variable."""
-        return (key for key, _ in _renamed(self._of_type(Counter), path, source="ours", target="theirs"))
+        """Names of the counters that the file has beside that variable."""
+        return (key for key, _ in _renamed(self._of_type(Counter), path, old="ours", new="theirs"))
 
     def is_counter(self, key: str) -> bool:
         return any(_pattern(row.theirs).fullmatch(key) for row in self._of_type(Counter))
 
     def unused(self, key: str) -> str | None:
-        """What the tensor is, where it is known and not needed."""
+        """Description of a tensor that CPNet does not need; None for all others."""
         return next((row.what for row in self._of_type(Unused) if _pattern(row.theirs).fullmatch(key)), None)
 
-    def _of_type(self, kind: type) -> list[Row]:
+    def _of_type(self, kind: type[Kind]) -> list[Kind]:
         return [row for row in self.rows if isinstance(row, kind)]
 
 
-def _renamed(rows: list[Row], name: str, *, source: str, target: str) -> Iterator[tuple[str, Row]]:
+def _renamed(rows: list[Kind], name: str, *, old: str, new: str) -> Iterator[tuple[str, Kind]]:
     for row in rows:
-        if match := _pattern(getattr(row, source)).fullmatch(name):
-            yield getattr(row, target).format(**match.groupdict()), row
+        if match := _pattern(getattr(row, old)).fullmatch(name):
+            yield getattr(row, new).format(**match.groupdict()), row
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""What a training starts from, read once, at its step 0: a pretrained backbone, or a network trained before."""
+"""Loads the variables that training starts from: a pretrained backbone, or a whole trained network."""
 
 import math
 from collections.abc import Sequence
@@ -20,22 +20,22 @@ from cpnet_jax.training import patterns
 from cpnet_jax.weights.merge import Variables, merge, paths
 from cpnet_jax.weights.resize_prior import Size, resize_prior
 
-# The context prior's convolution here, and in files of the authors' layout, where its first axis is h * w.
+# The context prior's kernel here, and in files of the authors' layout, where its first axis has length h * w.
 PRIOR, PRIOR_KEY = "context/prior/kernel", "decode_head.prior_conv.conv.weight"
 
 
 @dataclass(frozen=True)
-class Source:
-    """The fields of config.init, and what they have to agree with.
+class StartingPoint:
+    """The fields of config.init, and the fields of the network that loaded weights must agree with.
 
     Attributes:
-      backbone: a file or hf://... of a pretrained backbone.
-      checkpoint: a workdir of this program, one of the checkpoints in it, DIR/checkpoints/STEP, or a file or hf://...
-        of a whole CPNet in the authors' layout. It has a backbone: `backbone` is not read then.
-      skip: patterns (see `patterns`) of what keeps its initial value, and of what is there and has no use here.
-      saved_prior_size: (h, w) of the context prior in a file; empty: it is square.
-      prior_size: (h, w) of this network's; None: it has none.
-      mean, std: by which its images are normalised.
+      backbone: file or hf://... of a pretrained backbone; "" for none.
+      checkpoint: a workdir, one of its checkpoints, DIR/checkpoints/STEP, or a file or hf://... of a whole CPNet in the
+        authors' layout; "" for none. If set, `backbone` is not read.
+      skip: patterns (see `patterns`) of variables that keep their initial values, or exist only in the checkpoint.
+      saved_prior_size: (h, w) of the context prior in a file; empty to infer it.
+      prior_size: (h, w) of this network's context prior; None if it has none.
+      mean, std: by which this network's images are normalised.
     """
 
     backbone: str
@@ -49,86 +49,85 @@ class Source:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What was read, as numpy arrays; from where; and the (h, w) of their context prior, if they have one."""
+    """Variables read, as numpy arrays, their origin, and the (h, w) of their context prior (None without one)."""
 
     variables: Variables
     origin: str
     prior_size: Size | None = None
 
 
-def start_from(source: Source, initial: Variables, mesh: Mesh) -> tuple[Variables, list[str]]:
-    """The variables that a training starts with, and what there is to say of them.
+def start_from(start: StartingPoint, initial: Variables, mesh: Mesh) -> tuple[Variables, list[str]]:
+    """Loads the variables that training starts from.
 
-    Of several processes the first one reads files, for all: a file has to be on its host alone, one on the network is
-    fetched once, and all begin with the same bits whatever lies about on their disks. Workdirs are on disks that all of
-    them see anyway; each reads what its own devices need.
+    Process 0 reads files for all processes, so that a file is needed on one host only, is downloaded once, and gives
+    every process the same bits. All processes read a workdir, which is on a shared disk.
 
     Args:
+      start: where to load from.
       initial: {"params": ..., "batch_stats": ...} of the whole network, on every device of the mesh.
 
     Returns:
-      (variables like `initial`, lines for people: none where there is no source).
+      (variables like `initial`, lines to print; none if there is nothing to load).
 
     Raises:
-      UserError: where the source cannot be read, and where it does not fit the network.
+      UserError: if the weights cannot be read or do not fit the network.
     """
-    if not source.checkpoint and not source.backbone:
+    if not start.checkpoint and not start.backbone:
         return initial, []
-    if source.checkpoint:
-        field, part, loaded = "checkpoint", initial, _read_checkpoint(source, initial, mesh)
+    if start.checkpoint:
+        field, part, loaded = "checkpoint", initial, _read_checkpoint(start, initial, mesh)
     else:
         part = {name: {"backbone": tree["backbone"]} for name, tree in initial.items()}
-        field, loaded = "backbone", _read_backbone(source, part)
+        field, loaded = "backbone", _read_backbone(start, part)
     ours = paths(part)
-    skipped = patterns.matching(source.skip, ours | paths(loaded.variables), "config.init.skip")
-    found, resized = _of_our_prior_size(loaded, source.prior_size)
+    skipped = patterns.matching(start.skip, ours | paths(loaded.variables), "config.init.skip")
+    found, resized = _with_prior_size(loaded, start.prior_size)
     if ours <= skipped:
         raise UserError(
-            f"config.init.skip leaves nothing to take from {loaded.origin}: skip less, or leave config.init.{field} "
-            "empty"
+            f"config.init.skip leaves nothing to take from {loaded.origin}: skip less, or set config.init.{field} to ''"
         )
     merged = merge(part, found, skipped, f"config.init.{field} is {loaded.origin}, which")
     variables = {name: initial[name] | tree for name, tree in merged.items()}
     taken, kept = len(ours - skipped), len(paths(initial) - (ours - skipped))
     lines = [f"{taken} tensors are from {loaded.origin}; {kept or 'none'} keep their initial values."]
     if resized and PRIOR not in skipped:
-        lines.append(f"The context prior is resized from {_by(loaded.prior_size)} to {_by(source.prior_size)}.")
+        lines.append(f"The context prior is resized from {_by(loaded.prior_size)} to {_by(start.prior_size)}.")
     return sharding.on_every_device(mesh, variables), lines
 
 
-def _of_our_prior_size(loaded: Loaded, ours: Size | None) -> tuple[Variables, bool]:
-    """(its variables, their context prior resized if need be; whether it was)."""
-    if ours is None or loaded.prior_size in (None, ours):
+def _with_prior_size(loaded: Loaded, ours: Size | None) -> tuple[Variables, bool]:
+    """Returns the variables, with the context prior resized if necessary, and whether it was."""
+    if ours is None or loaded.prior_size is None or loaded.prior_size == ours:
         return loaded.variables, False
     return resize_prior(loaded.variables, loaded.prior_size, ours), True
 
 
-def _read_backbone(source: Source, part: Variables) -> Loaded:
+def _read_backbone(start: StartingPoint, part: Variables) -> Loaded:
     def read() -> Variables:
         like = {name: _shapes(tree["backbone"]) for name, tree in part.items()}
         try:
-            tensors = _for_our_images(source, weights.load(source.backbone))
+            tensors = _with_our_normalization(start, weights.load(start.backbone))
         except UserError as error:
-            raise UserError(f"config.init.backbone: {error}, or leave it empty to train from scratch") from error
-        found = weights.backbone_variables(tensors, like=like, skip=source.skip, name=source.backbone)
+            raise UserError(f"config.init.backbone: {error}, or set it to '' to train from scratch") from error
+        found = weights.backbone_variables(tensors, like=like, skip=start.skip, name=start.backbone)
         return {name: {"backbone": tree} for name, tree in found.items()}
 
-    return Loaded(processes.arrays_from_main(read), source.backbone)
+    return Loaded(processes.arrays_from_main(read), start.backbone)
 
 
-def _read_checkpoint(source: Source, initial: Variables, mesh: Mesh) -> Loaded:
-    # One process decides for all, since the others may not see its files.
-    workdir = processes.from_main(partial(_as_workdir, source.checkpoint))
+def _read_checkpoint(start: StartingPoint, initial: Variables, mesh: Mesh) -> Loaded:
+    # Process 0 decides for all: the others may not see its files.
+    workdir = processes.from_main(partial(_as_workdir, start.checkpoint))
     if workdir:
-        return _read_workdir(source, *workdir, mesh)
-    found = processes.arrays_from_main(partial(_read_file, source, initial))
+        return _read_workdir(start, *workdir, mesh)
+    found = processes.arrays_from_main(partial(_read_file, start, initial))
     prior = found["params"].get("context", {}).get("prior", {})
-    size = _saved_prior_size(source, prior["scale"].size) if "scale" in prior else None
-    return Loaded(found, source.checkpoint, size)
+    size = _saved_prior_size(start, prior["scale"].size) if "scale" in prior else None
+    return Loaded(found, start.checkpoint, size)
 
 
 def _as_workdir(checkpoint: str) -> tuple[str, str | int] | None:
-    """(workdir, which of its checkpoints); None where this names a file."""
+    """Returns (workdir, its checkpoint: a step or "latest"); None if this is a file."""
     if checkpoint.startswith("hf://"):
         return None
     path = files.as_path(checkpoint)
@@ -137,72 +136,72 @@ def _as_workdir(checkpoint: str) -> tuple[str, str | int] | None:
     return (str(path), "latest") if path.is_dir() else None
 
 
-def _read_workdir(source: Source, workdir: str, checkpoint: str | int, mesh: Mesh) -> Loaded:
+def _read_workdir(start: StartingPoint, workdir: str, checkpoint: str | int, mesh: Mesh) -> Loaded:
     found = load.restore(files.as_path(workdir), mesh, checkpoint, named_by="config.init.checkpoint")
-    _check_normalisation(source, workdir, found.config)
+    _check_normalization(start, workdir, found.config)
     size = build.prior_size(found.config) if found.config.model.context_prior else None
-    if source.saved_prior_size and size != tuple(source.saved_prior_size):
+    if start.saved_prior_size and size != tuple(start.saved_prior_size):
         raise UserError(
-            f"config.init.prior_size is {tuple(source.saved_prior_size)}, and the network in {workdir} was trained "
-            f"with {size or 'no context prior'}: leave it empty, it is for files"
+            f"config.init.prior_size is {tuple(start.saved_prior_size)}, but the network in {workdir} was trained "
+            f"with {size or 'no context prior'}: set it to (), since it is needed for files only"
         )
     return Loaded(jax.tree.map(np.asarray, found.variables), f"{workdir}/checkpoints/{found.step}", size)
 
 
-def _check_normalisation(source: Source, workdir: str, config: ml_collections.ConfigDict) -> None:
-    for field, ours in (("mean", source.mean), ("std", source.std)):
+def _check_normalization(start: StartingPoint, workdir: str, config: ml_collections.ConfigDict) -> None:
+    for field, ours in (("mean", start.mean), ("std", start.std)):
         theirs = tuple(config.data[field])
         if theirs != tuple(ours):
             raise UserError(
-                f"config.data.{field} is {tuple(ours)}, and the network in {workdir} was trained with {theirs}: give "
-                "that"
+                f"config.data.{field} is {tuple(ours)}, but the network in {workdir} was trained with {theirs}: set it "
+                "to that"
             )
 
 
-def _read_file(source: Source, initial: Variables) -> Variables:
+def _read_file(start: StartingPoint, initial: Variables) -> Variables:
     try:
-        found = weights.load(source.checkpoint)
+        found = weights.load(start.checkpoint)
         weights.check_dilation(found)
-        tensors = _for_our_images(source, found)
+        tensors = _with_our_normalization(start, found)
     except UserError as error:
-        raise UserError(f"config.init.checkpoint: {error}, or a workdir") from error
+        raise UserError(f"config.init.checkpoint: {error}, or name a workdir") from error
     like = _shapes(initial)
-    if source.prior_size and PRIOR_KEY in tensors:
-        saved = _saved_prior_size(source, len(tensors[PRIOR_KEY]))
-        like = jax.eval_shape(partial(resize_prior, old=source.prior_size, new=saved), like)
-    return weights.cpnet_variables(tensors, like=like, skip=source.skip, name=source.checkpoint)
+    if start.prior_size and PRIOR_KEY in tensors:
+        saved = _saved_prior_size(start, len(tensors[PRIOR_KEY]))
+        like = jax.eval_shape(partial(resize_prior, old=start.prior_size, new=saved), like)
+    return weights.cpnet_variables(tensors, like=like, skip=start.skip, name=start.checkpoint)
 
 
-def _for_our_images(source: Source, found: weights.Weights) -> dict[str, np.ndarray]:
-    return weights.adapt(found.tensors, found.pixels, mean=source.mean, std=source.std, name=found.source)
+def _with_our_normalization(start: StartingPoint, found: weights.PyTorchWeights) -> dict[str, np.ndarray]:
+    return weights.adapt(found.tensors, found.normalization, mean=start.mean, std=start.std, name=found.location)
 
 
-def _saved_prior_size(source: Source, positions: int) -> Size:
-    """(h, w) of the prior in a file, which tells the number of its positions only.
+def _saved_prior_size(start: StartingPoint, positions: int) -> Size:
+    """Infers (h, w) of the context prior in a file from its number of positions.
 
-    Square, unless it is said otherwise: 3600 positions are 60x60, and 45x80, too. Where they are as many as here and no
-    square, they are taken to be the same.
+    The number alone is ambiguous: 3600 positions are 60x60 or 45x80. Without `saved_prior_size`, the size is either
+    this network's or the square.
 
     Raises:
-      UserError: where it has to be said.
+      UserError: if `saved_prior_size` does not fit, or is empty although both sizes fit or neither does.
     """
-    side, given, ours = math.isqrt(positions), tuple(source.saved_prior_size), source.prior_size
+    side, given, ours = math.isqrt(positions), tuple(start.saved_prior_size), start.prior_size or (0, 0)
     if given:
         if math.prod(given) != positions:
             raise UserError(
-                f"config.init.prior_size is {given}, but the context prior in {source.checkpoint} has {positions} "
-                "positions: give height and width of the crop it was trained with, divided by 8"
+                f"config.init.prior_size is {given}, but the context prior in {start.checkpoint} has {positions} "
+                "positions: set it to height and width of the crop it was trained with, divided by 8"
             )
-        return given
+        return given[0], given[1]
     square, same = side * side == positions, math.prod(ours) == positions
     if same and (not square or ours == (side, side)):
         return ours
     if square and not same:
         return side, side
-    choice = f"{side}x{side} as well as {_by(ours)}" if square else "no square"
+    problem = f"can be {side}x{side} or {_by(ours)}" if square else "are not a square"
     raise UserError(
-        f"the context prior in {source.checkpoint} has {positions} positions, which is {choice}: give height and width "
-        "of the crop it was trained with, divided by 8, as config.init.prior_size"
+        f"the context prior in {start.checkpoint} has {positions} positions, which {problem}: set "
+        "config.init.prior_size to height and width of the crop it was trained with, divided by 8"
     )
 
 
@@ -210,5 +209,5 @@ def _shapes(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
 
 
-def _by(size: Sequence[int]) -> str:
-    return "x".join(map(str, size))
+def _by(size: Sequence[int] | None) -> str:
+    return "x".join(map(str, size or ()))

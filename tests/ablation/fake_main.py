@@ -1,8 +1,7 @@
-"""In place of main.py: leaves what a run leaves, with figures made of its arguments.
+"""Stand-in for main.py: writes a run's result files, with figures computed from its arguments.
 
-Of the environment: the row that FAIL names fails, the one that WAIT names waits until it is asked to stop, with DEAF
-until it is asked to by Ctrl-C.
-Every start adds a line to calls.txt, beside the folders of the rows.
+Environment variables: the row named by FAIL fails. The row named by WAIT waits for SIGTERM, or with DEAF for SIGINT.
+Every start appends a line to calls.txt, next to the folders of the rows.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""benchmarks/ablation.py over a stand-in for main.py."""
+"""benchmarks/ablation.py with a stand-in for main.py."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def make(out, rows=ROWS, seeds=(0, 1), overrides=(), classes=()):
 
 
 def complete(out, jobs=1, **options):
-    """(the ablation when all that could be run has been, its table.md)"""
+    """Runs an ablation; returns it and its table.md."""
     made = make(out, **options)
     ablation.run(made, jobs)
     return made, made.write()
@@ -55,11 +55,11 @@ def without_folders(text, out):
     return text.replace(os.path.relpath(out), "OUT")
 
 
-def test_every_row_is_run_with_every_seed_and_its_own_fields(tmp_path):
+def test_every_row_is_run_with_its_fields_and_every_seed(tmp_path):
     made, _ = complete(tmp_path)
     assert Counter(row for row, *_ in calls(tmp_path)) == dict.fromkeys(ROWS, 2)
     figures = [result.miou for found in made.results.values() for result in found.values()]
-    assert len(set(figures)) == 6, "no two had the same arguments"
+    assert len(set(figures)) == 6, "every run has different arguments"
     commands = {run.row: run.arguments for run in made.runs if run.seed == 1}
     assert commands["aux"] == (
         "--config=configs/quickstart.py",
@@ -77,7 +77,7 @@ def test_finished_runs_are_not_run_again(tmp_path):
     assert second == first
 
 
-def test_a_run_of_another_config_is_not_taken_for_this_one(tmp_path):
+def test_results_of_another_config_are_not_used(tmp_path):
     complete(tmp_path, seeds=[0])
     before = len(calls(tmp_path))
     assert not make(tmp_path, seeds=[0]).unfinished()
@@ -87,21 +87,21 @@ def test_a_run_of_another_config_is_not_taken_for_this_one(tmp_path):
 
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", '{"config": {}}'])
-def test_a_damaged_result_is_found_again(tmp_path, damaged):
+def test_a_damaged_result_is_replaced(tmp_path, damaged):
     _, first = complete(tmp_path, rows=["aux"], seeds=[0])
     (tmp_path / "aux" / "seed_0" / runs.RESULT).write_text(damaged)
     assert complete(tmp_path, rows=["aux"], seeds=[0])[1] == first
 
 
-def test_a_result_of_another_shape_is_found_again(tmp_path):
-    """As one that an older program left."""
+def test_a_result_with_other_fields_is_replaced(tmp_path):
+    """For example one of an older version."""
     _, first = complete(tmp_path, rows=["aux"], seeds=[0])
     path = tmp_path / "aux" / "seed_0" / runs.RESULT
     path.write_text(json.dumps(json.loads(path.read_text()) | {"result": {"miou": 1.0}}))
     assert complete(tmp_path, rows=["aux"], seeds=[0])[1] == first
 
 
-def test_a_failed_run_is_named_with_its_error_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+def test_a_failed_run_is_reported_with_its_error_and_the_others_continue(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FAIL", "aux")
     made, table = complete(tmp_path)
     said = capsys.readouterr().out
@@ -118,7 +118,7 @@ def test_a_failed_run_is_named_with_its_error_and_the_others_go_on(tmp_path, mon
     assert Counter(row for row, *_ in calls(tmp_path)) == {"none": 2, "full": 2, "aux": 4}
 
 
-def test_an_evaluation_of_something_else_is_not_taken_for_the_runs(tmp_path):
+def test_an_evaluation_with_other_settings_is_refused(tmp_path):
     made = make(tmp_path, rows=["full"], seeds=[0])
     ablation.run(made, 1)
     [run] = made.runs
@@ -126,11 +126,11 @@ def test_an_evaluation_of_something_else_is_not_taken_for_the_runs(tmp_path):
     for name, value in {"step": 4, "split": "test", "scales": [1.0, 0.5], "flip": True, "overlap": "average"}.items():
         other = evaluation | {"settings": evaluation["settings"] | {name: value}}
         (run.workdir / "eval.json").write_text(json.dumps(other))
-        with pytest.raises(UserError, match=f"is of {name} {re.escape(str(value))}, which is to be"):
-            runs.keep_result(run, made.configs[run])
+        with pytest.raises(UserError, match=f"has {name} {re.escape(str(value))}, but this config needs"):
+            runs.save_result(run, made.configs[run])
     (run.workdir / "eval.json").unlink()
     with pytest.raises(UserError, match=r"eval\.json cannot be read"):
-        runs.keep_result(run, made.configs[run])
+        runs.save_result(run, made.configs[run])
 
 
 PROGRAM = f"""
@@ -148,8 +148,8 @@ def program(out, *arguments):
     return [sys.executable, "-c", PROGRAM, *table, f"--out={out}", *arguments]
 
 
-def test_a_table_interrupted_and_resumed_is_the_same(tmp_path):
-    """By Ctrl-C or SIGTERM, while one run is at work and another has finished: that one is asked to save and stop."""
+def test_an_interrupted_and_resumed_table_is_the_same(tmp_path):
+    """SIGTERM arrives while one run is active and another has finished: the active one saves and stops."""
     out, straight = tmp_path / "interrupted", tmp_path / "straight"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WAIT": "aux"}
     process = subprocess.Popen(program(out), cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -160,7 +160,7 @@ def test_a_table_interrupted_and_resumed_is_the_same(tmp_path):
     process.send_signal(signal.SIGTERM)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 75, said
-    assert "the same command goes on" in said and "Traceback" not in said
+    assert "run the same command to continue" in said and "Traceback" not in said
     assert [row for row, *_ in calls(out)] == ["none", "aux"]
 
     environment.pop("WAIT")
@@ -175,7 +175,7 @@ def test_a_table_interrupted_and_resumed_is_the_same(tmp_path):
 
 
 def test_a_second_interrupt_stops_at_once(tmp_path):
-    """The run at work is told as main.py would be by a terminal, and no traceback is shown."""
+    """The active run gets SIGINT, as from a terminal, and no traceback is shown."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WAIT": "none", "DEAF": "1"}
     process = subprocess.Popen(
         program(tmp_path),
@@ -183,7 +183,7 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
-        # Whoever started the tests in the background has them, and what they start, ignore it.
+        # If the tests run in the background, they and their children ignore SIGINT.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     waiting = tmp_path / "none" / "seed_0"
@@ -195,11 +195,13 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
         process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 130, said
-    assert said.splitlines()[-1] == "Stopped at once: the same command goes on." and "Traceback" not in said
+    assert (
+        said.splitlines()[-1] == "Stopped without saving: run the same command to continue." and "Traceback" not in said
+    )
     assert (waiting / "ended").exists()
 
 
-def test_a_failure_ends_with_exit_status_1_and_a_mistake_with_2(tmp_path, monkeypatch):
+def test_a_failed_run_exits_with_1_and_a_mistake_with_2(tmp_path, monkeypatch):
     for name, value in {"FAIL": "aux", "PYTHONPATH": str(ROOT)}.items():
         monkeypatch.setenv(name, value)
     failed = subprocess.run(program(tmp_path), cwd=ROOT, capture_output=True, text=True)
@@ -212,13 +214,13 @@ def test_a_failure_ends_with_exit_status_1_and_a_mistake_with_2(tmp_path, monkey
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("--out={file}", "error: --out is {file}, which cannot be written to (File exists): name another"),
-        ("--out=gs://bucket/table", "error: --out is gs://bucket/table: logs are written line by line"),
-        ("--seeds=0,b", "ablation.py: error: argument --seeds: '0,b' is no list of whole numbers, as 0,1,2"),
+        ("--out={file}", "error: --out is {file}, which is not writable (File exists): name another folder"),
+        ("--out=gs://bucket/table", "error: --out is gs://bucket/table: name a folder on a local disk"),
+        ("--seeds=0,b", "ablation.py: error: argument --seeds: '0,b' is not a list of whole numbers such as 0,1,2"),
         ("--jobs=0", "ablation.py: error: --jobs must be at least 1"),
     ],
 )
-def test_a_mistake_in_an_argument_is_told_in_a_sentence(tmp_path, monkeypatch, capsys, argument, said):
+def test_a_mistake_in_an_argument_is_reported_in_one_line(tmp_path, monkeypatch, capsys, argument, said):
     (tmp_path / "file").touch()
     argument, said = (text.format(file=tmp_path / "file") for text in (argument, said))
     monkeypatch.setattr(sys, "argv", ["ablation.py", "--table=scenes", argument])
@@ -237,36 +239,36 @@ def test_a_mistake_in_an_argument_is_told_in_a_sentence(tmp_path, monkeypatch, c
         ({"overrides": ["--config.seed=7"]}, "config.seed is given twice"),
     ],
 )
-def test_a_mistake_is_told_before_anything_is_run(tmp_path, options, said):
+def test_a_mistake_is_reported_before_anything_is_run(tmp_path, options, said):
     with pytest.raises(UserError, match=said):
         make(tmp_path, **options)
     assert not list(tmp_path.iterdir())
 
 
-# Several at once
+# Simultaneous runs
 
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Says what JAX is to find there."""
+    """Sets the devices that JAX finds."""
 
     def has(platform, count):
-        monkeypatch.setattr(devices, "_ask", lambda: (platform, count))
+        monkeypatch.setattr(devices, "_count_devices", lambda: (platform, count))
 
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     return has
 
 
-def test_runs_at_once_come_to_the_same_and_have_a_gpu_each(tmp_path, machine):
+def test_simultaneous_runs_have_the_same_results_and_a_gpu_each(tmp_path, machine):
     machine("gpu", 2)
     _, alone = complete(tmp_path / "alone")
     _, spread = complete(tmp_path / "spread", jobs=2)
     assert without_folders(spread, tmp_path / "spread") == without_folders(alone, tmp_path / "alone")
-    assert {tuple(rest) for _, _, *rest in calls(tmp_path / "alone")} == {()}, "one run has all devices"
+    assert {tuple(rest) for _, _, *rest in calls(tmp_path / "alone")} == {()}, "a single run has all devices"
     assert {tuple(rest) for _, _, *rest in calls(tmp_path / "spread")} == {("0",), ("1",)}
 
 
-def test_a_device_each(monkeypatch, machine):
+def test_every_simultaneous_run_gets_its_own_device(monkeypatch, machine):
     assert devices.environments(1) == [{}]
     machine("cpu", 1)
     assert devices.environments(3) == [{}, {}, {}]
@@ -276,12 +278,12 @@ def test_a_device_each(monkeypatch, machine):
     machine("gpu", 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
     assert devices.environments(2) == [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "3"}]
-    with pytest.raises(UserError, match=r"--jobs is 3, and JAX finds 2 GPU\(s\) here: give at most 2"):
+    with pytest.raises(UserError, match=r"--jobs is 3, but JAX finds 2 GPU\(s\) here: use at most 2"):
         devices.environments(3)
 
 
 def test_the_devices_are_those_that_jax_finds():
-    assert devices._ask() == ("cpu", 1)
+    assert devices._count_devices() == ("cpu", 1)
 
 
 # The Markdown
@@ -291,7 +293,7 @@ def cells(line):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_a_line_holds_mean_and_sample_standard_deviation_and_all_lines_have_as_many_cells(tmp_path):
+def test_a_line_has_mean_and_sample_standard_deviation(tmp_path):
     made, text = complete(tmp_path, seeds=[0, 1, 2], classes=["sea"])
     lines = [cells(line) for line in text.splitlines() if line.startswith("|")]
     assert {len(line) for line in lines} == {6}
@@ -306,13 +308,13 @@ def test_a_line_holds_mean_and_sample_standard_deviation_and_all_lines_have_as_m
     assert "5 steps of 8, single scale, seeds 0, 1, 2" in text
 
 
-def test_one_seed_has_no_spread_and_what_was_not_run_has_a_dash(tmp_path):
+def test_one_seed_has_no_deviation_and_a_row_without_results_has_dashes(tmp_path):
     assert report.mean_and_spread([0.5]) == "50.00"
     line = next(line for line in make(tmp_path).write().splitlines() if line.startswith("| `aux`"))
     assert cells(line) == ["`aux`", "-", "-", "-", "0 of 2"]
 
 
-def test_the_command_of_each_row_is_beneath_and_runs_it(tmp_path):
+def test_the_printed_command_of_a_row_runs_it(tmp_path):
     _, text = complete(tmp_path / "a folder", seeds=[0])
     commands = text.split("```")[1].strip().splitlines()
     assert commands[::2] == [f"# {row}" for row in ROWS]
@@ -322,7 +324,7 @@ def test_the_command_of_each_row_is_beneath_and_runs_it(tmp_path):
     assert (tmp_path / "a folder/aux/seed_0/eval.json").read_text() == before
 
 
-def test_what_the_paper_reports_stands_beside_ours(tmp_path):
+def test_published_figures_have_a_column(tmp_path):
     chosen = ablation.choose("paper", ["full", "kernel_3"])
     made = ablation.Ablation(chosen, "configs/ade20k.py", [0], overrides=[], classes=[], out=tmp_path)
     lines = [cells(line) for line in made.write().splitlines() if line.startswith("|")]

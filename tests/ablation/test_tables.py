@@ -22,15 +22,15 @@ ROWS = [(name, row) for name, one in TABLES.items() for row in one.rows]
 
 
 def config_of(name, row):
-    """As benchmarks/ablation.py has it."""
+    """The config of a row, as benchmarks/ablation.py loads it."""
     one = TABLES[name]
     chosen = table.Table(name, one.config, {row: one.rows[row]}, {})
-    [run] = runs.of_table(chosen, str(ROOT / one.config), [0], [], Path("out"))
+    [run] = runs.make_runs(chosen, str(ROOT / one.config), [0], [], Path("out"))
     return runs.load_config(run)
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS)
-def test_a_row_passes_the_checks_and_is_the_same_as_an_ordinary_config(name, row):
+def test_a_row_passes_the_checks_and_equals_its_config_file(name, row):
     config = config_of(name, row)
     ordinary = importlib.import_module(f"configs.ablations.{name}").get_config(row)
     check_config(ordinary)
@@ -48,17 +48,17 @@ def test_the_rows_of_a_table_all_differ():
 # The rows of camvid are those of scenes.
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name, row in ROWS if name != "camvid"])
 def test_a_row_traces_one_training_step(name, row):
-    """With a small backbone and crop: none of what the rows are about."""
+    """With a small backbone and crop, which no row sets."""
     config = config_of(name, row)
     config.model.depth, config.data.crop_size, config.batch_size = 18, (64, 64), 2
     model, tx, loss = build.make_model(config), build.make_optimizer(config), build.make_loss(config)
     state = jax.eval_shape(build.make_create_state(config))
     batch = {
-        "image": jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32),
+        "image": jax.ShapeDtypeStruct((2, 64, 64, 3), np.uint8),
         "label": jax.ShapeDtypeStruct((2, 64, 64), np.uint8),
     }
     step = lambda state, batch: train_step(  # noqa: E731
-        state, batch, model=model, loss=loss, tx=tx, normalize=lambda images: images
+        state, batch, model=model, loss=loss, tx=tx, normalize=lambda images: images.astype(np.float32)
     )
     after, metrics = jax.eval_shape(step, state, batch)
     assert jax.tree.map(np.shape, after) == jax.tree.map(np.shape, state)
@@ -66,7 +66,7 @@ def test_a_row_traces_one_training_step(name, row):
     assert ("aux" in metrics) == bool(config.model.aux_channels)
 
 
-def test_published_figures_are_of_rows_and_those_of_the_design():
+def test_published_figures_belong_to_rows():
     for one in TABLES.values():
         assert set(one.published) <= set(one.rows)
     assert TABLES["paper"].published == {
@@ -92,36 +92,36 @@ def test_the_docstring_of_a_table_gives_its_command():
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("--config=configs/ablations/scenes.py:pspp", "no row 'pspp'"),
+        ("--config=configs/ablations/scenes.py:pspp", "row 'pspp' does not exist"),
         ("--config=configs/quickstart.py:psp", "cannot be loaded"),
-        ("--config=configs/nowhere.py:psp", "configs/nowhere.py is no file"),
+        ("--config=configs/nowhere.py:psp", "configs/nowhere.py does not exist"),
     ],
 )
-def test_a_row_that_is_not_there_is_told_in_a_sentence(monkeypatch, argument, said):
+def test_an_unknown_row_is_reported_in_one_line(monkeypatch, argument, said):
     monkeypatch.chdir(ROOT)
     with pytest.raises(UserError, match=said):
         command_line.parse(["main.py", argument])
 
 
-def test_a_table_that_is_not_there_is_told_in_a_sentence():
-    with pytest.raises(UserError, match=r"--table is nothing: take one of camvid, paper, scenes"):
+def test_an_unknown_table_is_reported_in_one_line():
+    with pytest.raises(UserError, match=r"--table is nothing: use one of camvid, paper, scenes"):
         table.load("nothing", FOLDER)
 
 
-def test_a_tables_file_with_a_mistake_is_named_in_a_sentence(tmp_path):
+def test_a_mistake_in_a_tables_file_is_reported_in_one_line(tmp_path):
     good = 'CONFIG = "configs/quickstart.py"\nROWS = {"a_row-1.5": {}}\nPUBLISHED = {}\n'
     files = {
         "good": (good, None),
         "syntax": ("CONFIG =", "cannot be loaded: SyntaxError"),
         "module": ("import nothing_like_it", "cannot be loaded: ModuleNotFoundError"),
-        "config": (good.replace("CONFIG", "CONFIGS"), "has no CONFIG as it must be"),
-        "published": (good.replace("{}\n", "3\n"), "has no PUBLISHED as it must be"),
-        "list": (good.replace('{"a_row-1.5": {}}', "[]"), "has no ROWS as it must be"),
-        "empty": (good.replace('{"a_row-1.5": {}}', "{}"), "is empty: give at least one row"),
-        "slash": (good.replace("a_row-1.5", "a/b"), "has 'a/b': name a row by letters"),
-        "dots": (good.replace("a_row-1.5", ".."), "has '..': name a row by letters"),
-        "comma": (good.replace("a_row-1.5", "a,b"), "has 'a,b': name a row by letters"),
-        "fields": (good.replace(": {}", ": None"), "row a_row-1.5 in .* is None: give the fields"),
+        "config": (good.replace("CONFIG", "CONFIGS"), "must define CONFIG"),
+        "published": (good.replace("{}\n", "3\n"), "must define PUBLISHED"),
+        "list": (good.replace('{"a_row-1.5": {}}', "[]"), "must define ROWS"),
+        "empty": (good.replace('{"a_row-1.5": {}}', "{}"), "is empty: add at least one row"),
+        "slash": (good.replace("a_row-1.5", "a/b"), "has 'a/b': a row's name may have letters"),
+        "dots": (good.replace("a_row-1.5", ".."), "has '..': a row's name may have letters"),
+        "comma": (good.replace("a_row-1.5", "a,b"), "has 'a,b': a row's name may have letters"),
+        "fields": (good.replace(": {}", ": None"), "row a_row-1.5 in .* is None: it must be a dict of fields"),
     }
     for name, (text, said) in files.items():
         (tmp_path / f"{name}.py").write_text(text)
@@ -132,15 +132,15 @@ def test_a_tables_file_with_a_mistake_is_named_in_a_sentence(tmp_path):
             table.load(name, tmp_path)
 
 
-def test_a_rows_text_keeps_its_blanks(monkeypatch):
+def test_a_string_in_a_row_keeps_its_spaces(monkeypatch):
     monkeypatch.chdir(ROOT)
     one = table.Table("one", "configs/quickstart.py", {"a": {"data.source": "my data", "data.scales": (0.5, 1.0)}}, {})
-    [run] = runs.of_table(one, one.config, [0], [], Path("out"))
+    [run] = runs.make_runs(one, one.config, [0], [], Path("out"))
     config = runs.load_config(run)
     assert config.data.source == "my data" and tuple(config.data.scales) == (0.5, 1.0)
 
 
-def test_parameters_are_counted_without_any_being_made():
+def test_parameters_are_counted_from_shapes():
     config = config_of("scenes", "none")
     fcn = runs.count_parameters(config, classes=12)
     assert runs.count_parameters(config, classes=13) == fcn + 128 + 1

@@ -1,4 +1,4 @@
-"""Prepared data, a compilation cache that is filled, and what an undisturbed run comes to."""
+"""Fixtures: prepared data with a filled compilation cache, and the result of an uninterrupted run."""
 
 import signal
 
@@ -8,8 +8,8 @@ from whole_program import write_camvid
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ctrl_c_is_heard():
-    """Where the tests run in the background it is ignored, and the program would inherit that."""
+def sigint_is_handled():
+    """Handles SIGINT: tests that run in the background ignore it, and the program would inherit that."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def undisturbed(folder):
-    """The final state of a run from its beginning to its end."""
+    """Final state of an uninterrupted run."""
     with Run(folder, folder / "undisturbed") as run:
         assert run.status() == 0, run.output()
     return final_state(run.workdir)[1]

@@ -1,6 +1,6 @@
-"""Every fault provoked for real, many times, on the real program:  make test-faults
+"""Faults injected into the real program, many times:  make test-faults
 
-Prints a table: fault, tries, the steps that had to be taken again, outcome.
+Prints a table of faults with the number of tries, the steps lost, and the outcome.
 """
 
 import os
@@ -37,7 +37,7 @@ def finish(folder, workdir, reference):
 
 
 def lost_steps(workdir):
-    """Those that were logged since the newest whole checkpoint."""
+    """Number of steps logged since the newest whole checkpoint."""
     saved = [int(path.name) for path in (workdir / "checkpoints").glob("*") if path.name.isdecimal()]
     return logged_steps(workdir) - max(saved, default=0)
 
@@ -48,7 +48,7 @@ def span(numbers):
 
 @pytest.mark.parametrize("when", ["at any moment", "while a checkpoint is written"])
 def test_killed(folder, undisturbed, table, when):
-    """Each start resumes the one that was killed before it; whatever gets to its end is compared, and begun anew."""
+    """Each start resumes the run killed before. A run that finishes is compared, and a new one is started."""
     rng = np.random.default_rng(len(when))
     workdir, lost, finished = folder / f"killed {when}", [], 1
 
@@ -72,8 +72,10 @@ def test_killed(folder, undisturbed, table, when):
             shutil.rmtree(workdir)
             finished += 1
     finish(folder, workdir, undisturbed)
-    assert max(lost) <= 2 * CHECKPOINT_EVERY, "those since the last whole checkpoint; the newest may be in the writing"
-    table(f"kill -9 {when}", len(lost), span(lost), f"{finished} run(s) resumed to their end, bit for bit the same")
+    assert max(lost) <= 2 * CHECKPOINT_EVERY, (
+        "at most the steps since the last whole checkpoint, while the newest is being written"
+    )
+    table(f"kill -9 {when}", len(lost), span(lost), f"{finished} run(s) resumed and finished, bit for bit the same")
 
 
 @pytest.mark.parametrize(("name", "tries"), [("SIGTERM", 4), ("SIGINT", 4)])
@@ -86,7 +88,7 @@ def test_asked_to_stop_at_any_moment(folder, undisturbed, table, name, tries):
                 run.send(signal.Signals[name])
             status = run.status()
         assert "Traceback" not in run.output()
-        if status == 0:  # it had come to its end
+        if status == 0:  # it had finished
             assert_as_uninterrupted(workdir, undisturbed)
             shutil.rmtree(workdir)
         else:
@@ -99,7 +101,7 @@ def test_asked_to_stop_at_any_moment(folder, undisturbed, table, name, tries):
 
 @pytest.mark.parametrize("name", ["state", "config", "SHA256SUMS"])
 def test_a_flipped_byte(folder, undisturbed, table, name):
-    """All files of a checkpoint, one by one: test_damaged_checkpoints."""
+    """In one file; test_damaged_checkpoints covers every file."""
     workdir = folder / f"flipped {name}"
     with Run(folder, workdir, eval_every=4) as run:
         assert run.until(lambda: (workdir / "checkpoints" / "6").exists())
@@ -110,14 +112,14 @@ def test_a_flipped_byte(folder, undisturbed, table, name):
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     run = finish(folder, workdir, undisturbed)
-    assert f"{newest.name} is damaged and passed over" in run.output() and run.resumed_at() == 4
+    assert f"{newest.name} is damaged and skipped" in run.output() and run.resumed_at() == 4
     assert (workdir / "checkpoints" / f"{newest.name}.damaged").is_dir()
-    table(f"a flipped byte in {name}", 1, int(newest.name) - 4, "told, set aside, the older checkpoint taken")
+    table(f"a flipped byte in {name}", 1, int(newest.name) - 4, "reported, set aside, the older checkpoint used")
 
 
 @contextmanager
 def mounted(folder, options):
-    """A small file system of its own."""
+    """Mounts a small temporary file system."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
@@ -129,7 +131,7 @@ def mounted(folder, options):
 
 
 def refused(run, *words):
-    """The program ended with one sentence that has these words."""
+    """Checks that the program exited with 2 and one error line that has these words."""
     assert run.status() == 2, run.output()
     assert "Traceback" not in run.output(), run.output()
     [line] = run.errors()
@@ -147,7 +149,7 @@ def test_a_full_disk(folder, undisturbed, table):
         lost = lost_steps(workdir)
         (disk / "filler").unlink()
         assert finish(folder, workdir, undisturbed).resumed_at() == max(steps)
-    table("disk full", 1, lost, "exit 2, the last checkpoint whole; with room again, bit for bit")
+    table("disk full", 1, lost, "exit 2, the last checkpoint whole; after freeing space, resumed bit for bit")
 
 
 def fill(disk):
@@ -166,8 +168,8 @@ def test_a_read_only_disk(folder, undisturbed, table):
     table("read-only workdir", 1, 0, "exit 2 before the first step")
 
 
-def test_a_folder_that_nothing_can_be_added_to(folder, undisturbed, table):
-    """Root may write anywhere, but for what is immutable."""
+def test_an_immutable_checkpoints_folder(folder, undisturbed, table):
+    """Uses the immutable attribute, since root can write to read-only folders."""
     workdir = folder / "immutable"
     checkpoints = workdir / "checkpoints"
     with Run(folder, workdir) as run, ExitStack() as stack:
@@ -178,7 +180,7 @@ def test_a_folder_that_nothing_can_be_added_to(folder, undisturbed, table):
         refused(run, f"{checkpoints}")
     lost = lost_steps(workdir)
     finish(folder, workdir, undisturbed)
-    table("checkpoints/ read-only in mid-run", 1, lost, "exit 2; made writable again, bit for bit")
+    table("checkpoints/ read-only during a run", 1, lost, "exit 2; after making it writable, resumed bit for bit")
 
 
 def test_a_vanishing_workdir(folder, undisturbed, table):
@@ -191,7 +193,7 @@ def test_a_vanishing_workdir(folder, undisturbed, table):
     shutil.rmtree(workdir, ignore_errors=True)
     (folder / "away").rename(workdir)
     finish(folder, workdir, undisturbed)
-    table("workdir vanishes", 1, lost, "exit 2 at the next step; put back, bit for bit")
+    table("workdir vanishes", 1, lost, "exit 2 at the next step; after putting it back, resumed bit for bit")
 
 
 def two_processes(folder, workdir, stack):
@@ -212,10 +214,10 @@ def test_a_peer_that_dies(folder, undisturbed, table, victim):
         survivor = runs[1 - victim]
         status, took = survivor.status(60), time.monotonic() - began
         assert status in (69, 134), survivor.output()
-        time.sleep(1)  # the line comes from a process of its own, after the end of this one
+        time.sleep(1)  # a separate process prints the line after this one has ended
         last = survivor.output().strip().splitlines()[-1]
-        assert last.startswith(f"error: process {1 - victim} of 2 ended because another one has died"), last
-    table(f"process {victim} of 2 dies", 1, "", f"the other one exits {status} after {took:.0f} s, with one sentence")
+        assert last.startswith(f"error: process {1 - victim} of 2 ended because another process died"), last
+    table(f"process {victim} of 2 dies", 1, "", f"the other exits {status} after {took:.0f} s with one line")
 
 
 def test_one_process_of_two_is_asked_to_stop(folder, undisturbed, table):
@@ -227,5 +229,5 @@ def test_one_process_of_two_is_asked_to_stop(folder, undisturbed, table):
         assert [run.status() for run in runs] == [75, 75], runs[0].output() + runs[1].output()
     said = [next(line for line in run.output().splitlines() if line.startswith("Stopped at step")) for run in runs]
     assert said[0] == said[1]
-    assert f"step {checkpoint_steps(workdir)[-1]}," in said[0]
+    assert f"step {checkpoint_steps(workdir)[-1]} with" in said[0]
     table("SIGTERM to process 1 of 2", 1, 0, "both save the same step and exit 75")

@@ -1,4 +1,4 @@
-"""A short run of the real program, small enough to be started and broken many times."""
+"""A short run of the real program, small enough to be started and interrupted many times."""
 
 import os
 import re
@@ -21,7 +21,7 @@ FIELDS = {"eval_every": 0, "checkpoint_every": CHECKPOINT_EVERY, "eval.pictures"
 
 
 class Run:
-    """A start of the program; to be used in a `with`, which ends what is left of it."""
+    """A process of the program; a context manager that kills it at the end."""
 
     def __init__(self, folder, workdir, *, program=("main.py",), stdout=None, **fields):
         overrides = [f"--config.{name}={value}" for name, value in (FIELDS | fields).items()]
@@ -45,7 +45,7 @@ class Run:
         self._output.close()
 
     def until(self, happened, *, seconds=240):
-        """Waits for it; False where the program ends before."""
+        """Waits until it happened; False if the program ends first."""
         end = time.monotonic() + seconds
         while not happened():
             assert time.monotonic() < end, self.output()
@@ -55,13 +55,13 @@ class Run:
         return True
 
     def until_trained(self, steps):
-        """Waits until it has taken so many steps itself."""
+        """Waits until this process has taken this number of steps."""
         return self.until(
             lambda: self.resumed_at() is not None and logged_steps(self.workdir) >= self.resumed_at() + steps
         )
 
     def until_some_moment(self, rng):
-        """Waits until somewhere in its start (once in five times), or in or between its first steps."""
+        """Waits until a random moment: during start-up (one time in five), or during its first steps."""
         steps = rng.integers(0, 5)
         if steps:
             self.until_trained(steps)
@@ -76,19 +76,19 @@ class Run:
         self.process.wait()
 
     def status(self, seconds=240):
-        """Its exit status, which it is waited for; 128 + n where signal n ended it."""
+        """Waits for the exit status; 128 + n if signal n ended the program."""
         status = self.process.wait(timeout=seconds)
         return status if status >= 0 else 128 - status
 
     def output(self):
-        """All it has said, on both streams."""
+        """Standard output and standard error so far."""
         return Path(self._output.name).read_text()
 
     def errors(self):
         return [line for line in self.output().splitlines() if line.startswith("error: ")]
 
     def resumed_at(self):
-        """The step that it said it went on from; 0: from the beginning; None: it did not come that far."""
+        """The step from which it resumed, 0 if it started from the beginning, None if it printed neither."""
         if match := re.search(r"resuming at step (\d+)", self.output()):
             return int(match[1])
         return 0 if "training for" in self.output() else None
@@ -107,14 +107,14 @@ def checkpoint_steps(workdir):
 
 
 def final_state(workdir):
-    """(step, state) of the newest checkpoint."""
+    """Returns step and state of the newest checkpoint."""
     with Checkpoints(Path(workdir) / "checkpoints", read_only=True) as checkpoints:
         step = checkpoints.latest()
         return step, checkpoints.restore_as_saved(step)
 
 
 def assert_as_uninterrupted(workdir, reference):
-    """Bit for bit: parameters, statistics, optimiser state, keys."""
+    """Compares parameters, statistics, optimiser state and keys bit for bit."""
     step, state = final_state(workdir)
     assert step == STEPS
     jax.tree.map(np.testing.assert_array_equal, state, reference)

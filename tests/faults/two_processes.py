@@ -1,4 +1,4 @@
-"""One process of a run of two:  python two_processes.py INDEX PORT FLAGS OF main.py ..."""
+"""One process of a run with two:  python two_processes.py INDEX PORT MAIN_FLAGS..."""
 
 import sys
 
@@ -11,7 +11,7 @@ HEARTBEAT_SECONDS = 10
 
 
 def join(index: int, port: int) -> None:
-    """Lets this process meet the other one where main looks for the devices; JAX's own heartbeat is 100 seconds."""
+    """Connects the processes when main.py looks for devices, with a shorter heartbeat than JAX's 100 seconds."""
     configure = jax_settings.configure
 
     def join_and_configure(*arguments):

@@ -1,4 +1,4 @@
-"""Several real processes of one run, on this machine."""
+"""Starts several processes of one run on this machine."""
 
 import os
 import socket
@@ -27,7 +27,7 @@ def start(*arguments, **environment):
 
 
 def finish(processes):
-    """(exit status, stdout, stderr) of each."""
+    """Waits for the processes; returns exit status, stdout and stderr of each."""
     try:
         outputs = [process.communicate(timeout=300) for process in processes]
     finally:
@@ -37,7 +37,7 @@ def finish(processes):
 
 
 def run_processes(program, folder, count=2):
-    """python PROGRAM FOLDER INDEX COUNT PORT, of every INDEX at once."""
+    """Runs `python PROGRAM FOLDER INDEX COUNT PORT` for every INDEX at the same time; all must succeed."""
     port = free_port()
     for status, out, err in finish([start(program, folder, index, count, port) for index in range(count)]):
         assert status == 0, out + err

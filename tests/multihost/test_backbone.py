@@ -1,4 +1,4 @@
-"""A pretrained backbone that lies on the first host alone is what all processes begin with."""
+"""All processes start from a pretrained backbone that only the first host has."""
 
 import json
 
@@ -27,4 +27,6 @@ def test_a_backbone_on_the_first_host_is_what_every_process_starts_from(tmp_path
         assert set(found) == set(variables)
         assert all(np.array_equal(found[path], variables[path]) for path in variables), folder
         assert json.loads((folder / "lines.json").read_text())[0].startswith(f"{len(variables)} tensors are from")
-        assert "absent.safetensors is no file" in (folder / "refused.txt").read_text(), "none waits for another"
+        assert "absent.safetensors is not a file" in (folder / "refused.txt").read_text(), (
+            "every process raises instead of waiting"
+        )

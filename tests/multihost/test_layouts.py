@@ -1,4 +1,4 @@
-"""The same numbers on one device, on eight, and on two processes of four; also where a run changes its layout."""
+"""Training has the same numbers on one device, eight devices and two processes of four, also after a change."""
 
 import json
 from functools import cache
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 
 
 def write_camvid(folder):
-    """Of the examples only every eighth has labels at all: most devices see none in a step."""
+    """Only every eighth example has labels, so that most devices see none in a step."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 16), ("val", 1)):
         for place in range(count):
@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 
 @cache
 def trainer(count, folder):
-    """Of a single process with so many devices."""
+    """A trainer of one process with this number of devices."""
     make_mesh, devices = sharding.make_mesh, jax.devices()[:count]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sharding, "make_mesh", lambda chosen=None: make_mesh(devices if chosen is None else chosen))
@@ -50,7 +50,7 @@ def eight(folder):
 
 @pytest.fixture(scope="module")
 def two_processes(folder, eight):
-    """Name -> (metrics of every step, leaves of the final state), as the first process found it."""
+    """Results of process 0 by name: metrics of every step, and leaves of the final state."""
     for index in range(2):
         (folder / f"process_{index}").mkdir()
     run_processes(train_process.__file__, folder)
@@ -63,12 +63,12 @@ def two_processes(folder, eight):
     first, second = ({name: found(index, name) for name in names} for index in range(2))
     for name in names:
         assert first[name][0] == second[name][0]
-        assert all(map(np.array_equal, first[name][1], second[name][1])), "replicas stay the same"
+        assert all(map(np.array_equal, first[name][1], second[name][1])), "all replicas are the same"
     return first
 
 
 def assert_same_steps(ours, theirs):
-    """The losses to float32's rounding; their terms and the gradient are differences and cancel more."""
+    """Losses agree up to float32 rounding; their terms and the gradient less, because of cancellation."""
     for step, (our, their) in enumerate(zip(ours, theirs, strict=True)):
         for name, value in their.items():
             wanted = pytest.approx(value, rel=1e-5 if name == "loss" else 1e-3, abs=1e-6)
@@ -99,7 +99,7 @@ def test_two_processes_resume_bitwise(two_processes):
     assert all(map(np.array_equal, resumed[1], straight[1]))
 
 
-def test_a_run_goes_on_on_another_number_of_devices_or_processes(folder, eight, two_processes):
+def test_a_run_resumes_on_another_number_of_devices_or_processes(folder, eight, two_processes):
     later = eight[0][SAVED:]
     assert_same_steps(two_processes["from_eight_devices"][0], later)  # one process -> two
     for count, saved_by in ((8, "two_processes"), (4, "eight_devices"), (8, "one_device")):

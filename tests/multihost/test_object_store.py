@@ -1,4 +1,4 @@
-"""gs:// paths, through a store in memory behind etils' own way to reach buckets."""
+"""gs:// paths, with an in-memory store behind fsspec, which etils uses for buckets."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from cpnet_jax.training.metrics import MetricsWriter
 
 
 class Bucket(AbstractFileSystem):
-    """Objects that appear whole, when they are closed; there are no folders and no renames."""
+    """A bucket: an object appears whole when its file is closed; folders and renames do not exist."""
 
     protocol = ("gcs", "gs")
     objects: dict[str, bytes]
@@ -71,15 +71,15 @@ def bucket(monkeypatch):
     return Bucket
 
 
-def test_names_become_local_paths_or_paths_of_a_store(bucket, monkeypatch, tmp_path):
+def test_names_become_local_paths_or_store_paths(bucket, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.as_path("~/run") == tmp_path / "run"
     assert str(files.as_path("gs://bucket/run") / "a" / "b") == "gs://bucket/run/a/b"
-    with pytest.raises(UserError, match="ftp://x/y is a URL of no known kind"):
+    with pytest.raises(UserError, match="ftp://x/y has an unsupported URL scheme"):
         files.as_path("ftp://x/y")
 
 
-def test_what_is_written_appears_whole_or_not_at_all(bucket):
+def test_a_written_object_appears_whole_or_not_at_all(bucket):
     path = files.as_path("gs://bucket/run/config.json")
     files.make_folder(path.parent, "--workdir")
     files.write_json(path, {"a": 1})
@@ -95,11 +95,11 @@ def test_a_bucket_that_cannot_be_written_to_is_named(bucket, monkeypatch):
         raise PermissionError("no credentials")
 
     monkeypatch.setattr(_Upload, "close", refuse)
-    with pytest.raises(UserError, match=r"--workdir is gs://bucket/run, which cannot be written to .*no credentials"):
+    with pytest.raises(UserError, match=r"--workdir is gs://bucket/run, which is not writable .*no credentials"):
         files.make_folder(files.as_path("gs://bucket/run"), "--workdir")
 
 
-def test_metrics_and_events_grow_in_a_bucket_and_go_on_after_a_restart(bucket, monkeypatch):
+def test_metrics_and_events_in_a_bucket_grow_and_continue_after_a_restart(bucket, monkeypatch):
     workdir = files.as_path("gs://bucket/run")
     monkeypatch.setattr(log_files, "UPLOAD_SECONDS", 0)
     with MetricsWriter(workdir, 0) as writer:
@@ -114,7 +114,7 @@ def test_metrics_and_events_grow_in_a_bucket_and_go_on_after_a_restart(bucket, m
     assert events and any(b"loss" in data for data in events)
 
 
-def test_metrics_are_not_uploaded_at_every_line(bucket):
+def test_metrics_are_not_uploaded_on_every_line(bucket):
     with MetricsWriter(files.as_path("gs://bucket/run"), 0) as writer:
         for step in range(20):
             writer.write(step, {"loss": 1.0})
@@ -142,7 +142,7 @@ def labels(builder):
 def test_records_are_prepared_once_for_all_hosts_of_a_bucket(bucket, source, tmp_path):
     url = "gs://bucket/data"
     first = builders.prepare(catalog.CAMVID, url, source, cache=tmp_path / "host_0")
-    assert bucket.uploads[-1].endswith("dataset_info.json"), "whole only when all is there"
+    assert bucket.uploads[-1].endswith("dataset_info.json"), "the dataset is complete only after the last upload"
     shutil.rmtree(source)
     uploads = len(bucket.uploads)
     second = builders.prepare(catalog.CAMVID, url, cache=tmp_path / "host_1")
@@ -150,7 +150,7 @@ def test_records_are_prepared_once_for_all_hosts_of_a_bucket(bucket, source, tmp
     assert len(bucket.uploads) == uploads
 
 
-def test_an_interrupted_upload_is_not_taken_for_whole_and_a_newer_one_replaces_the_copy(bucket, source, tmp_path):
+def test_an_interrupted_upload_is_not_used_and_a_newer_one_replaces_the_copy(bucket, source, tmp_path):
     url = "gs://bucket/data"
     builders.prepare(catalog.CAMVID, url, source, cache=tmp_path / "host_0")
     for name in [name for name in bucket.objects if name.endswith("dataset_info.json")]:
@@ -163,7 +163,7 @@ def test_an_interrupted_upload_is_not_taken_for_whole_and_a_newer_one_replaces_t
     assert len(labels(builders.prepare(catalog.CAMVID, url, cache=tmp_path / "host_0"))) == 4
 
 
-def test_a_file_made_locally_arrives_with_its_size(bucket):
+def test_a_local_file_is_uploaded_whole(bucket):
     path = files.as_path("gs://bucket/run/net.cpnet")
     with files.replacing(path) as temporary:
         temporary.write_bytes(b"network")

@@ -1,4 +1,4 @@
-"""How processes come together, and what is said where they do not."""
+"""Processes connect to one another, and failures to do so are reported."""
 
 import json
 import os
@@ -25,9 +25,9 @@ distributed.start(address, count and int(count), index and int(index), timeout=5
 print("processes", jax.process_count(), "runtime", jax.distributed.is_initialized())
 """
 MISTAKES = {
-    "an address is missing": ((None, 2, 0), "--coordinator missing"),
-    "a number is missing": (("host:1234", None, 0), "--num_processes missing"),
-    "two are missing": (("host:1234", None, None), "--num_processes and --process_id missing"),
+    "an address is missing": ((None, 2, 0), "add --coordinator$"),
+    "a number is missing": (("host:1234", None, 0), "add --num_processes$"),
+    "two are missing": (("host:1234", None, None), "add --num_processes and --process_id$"),
     "an id out of range": (("host:1234", 2, 2), "--process_id is 2"),
     "a negative id": (("host:1234", 2, -1), "--process_id is -1"),
     "no processes": (("host:1234", 0, 0), "--num_processes is 0"),
@@ -37,14 +37,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_flags_that_cannot_be_right_are_named(mistake):
+def test_impossible_flags_are_named(mistake):
     arguments, named = MISTAKES[mistake]
     with pytest.raises(UserError, match=named):
         distributed.start(*arguments)
     assert not jax.distributed.is_initialized()
 
 
-def test_a_port_that_is_taken_is_named():
+def test_a_port_in_use_is_named():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(UserError, match=f"port {port}"):
@@ -52,17 +52,17 @@ def test_a_port_that_is_taken_is_named():
 
 
 @pytest.mark.parametrize("launched", [{}, {"SLURM_NTASKS": "1"}, {"OMPI_COMM_WORLD_SIZE": "1"}])
-def test_a_process_alone_starts_no_runtime(launched):
-    """In a process of its own: JAX refuses to look for others once it has devices."""
+def test_a_single_process_starts_no_distributed_runtime(launched):
+    """In a new process, since JAX refuses to connect to others after it has used devices."""
     code = (
-        "import jax; from cpnet_jax import distributed; distributed.start(); distributed.start(num_processes=1); "
-        "assert not jax.distributed.is_initialized()"
+        "import jax; from cpnet_jax.runtime import distributed; distributed.start(); "
+        "distributed.start(num_processes=1); assert not jax.distributed.is_initialized()"
     )
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **launched}
     subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True)
 
 
-def test_launchers_are_recognised_and_processes_that_do_not_come_are_told():
+def test_launchers_are_recognised_and_missing_processes_are_reported():
     def slurm(index):
         job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost"}
         return job | {"SLURM_NTASKS": "2", "SLURM_PROCID": index, "SLURM_LOCALID": index}
@@ -81,10 +81,10 @@ def test_launchers_are_recognised_and_processes_that_do_not_come_are_told():
     (status, _, err), (status0, _, err0) = finish(lonely)
     assert status == status0 == 2
     assert f"error: process 0 was not reached at {address}" in err
-    assert "error: not all of the other processes came" in err0
+    assert "error: not all processes connected" in err0
 
 
-def test_processes_that_would_not_do_the_same_are_told():
+def test_processes_with_different_configs_or_data_are_refused():
     ours = {"seed": 0, "data": {"dir": "here"}, "trained_on": {"fingerprint": "a"}}
     check_same_everywhere([ours, ours | {"data": {"dir": "there"}}])
     with pytest.raises(UserError, match=r"config\.seed is 0 on process 0 and 1 on process 2"):
@@ -95,7 +95,7 @@ def test_processes_that_would_not_do_the_same_are_told():
 
 @pytest.mark.long
 def test_two_processes_train_as_one_program(tmp_path):
-    """One of them writes and speaks; a mistake on the other ends both, at once and with the same sentence."""
+    """Only process 0 writes and prints; a mistake on process 1 ends both with the same line."""
     write_camvid(tmp_path / "camvid")
     short = ("--config.total_steps=2", "--config.eval.pictures=0", "--config.model.depth=18")
 

@@ -1,6 +1,6 @@
 """One process of a training run:  python train_process.py FOLDER INDEX COUNT PORT
 
-Trains on the data that `test_layouts` made in FOLDER, with 4 virtual CPU devices, and leaves what it found.
+Trains on the data that `test_layouts` made in FOLDER, with 4 virtual CPU devices, and saves metrics and states.
 """
 
 import json
@@ -19,7 +19,7 @@ DEVICES, STEPS, SAVED = 4, 20, 10
 
 
 def get_config(folder: Path):
-    """A CPNet small and calm enough for its losses to be compared after many steps."""
+    """A CPNet small enough, with a learning rate low enough, to compare losses after many steps."""
     from configs import camvid
 
     config = camvid.get_config()
@@ -39,17 +39,17 @@ def get_config(folder: Path):
 
 
 class Trainer:
-    """Runs the parts of a training run without its logs."""
+    """Trains without logs and evaluation."""
 
     def __init__(self, folder: Path) -> None:
         self._experiment = Experiment(get_config(folder))
-        # One block a stage: compiling is most of the time.
+        # One block per stage, since compilation takes most of the time.
         resnet.STAGE_SIZES[10] = (1, 1, 1, 1)
         self._experiment.model = self._experiment.model.clone(depth=10)
         self._step = self._experiment.train_step()
 
     def train(self, checkpoints: Path, *, resume: Path | None = None):
-        """(metrics of every step, final state), from step 0 on or from SAVED; saves at SAVED where it passes it."""
+        """Trains from step 0, saving at step SAVED, or from SAVED; returns all metrics and the final state."""
         start, state = 0, None
         if resume:
             with Checkpoints(resume) as saved:
@@ -66,8 +66,8 @@ class Trainer:
         return history, jax.device_get(state)
 
 
-def leave(path: Path, found) -> None:
-    """Writes what `Trainer.train` found."""
+def save_result(path: Path, found) -> None:
+    """Saves the result of `Trainer.train`."""
     history, state = found
     path.with_suffix(".json").write_text(json.dumps(history))
     np.savez(path.with_suffix(".npz"), *jax.tree.leaves(state))
@@ -79,9 +79,9 @@ def main(folder: str, index: str, count: str, port: str) -> None:
     root = Path(folder)
     out = root / f"process_{index}"
     trainer = Trainer(root)
-    leave(out / "straight", trainer.train(root / "two_processes"))
-    leave(out / "resumed", trainer.train(root, resume=root / "two_processes"))
-    leave(out / "from_eight_devices", trainer.train(root, resume=root / "eight_devices"))
+    save_result(out / "straight", trainer.train(root / "two_processes"))
+    save_result(out / "resumed", trainer.train(root, resume=root / "two_processes"))
+    save_result(out / "from_eight_devices", trainer.train(root, resume=root / "eight_devices"))
 
 
 if __name__ == "__main__":

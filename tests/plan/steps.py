@@ -1,4 +1,4 @@
-"""Compiled steps as the compiler would give them, of a few lines."""
+"""Small compiled steps in the compiler's format, for tests."""
 
 from cpnet_jax.plan.compiler import Compiled
 
@@ -24,7 +24,7 @@ EXCHANGES = [
 
 
 def compiled(images=2, *, cycles=1_503_000, exchanges=EXCHANGES, gib=1.0):
-    """A step that takes 1 ms of a v5e for every 1,503,000 cycles, or does not fit where `gib` exceeds 16."""
+    """A step that takes 1 ms on a v5e per 1,503,000 cycles; it does not fit if `gib` exceeds 16."""
     fits = gib <= 16
     memory = {"argument": 1000, "output": 600, "alias": 500, "temp": int(gib * 2**30) - 1100, "generated_code": 0}
     return Compiled(

@@ -1,4 +1,4 @@
-"""What a compiled step comes to."""
+"""Time, memory and communication of a compiled step."""
 
 import pytest
 from plan.steps import EXCHANGES, FORWARD, compiled, exchange
@@ -15,10 +15,10 @@ def test_seconds_are_cycles_over_the_clock_and_bytes_over_the_links():
     assert step.seconds(1) == step.compute
     assert step.seconds(4) == pytest.approx(step.compute + 2 * step.exchanged * 3 / 4 / V5E.interconnect)
     assert step.images_per_second(1) == pytest.approx(2.0, rel=1e-6)
-    assert step.of_peak(1) == pytest.approx(2e9 / V5E.peak, rel=1e-6)
+    assert step.utilization(1) == pytest.approx(2e9 / V5E.peak, rel=1e-6)
 
 
-def test_gradients_statistics_and_scalars_are_told_apart():
+def test_gradients_statistics_and_scalars_are_distinguished():
     step = Figures(V5E, compiled())
     assert step.traffic == [
         Traffic("all-reduce", "BatchNorm statistics", 2, 2 * 64 * 4 + 512 * 512 * 4),
@@ -29,7 +29,7 @@ def test_gradients_statistics_and_scalars_are_told_apart():
     assert step.exchanged == sum(group.bytes for group in step.traffic)
 
 
-def test_gradients_of_a_batch_norm_may_come_for_each_position_of_a_cell():
+def test_a_batch_norms_gradients_per_position_of_a_block_are_gradients():
     step = Figures(V5E, compiled(exchanges=[exchange("f32[4,64]{1,0}")]))
     assert [group.content for group in step.traffic] == ["gradients"]
 
@@ -43,12 +43,12 @@ def test_gradients_of_a_batch_norm_may_come_for_each_position_of_a_cell():
         exchange("f32[64,128]{1,0}", FORWARD),  # a matrix that is no covariance
     ],
 )
-def test_whatever_else_is_exchanged_stands_out(surprise):
+def test_any_other_exchange_is_unexpected(surprise):
     step = Figures(V5E, compiled(exchanges=[*EXCHANGES, surprise]))
     assert len([group for group in step.traffic if not group.expected]) == 1
 
 
-def test_memory_adds_up_to_what_the_compiler_lays_out():
+def test_memory_adds_up_to_the_compilers_total():
     step = compiled(gib=3.0)
     assert sum(Figures(V5E, step).memory().values()) == step.total == pytest.approx(3 * 2**30, abs=1)
 
@@ -61,5 +61,5 @@ def test_an_all_reduce_sends_nearly_twice_its_bytes_and_between_slices_each_chip
     assert within == pytest.approx(2 * size * 255 / 256 / V5E.interconnect)
     across = all_reduce_seconds(size, V5E, 1024) - within
     assert across == pytest.approx(2 * size / 256 * 3 / 4 / V5E.data_center)
-    # A v4 slice may have 4,096 chips: no second one is needed.
+    # A v4 slice may have 4,096 chips, so that one is enough.
     assert all_reduce_seconds(size, CHIPS["v4"], 1024) < 2 * size / CHIPS["v4"].interconnect

@@ -1,4 +1,4 @@
-"""Operations counted in what is traced, against the textbook's formulas."""
+"""FLOPs counted in a traced program equal the textbook formulas."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def test_a_matrix_product():
 
 
 @pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 2}, {"groups": 8}, {"stride": 2, "groups": 8}])
-def test_a_convolution_and_both_its_gradients_ask_for_the_same(options):
+def test_a_convolution_and_its_two_gradients_have_the_same_count(options):
     stride, groups = options.get("stride", 1), options.get("groups", 1)
     shapes = (2, 16, 16, 8), (3, 3, 8 // groups, 16)
     once = 2 * (2 * (16 // stride) ** 2 * 16) * 3 * 3 * (8 // groups)
@@ -49,7 +49,7 @@ def test_a_convolution_and_both_its_gradients_ask_for_the_same(options):
     assert counted(jax.grad(loss, argnums=(0, 1)), *shapes) == 3 * once
 
 
-def test_loops_count_every_trip_and_alternatives_the_dearest():
+def test_loops_count_every_iteration_and_conditionals_the_most_expensive_branch():
     def loop(a, b):
         return jax.lax.scan(lambda carry, _: (carry @ b, None), a, length=7)[0]
 
@@ -60,14 +60,14 @@ def test_loops_count_every_trip_and_alternatives_the_dearest():
     assert counted(choice, (4, 4), (4, 4)) == 2 * 2 * 4**3
 
 
-def test_what_each_device_does_counts_for_all_of_them():
+def test_the_work_of_all_devices_counts():
     mesh = sharding.make_mesh()
     split, whole = PartitionSpec(sharding.DATA_AXIS), PartitionSpec()
     by_device = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(split, whole), out_specs=split)
     assert counted(by_device, (8, 5), (5, 6)) == counted(jnp.matmul, (8, 5), (5, 6))
 
 
-def test_jit_custom_derivatives_and_checkpoints_are_looked_into():
+def test_operations_inside_jit_custom_derivatives_and_checkpoints_count():
     @jax.custom_vjp
     def product(a, b):
         return a @ b
@@ -76,6 +76,6 @@ def test_jit_custom_derivatives_and_checkpoints_are_looked_into():
     assert counted(jax.jit(product), (4, 5), (5, 6)) == PRODUCT
     both = jax.grad(lambda a, b: product(a, b).sum(), argnums=(0, 1))
     assert counted(both, (4, 5), (5, 6)) == 3 * PRODUCT
-    # The result of the first product is thrown away and worked out again.
+    # The first product is recomputed.
     remembered = jax.grad(jax.checkpoint(lambda a, b: jnp.sin(a @ b).sum()), argnums=(0, 1))
     assert counted(remembered, (4, 5), (5, 6)) in (3 * PRODUCT, 4 * PRODUCT)

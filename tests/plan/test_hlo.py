@@ -1,4 +1,4 @@
-"""Reading a compiled program's text: small pieces in the form that the compiler for TPUs writes."""
+"""Parsing a compiled program's text, in the format of the TPU compiler."""
 
 import pytest
 
@@ -56,11 +56,11 @@ collective-permute-start(%x), channel_id=5
 """
 
 
-def test_cycles_of_a_loops_body_count_once_a_trip_and_those_inside_a_fusion_or_unknown_not_at_all():
+def test_cycles_count_per_iteration_of_a_loop_and_not_inside_fusions():
     assert Program(PROGRAM).cycles() == 3 + 4 + 5 * 100
 
 
-def test_cycles_are_told_by_the_operation_that_they_are_for_where_the_compiler_tells_it():
+def test_cycles_are_summed_by_the_name_of_their_operation():
     found = Program(PROGRAM).cycles_by_origin()
     assert found == {"": 3 + 4, "jit(train_step)/while/body/jvp(CPNet)/bn/add": 5 * 100}
 
@@ -69,7 +69,7 @@ def test_cycles_are_told_by_the_operation_that_they_are_for_where_the_compiler_t
     "attributes",
     ["branch_computations={%dear, %cheap}", "true_computation=%cheap, false_computation=%dear"],
 )
-def test_of_alternatives_the_cycles_of_the_cheapest_count_but_the_exchanges_of_all(attributes):
+def test_a_conditional_counts_the_cheapest_branchs_cycles_and_all_branches_collectives(attributes):
     branch = """%{name} (p: f32[8]) -> f32[8] {{
   %f = f32[8]{{0}} fusion(%p), kind=kLoop, calls=%fused, {cycles}
   ROOT %all-reduce.1 = f32[8]{{0}} all-reduce(%f), channel_id=1, to_apply=%add
@@ -82,7 +82,7 @@ def test_of_alternatives_the_cycles_of_the_cheapest_count_but_the_exchanges_of_a
     assert (program.cycles(), len(program.collectives())) == (50, 2)
 
 
-def test_every_exchange_is_found_with_its_arrays_and_how_often_it_runs():
+def test_every_collective_is_found_with_its_arrays_and_number_of_runs():
     found = [
         (exchange.kind, exchange.times, [(array.dtype, array.shape, array.bytes) for array in exchange.arrays])
         for exchange in Program(PROGRAM).collectives()
@@ -95,19 +95,19 @@ def test_every_exchange_is_found_with_its_arrays_and_how_often_it_runs():
     ]
 
 
-def test_the_operation_that_asked_for_an_exchange_is_told():
+def test_a_collective_has_the_name_of_its_operation():
     origins = [exchange.origin for exchange in Program(PROGRAM).collectives()]
     assert origins[0].endswith("bn/reduce_sum") and "transpose(" in origins[1]
 
 
-def test_trips_that_the_compiler_tells_win_over_the_condition():
+def test_a_known_number_of_iterations_overrides_the_condition():
     told = 'body=%region_0.180_spmd.sunk, backend_config={"known_trip_count":{"n":"9"}}'
     told = PROGRAM.replace("body=%region_0.180_spmd.sunk", told)
     assert Program(told).cycles() == 3 + 4 + 9 * 100
 
 
-def test_a_loop_of_unknown_trips_and_a_text_without_a_program_are_refused():
-    with pytest.raises(ValueError, match="trips"):
+def test_a_loop_with_unknown_iterations_and_a_text_without_a_program_are_refused():
+    with pytest.raises(ValueError, match="iterations"):
         Program(PROGRAM.replace("constant(5)", "parameter(1)"))
     with pytest.raises(ValueError, match="ENTRY"):
         Program("HloModule nothing")

@@ -11,7 +11,7 @@ STEP = Compiled(1, 1, {}, 0, [], [], None, None, None, 1.0)
 
 
 def chip(room, fixed, by_image):
-    """A compiler for a chip of so much memory; and what it was asked for."""
+    """A fake compiler for a chip with this much memory, and the list of images it was called with."""
     asked = []
 
     def compile_step(images):
@@ -36,7 +36,7 @@ def test_the_most_that_fit_are_found_in_a_few_steps(start, by_image):
     assert len(asked) <= 6 and len(set(asked)) == len(asked)
 
 
-def test_none_fit_a_chip_that_is_too_small_for_one():
+def test_the_result_is_0_if_one_image_does_not_fit():
     compile_step, _ = chip(100, 90, lambda n: 20 * n)
     assert largest_fitting(compile_step, {2: compile_step(2)}, room=100) == 0
 

@@ -25,18 +25,18 @@ from cpnet_jax.plan.parts import PATTERNS, REST, by_part, part_of
         ("", REST),
     ],
 )
-def test_operations_belong_to_the_part_that_their_names_tell(origin, part):
+def test_an_operation_is_assigned_to_a_part_by_its_name(origin, part):
     assert part_of(origin) == part
 
 
-def test_every_cycle_counts_for_one_part():
+def test_every_cycle_counts_for_exactly_one_part():
     cycles = Counter({"a/layer1_0/add": 3, "b/layer1_2/add": 4, "(losses)/add": 5, "": 6})
     found = by_part(cycles)
     assert list(found) == [*PATTERNS, REST]
     assert {part: count for part, count in found.items() if count} == {"res2": 7, "losses": 5, REST: 6}
 
 
-def test_the_names_that_a_step_gives_its_operations_tell_every_part():
+def test_the_operations_of_a_real_step_cover_every_part():
     config, mesh = ade20k.get_config(), sharding.make_mesh()
     config.data.crop_size = (64, 64)
     config.model.depth, config.model.channels, config.model.aux_channels = 18, 16, 8

@@ -1,4 +1,4 @@
-"""The plan as people read it."""
+"""The text of a plan."""
 
 from plan.steps import EXCHANGES, compiled, exchange
 
@@ -9,7 +9,7 @@ SLICE = topologies.parse("v5e:4x4")
 
 
 def rows(text, column):
-    """The table whose header has that column, as dicts."""
+    """Rows of the table that has this column, as dicts."""
     for block in text.split("\n\n"):
         lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()]
         if column in lines[0]:
@@ -17,20 +17,20 @@ def rows(text, column):
     raise AssertionError(f"no table has a column {column}")
 
 
-def test_a_global_batch_is_spent_on_every_number_of_chips_that_divides_it():
+def test_a_global_batch_is_compared_on_every_number_of_chips_that_divides_it():
     steps = [compiled(images, cycles=1_503_000 * (10 + images), exchanges=[]) for images in (1, 2, 3, 8)]
     text = report("a config", 16, SLICE, steps)
-    spent = [(row["chips"], row["images a chip"], row["step ms"]) for row in rows(text, "chip-hours a million images")]
+    spent = [(row["chips"], row["images/chip"], row["step ms"]) for row in rows(text, "chip-hours per million images")]
     assert spent == [("16", "1", "11.0"), ("8", "2", "12.0"), ("2", "8", "18.0")]
-    assert "costs least on 2 chip(s), 8 images each: 444.4 images/s a chip" in text
+    assert "costs least on 2 chip(s) with 8 images each: 444.4 images/s/chip" in text
     # 16 x 1000 / 11 against 16 x 1000 / 18 images/s; 90.9 against 444.4 on each chip.
-    assert "soonest on 16 chips, 1 each: 1.6 times as fast for 4.9 times the chip-hours" in text
+    assert "fastest on 16 chips with 1 each: 1.6 times as fast for 4.9 times the chip-hours" in text
 
 
-def test_cycles_are_told_by_part_of_the_network_for_every_number_of_images():
+def test_cycles_are_reported_by_part_of_the_network():
     found = rows(report("a config", 16, SLICE, [compiled(2), compiled(4, cycles=2 * 10**6)]), "stem")
     # The only operation of these steps has no name.
-    assert [(row["images a chip"], row["stem"], row["the rest"]) for row in found] == [
+    assert [(row["images/chip"], row["stem"], row["the rest"]) for row in found] == [
         ("2", "0.0", "1.5"),
         ("4", "0.0", "2.0"),
     ]
@@ -43,19 +43,20 @@ def test_scaling_goes_to_1024_chips_and_loses_only_the_exchange():
     assert rates == sorted(rates, reverse=True) and 1900 < rates[-1] < 2000
 
 
-def test_steps_that_do_not_fit_are_told_and_leave_the_others_readable():
+def test_steps_that_do_not_fit_are_reported_and_left_out_of_the_tables():
     text = report("a config", 16, SLICE, [compiled(2, gib=9.0), compiled(4, gib=17.5)], largest=3)
-    assert "4 images a chip need at least 17.5 GiB and do not fit" in text
-    assert "At most 3 images a chip fit" in text
+    assert "4 images per chip need at least 17.5 GiB and do not fit" in text
+    assert "At most 3 images per chip fit" in text
     assert [row["together"] for row in rows(text, "together")] == ["9.00"]
     nothing = report("a config", 16, SLICE, [compiled(1, gib=17.5)], largest=0)
-    assert "Not even one image a chip fits" in nothing
+    assert "Not even one image per chip fits" in nothing
 
 
-def test_the_verdict_names_what_data_parallelism_does_not_need():
-    assert "nothing but all-reduces of gradients" in report("a config", 16, SLICE, [compiled(2)])
+def test_unexpected_communication_is_named():
+    assert "The chips exchange only gradients" in report("a config", 16, SLICE, [compiled(2)])
     gathered = compiled(2, exchanges=[*EXCHANGES, exchange("f32[4,500,500]{2,1,0}", kind="all-gather")])
     text = report("a config", 16, SLICE, [gathered, compiled(4)])
     assert (
-        "With 2 a chip, chips exchange what data parallelism does not need: all-gather of something else (4.00" in text
+        "With 2 images per chip, chips exchange more than data parallelism needs: all-gather of something else (4.00"
+        in text
     )

@@ -1,4 +1,6 @@
-"""What the compiler says when a step does not fit, and what is compiled at all."""
+"""The compiled step is that of training; out-of-memory errors are parsed."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -7,6 +9,7 @@ import pytest
 from configs import ade20k
 from cpnet_jax import sharding
 from cpnet_jax.config import build
+from cpnet_jax.models import Forms
 from cpnet_jax.plan import flops, step
 from cpnet_jax.training.state import create_state
 
@@ -22,11 +25,11 @@ AT_SCHEDULING = (
 
 
 @pytest.mark.parametrize(("message", "needed"), [(AT_ALLOCATION, 24.01), (AT_SCHEDULING, 45.17)])
-def test_a_shortage_of_memory_is_told_from_its_message(message, needed):
+def test_the_needed_bytes_are_parsed_from_out_of_memory_errors(message, needed):
     assert step.needed_bytes(message) == int(needed * GIB)
 
 
-def test_another_error_is_no_shortage_of_this_memory():
+def test_other_errors_have_no_needed_bytes():
     assert step.needed_bytes("INVALID_ARGUMENT: Topology layout is not divisible") is None
     assert step.needed_bytes(AT_ALLOCATION.replace("hbm", "vmem")) is None
 
@@ -38,8 +41,8 @@ def small():
     return config
 
 
-def test_what_is_compiled_is_what_training_runs():
-    """A real state and a batch as the pipeline makes it lead to the same program as their shapes alone."""
+def test_the_compiled_step_is_the_one_that_training_runs():
+    """A real state and batch give the same program as their shapes."""
     config, mesh = small(), sharding.make_mesh()
     train_step = build.make_train_step(config, mesh)
     abstract = step._abstract_state(config, mesh), step._abstract_batch(config, mesh, 2)
@@ -54,12 +57,12 @@ def test_what_is_compiled_is_what_training_runs():
     assert train_step.lower(*abstract).as_text() == train_step.lower(state, batch).as_text()
 
 
-def test_kernels_on_cells_are_known_as_made_of_parameters_and_activations_are_not():
+def test_space_to_depth_kernels_count_as_computed_from_parameters_and_activations_do_not():
     config, mesh = small(), sharding.make_mesh()
     state = step._abstract_state(config, mesh)
-    plain = step._shapes([state.params, step._made_of_parameters(config, mesh, state)])
-    config.model.stem_impl = "cells"
-    found = step._shapes(step._made_of_parameters(config, mesh, state))
+    plain = step._shapes([state.params, step._computed_from_parameters(config, mesh, state)])
+    config.system.forms = "tpu"
+    found = step._shapes(step._computed_from_parameters(config, mesh, state))
     assert [2, 2, 48, 128] in found and [2, 2, 48, 128] not in plain
     assert [2, 2, 2, 2, 3, 4, 4, 32] in [sorted(side for side in shape if side > 1) for shape in found]
     # The stem's output and the features.
@@ -67,45 +70,44 @@ def test_kernels_on_cells_are_known_as_made_of_parameters_and_activations_are_no
 
 
 @pytest.mark.parametrize("tpu", [True, False])
-@pytest.mark.parametrize("space_to_batch", [True, False])
-def test_only_tpus_are_told_to_leave_small_batches_whole(monkeypatch, tpu, space_to_batch):
+def test_only_the_compiler_for_tpus_gets_the_options_that_leave_small_batches_whole(monkeypatch, tpu):
     config = small()
-    config.compiler.tpu_space_to_batch = space_to_batch
     monkeypatch.setattr(build.sharding, "is_on_tpus", lambda mesh: tpu)
     monkeypatch.setattr(build.jax, "jit", lambda step, **options: options)
-    told = build.make_train_step(config, sharding.make_mesh())["compiler_options"] or {}
+    options = build.make_train_step(config, sharding.make_mesh())["compiler_options"]
     passes = {"xla_tpu_run_space_to_batch", "xla_tpu_run_space_to_batch_on_new_platforms"}
-    assert told == (dict.fromkeys(passes, False) if tpu and not space_to_batch else {})
+    assert options == (dict.fromkeys(passes, False) if tpu else None)
 
 
-def test_tpus_have_forms_of_their_own_unless_told_otherwise():
-    config = small()
-    chosen = [build.make_model(config, for_tpus=tpu) for tpu in (True, False)]
-    choices = [(model.stem_impl, model.norm_impl, model.prior_block_rows) for model in chosen]
-    assert choices == [("cells", "folded", 16), ("plain", "plain", 512)]
-    config.model.stem_impl, config.model.norm_impl, config.model.prior_block_rows = "plain", "plain", 7
-    told = build.make_model(config, for_tpus=True)
-    assert (told.stem_impl, told.norm_impl, told.prior_block_rows) == ("plain", "plain", 7)
-
-
-@pytest.mark.parametrize(("crop", "rows"), [((480, 480), 3600), ((512, 512), 4096), ((520, 512), 1024)])
-def test_tpus_take_an_image_at_once_where_its_rows_fit_their_memory(crop, rows):
-    config = small()
-    config.data.crop_size = crop
-    assert build.make_model(config, for_tpus=True).prior_block_rows == rows
+def test_training_takes_the_forms_of_its_devices_or_of_the_config(monkeypatch):
+    config, mesh = small(), sharding.make_mesh()
+    assert build.training_forms(config, mesh) == Forms.for_platform("cpu")
+    config.system.forms, config.system.remat = "tpu", "blocks"
+    assert build.training_forms(config, mesh) == replace(Forms.for_platform("tpu"), remat=True)
+    config.system.forms, config.system.remat = "auto", "none"
+    monkeypatch.setattr(build.sharding, "is_on_tpus", lambda mesh: True)
+    assert build.training_forms(config, mesh) == Forms.for_platform("tpu")
+    assert build.make_model(config).forms == Forms(), "evaluation and export use the plain forms"
 
 
 def test_what_is_computed_twice_or_with_zeros_counts_once():
     config, mesh = small(), sharding.make_mesh()
 
-    def count(config):
+    def count(forms):
         state, batch = step._abstract_state(config, mesh), step._abstract_batch(config, mesh, 1)
-        return flops.count(build.make_train_step(config, mesh).trace(state, batch).jaxpr.jaxpr)
+        return flops.count(build.make_train_step(config, mesh, forms).trace(state, batch).jaxpr.jaxpr)
 
-    config.model.prior_impl, config.model.stem_impl = "dense", "plain"
-    once = count(config)
-    config.model.prior_impl, config.system.remat = "blocks", "full"
-    assert count(config) > once
-    config.model.prior_impl, config.system.remat, config.model.stem_impl = "dense", "none", "cells"
-    assert count(config) > once
-    assert count(step._as_defined(config)) == once
+    once = count(step.AS_DEFINED)
+    for twice in ({"prior_block_rows": 512}, {"remat": True}, {"space_to_depth_stem": True}):
+        assert count(replace(step.AS_DEFINED, **twice)) > once, twice
+
+
+def test_the_operations_of_a_step_do_not_depend_on_its_forms():
+    def count(forms, remat):
+        config, mesh = small(), sharding.make_mesh()
+        config.system.forms, config.system.remat = forms, remat
+        return step.defined_flops(
+            config, mesh, step._abstract_state(config, mesh), step._abstract_batch(config, mesh, 1)
+        )
+
+    assert count("cpu", "none") == count("tpu", "none") == count("cpu", "blocks")

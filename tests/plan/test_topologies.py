@@ -1,4 +1,4 @@
-"""Slices of TPUs, by name."""
+"""Parsing the names of TPU slices."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from cpnet_jax.plan import topologies
 @pytest.mark.parametrize(
     ("name", "chips"), [("v5e:16x16", 256), ("v4:2x2x4", 16), ("v5p:8x8x16", 1024), ("v6e:2x4", 8)]
 )
-def test_a_name_gives_a_slice_and_back(name, chips):
+def test_a_name_is_parsed_and_formatted_back(name, chips):
     topology = topologies.parse(name)
     assert (topology.name, topology.chips) == (name, chips)
 
@@ -29,13 +29,13 @@ def test_a_name_gives_a_slice_and_back(name, chips):
         ("v4:16x16x32", "at most 4096 chips"),
     ],
 )
-def test_a_slice_that_does_not_exist_gets_a_sentence_that_names_the_flag(name, said):
+def test_an_impossible_slice_is_refused_with_the_flags_name(name, said):
     with pytest.raises(UserError, match=said) as error:
         topologies.parse(name)
     assert f"--topology is {name}".replace("'", "") in str(error.value).replace("'", "")
 
 
 def test_clocks_follow_from_the_peaks():
-    """As Google states them in GHz, or its papers on the chips do."""
+    """The clocks, in GHz, that Google's documentation or papers state."""
     clocks = {name: round(chip.clock / 1e9, 2) for name, chip in topologies.CHIPS.items()}
     assert clocks == {"v4": 1.05, "v5e": 1.5, "v5p": 1.75, "v6e": 1.75}

@@ -1,4 +1,4 @@
-"""Waiting for the compiler."""
+"""Progress lines while waiting for a process."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from cpnet_jax.plan import waiting
 
 
 @pytest.mark.parametrize(("expected", "said"), [(None, "minutes"), (90.0, "of about 01:30")])
-def test_whoever_waits_is_told_for_how_long(monkeypatch, capsys, expected, said):
+def test_the_elapsed_and_expected_time_are_shown(monkeypatch, capsys, expected, said):
     monkeypatch.setattr(waiting, "QUIET_SECONDS", 0.5)
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1.6)"]) as process:
         waiting.wait(process, "Compiling", expected=expected, note=", 2 of 3")

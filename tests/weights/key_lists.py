@@ -1,4 +1,4 @@
-"""The names and shapes of real files, keys/NAME.txt, and tensors that such files could hold."""
+"""Tensor names and shapes of real files, from keys/NAME.txt, and random tensors with them."""
 
 from functools import cache, lru_cache
 from pathlib import Path
@@ -20,7 +20,7 @@ def shapes(name):
 
 @lru_cache(maxsize=1)  # those of a ResNet-101 take 200 MB
 def tensors(name):
-    """Different numbers in every place."""
+    """Random tensors with the names and shapes of a file."""
     rng = np.random.default_rng(0)
     return {
         key: np.asarray(90_000, np.int64) if key.endswith(COUNTER) else rng.random(shape, np.float32)
@@ -30,7 +30,7 @@ def tensors(name):
 
 @cache
 def backbone(depth, stem):
-    """Shapes of the variables of a ResNet."""
+    """Shapes of a ResNet's variables."""
     return _shapes(ResNet(depth, stem), (8, 8))
 
 

@@ -1,4 +1,4 @@
-"""Real files' tensors each find their variable, and come back as they were."""
+"""Tensors with the names of real files convert to variables and back, bit for bit."""
 
 import jax
 import numpy as np
@@ -8,10 +8,11 @@ from weights import key_lists
 
 from cpnet_jax import weights
 from cpnet_jax.errors import UserError
+from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.weights import layouts
 from cpnet_jax.weights.convert import to_tensors
 
-# Of each layout: its key lists with depth and stem.
+# Layouts with their key lists, depth and stem.
 BACKBONES = [
     (layouts.TORCHVISION, "torchvision_resnet18", 18, "classic"),
     (layouts.TORCHVISION, "torchvision_resnet50", 50, "classic"),
@@ -40,7 +41,7 @@ def assert_fills(variables, like):
 
 
 @pytest.mark.parametrize(("layout", "name", "depth", "stem"), BACKBONES, ids=[name for _, name, _, _ in BACKBONES])
-def test_a_backbone_of_every_layout_there_and_back_is_the_same_bit_for_bit(layout, name, depth, stem, capsys):
+def test_a_backbone_of_every_layout_converts_to_variables_and_back_bitwise(layout, name, depth, stem, capsys):
     tensors, like = key_lists.tensors(name), key_lists.backbone(depth, stem)
     variables = weights.backbone_variables(tensors, like=like, name=name)
     assert_fills(variables, like)
@@ -52,7 +53,7 @@ def test_a_backbone_of_every_layout_there_and_back_is_the_same_bit_for_bit(layou
 
 
 @pytest.mark.parametrize(("name", "depth"), CPNETS)
-def test_the_authors_cpnet_there_and_back_is_the_same_bit_for_bit(name, depth):
+def test_the_authors_cpnet_converts_to_variables_and_back_bitwise(name, depth):
     tensors, like = key_lists.tensors(name), key_lists.cpnet(depth)
     variables = weights.cpnet_variables(tensors, like=like)
     assert_fills(variables, like)
@@ -71,7 +72,8 @@ def test_the_authors_cpnet_there_and_back_is_the_same_bit_for_bit(name, depth):
     ],
     ids=str,
 )
-def test_other_cpnets_here_and_back_are_the_same_bit_for_bit(attributes):
+def test_other_cpnets_convert_to_tensors_and_back_bitwise(attributes):
+    attributes = {name: CONTEXTS[value] if name == "context" else value for name, value in attributes.items()}
     like = key_lists.cpnet(18, prior_size=(2, 3), num_classes=4, **attributes)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), like)
@@ -82,11 +84,13 @@ def test_other_cpnets_here_and_back_are_the_same_bit_for_bit(attributes):
 
 @pytest.mark.parametrize("context", ["psp", "aspp", "non_local"])
 def test_the_heads_of_mmsegmentation_have_its_names_and_shapes(context):
-    pytest.importorskip("torch", reason="its modules say what their tensors are called")
+    pytest.importorskip("torch", reason="PyTorch modules are the reference for the names")
     from parity import torch_contexts
 
     heads = {"psp": torch_contexts.PSPHead, "aspp": torch_contexts.ASPPHead, "non_local": torch_contexts.NLHead}
-    like = key_lists.cpnet(18, prior_size=(2, 3), num_classes=4, channels=8, context=context, context_prior=False)
+    like = key_lists.cpnet(
+        18, prior_size=(2, 3), num_classes=4, channels=8, context=CONTEXTS[context], context_prior=False
+    )
     ours = weights.cpnet_tensors(jax.tree.map(lambda leaf: np.zeros(leaf.shape), like), batches_tracked=5)
     prefix = "decode_head."
     found = {key.removeprefix(prefix): tensor.shape for key, tensor in ours.items() if key.startswith(prefix)}
@@ -94,7 +98,7 @@ def test_the_heads_of_mmsegmentation_have_its_names_and_shapes(context):
     assert found == {key: tuple(tensor.shape) for key, tensor in theirs.items()}
 
 
-def test_kernels_are_turned_and_the_two_orders_of_the_pair_are_told_apart():
+def test_kernels_are_transposed_and_the_two_depthwise_orders_not_confused():
     tensors = key_lists.tensors("cpnet_resnet18")
     params = weights.cpnet_variables(tensors, like=key_lists.cpnet(18))["params"]
     # (out, in, h, w) there, (h, w, in, out) here; a square 1x1 convolution would fit both ways round.
@@ -114,15 +118,15 @@ def test_kernels_are_turned_and_the_two_orders_of_the_pair_are_told_apart():
 
 
 @pytest.mark.parametrize("key", ["stem.3.weight", "layer4.2.bn3.running_var", "layer2.0.downsample.0.weight"])
-def test_a_tensor_by_another_name_is_both_missing_and_left_over(key):
+def test_a_renamed_tensor_is_reported_as_missing_and_as_left_over(key):
     tensors = dict(key_lists.tensors("v1c_resnet50"))
     tensors[f"{key}_renamed"] = tensors.pop(key)
     with pytest.raises(UserError) as refused:
         weights.backbone_variables(tensors, like=key_lists.backbone(50, "deep"))
-    assert f"1 missing: {key}; 1 without a place in it: {key}_renamed" in str(refused.value)
+    assert f"1 missing: {key}; 1 that it does not have: {key}_renamed" in str(refused.value)
 
 
-def test_files_older_than_the_counters_are_read():
+def test_old_files_without_counters_are_read():
     tensors = {key: value for key, value in key_lists.tensors("v1c_resnet18").items() if key_lists.COUNTER not in key}
     like = key_lists.backbone(18, "deep")
     assert_fills(weights.backbone_variables(tensors, like=like), like)

@@ -1,4 +1,4 @@
-"""What files give, and which are refused: never half of one, and never code."""
+"""Weight files are read whole or refused, and never run code."""
 
 import json
 import os
@@ -43,7 +43,7 @@ def torch():
 
 @pytest.fixture
 def save(torch, tmp_path):
-    """Writes something as torch does."""
+    """Saves an object by torch.save; returns its path."""
 
     def write(content, name="model.pth", **how):
         torch.save(content, tmp_path / name, **how)
@@ -69,28 +69,28 @@ def test_files_of_torch_are_read(save, state, suffix, zipped):
     assert_read(save(state, f"model.{suffix}", _use_new_zipfile_serialization=zipped))
 
 
-def test_wrapped_tensors_are_unwrapped_and_what_lies_beside_them_is_named(save, state, capsys):
+def test_wrapped_tensors_are_unwrapped_and_ignored_entries_are_named(save, state, capsys):
     parallel = {f"module._orig_mod.{name}": tensor for name, tensor in state.items()}
     path = save({"model": parallel, "optimizer": {"lr": 0.1}, "epoch": 90})
     assert_read(path)
-    assert capsys.readouterr().err == f"{path}: its 'model' is read; beside it are epoch, optimizer\n"
+    assert capsys.readouterr().err == f"{path}: reading 'model', ignoring epoch, optimizer\n"
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64], ids=lambda dtype: np.dtype(dtype).name)
-def test_other_precisions_are_cast_and_told(tmp_path, capsys, dtype):
+def test_other_precisions_are_cast_and_reported(tmp_path, capsys, dtype):
     path = tmp_path / "model.safetensors"
     other = TENSORS["conv1.weight"].astype(dtype)
     save_file({**TENSORS, "conv1.weight": other}, path)
     assert_read(path, {**TENSORS, "conv1.weight": other.astype(np.float32)})
-    assert capsys.readouterr().err == f"{path}: 1 tensors are {np.dtype(dtype).name} and cast to float32\n"
+    assert capsys.readouterr().err == f"{path}: 1 {np.dtype(dtype).name} tensors cast to float32\n"
 
 
 @pytest.mark.parametrize("name", ["float16", "bfloat16"])
-def test_half_precision_of_torch_is_cast_and_told(torch, save, state, capsys, name):
+def test_half_precision_of_torch_is_cast_and_reported(torch, save, state, capsys, name):
     half = state["conv1.weight"].to(getattr(torch, name))
     path = save(state | {"conv1.weight": half})
     assert_read(path, {**TENSORS, "conv1.weight": half.float().numpy()})
-    assert f"1 tensors are {name} and cast to float32" in capsys.readouterr().err
+    assert f"1 {name} tensors cast to float32" in capsys.readouterr().err
 
 
 def test_parameters_of_older_files_are_tensors(torch, save, state):
@@ -98,17 +98,17 @@ def test_parameters_of_older_files_are_tensors(torch, save, state):
     assert_read(save(state | {"conv1.weight": parameter}))
 
 
-def test_tensors_that_numpy_cannot_have_are_refused(torch, save, state, tmp_path):
+def test_tensors_that_numpy_cannot_hold_are_refused(torch, save, state, tmp_path):
     kernel = state["conv1.weight"]
     for strange in (kernel.to(torch.float8_e4m3fn), kernel.to_sparse(), kernel.to("meta")):
-        assert "holds tensors of a kind that numpy has not" in refusal(save(state | {"conv1.weight": strange}))
+        assert "holds tensors that numpy cannot hold" in refusal(save(state | {"conv1.weight": strange}))
     save_file({"weight": TENSORS["conv1.weight"].astype(ml_dtypes.float8_e4m3fn)}, tmp_path / "model.safetensors")
-    assert "holds tensors of a kind that numpy has not" in refusal(tmp_path / "model.safetensors")
+    assert "holds tensors that numpy cannot hold" in refusal(tmp_path / "model.safetensors")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 @pytest.mark.parametrize("name", ["model.pth", "model.safetensors"])
-def test_a_file_that_may_not_be_read_is_not_called_damaged(torch, tmp_path, name):
+def test_an_unreadable_file_is_not_called_damaged(torch, tmp_path, name):
     (tmp_path / name).touch(mode=0)
     assert refusal(tmp_path / name).startswith(f"{tmp_path / name} cannot be read (Permission denied)")
 
@@ -118,7 +118,7 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path, kept):
     path = tmp_path / "model.safetensors"
     save_file(TENSORS, path)
     path.write_bytes(path.read_bytes()[:kept])
-    assert refusal(path).startswith(f"{path} is cut off, damaged or something else")
+    assert refusal(path).startswith(f"{path} is truncated, damaged or another kind of file")
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -126,7 +126,7 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path, kept):
 def test_a_truncated_file_of_torch_is_refused(save, state, kept, zipped):
     path = save(state, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:kept])
-    assert refusal(path).startswith(f"{path} is cut off, damaged or something else")
+    assert refusal(path).startswith(f"{path} is truncated, damaged or another kind of file")
 
 
 class Code:
@@ -152,35 +152,35 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(save, state, tmp_path, 
     assert trace.exists(), "the code is real"
 
 
-def test_without_torch_its_files_are_refused_by_the_extra_to_install(tmp_path, monkeypatch):
+def test_without_torch_the_error_says_how_to_install_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     path = tmp_path / "model.pth"
     path.write_bytes(b"anything")
-    assert "pip install 'cpnet-jax[torch]'" in refusal(path)
+    assert "pip install torch" in refusal(path)
 
 
-def test_what_is_no_file_of_tensors_is_refused(save, tmp_path):
-    assert "is no file" in refusal(tmp_path / "absent.pth")
+def test_files_without_tensors_are_refused(save, tmp_path):
+    assert "is not a file" in refusal(tmp_path / "absent.pth")
     (tmp_path / "model.onnx").write_bytes(b"")
-    assert "is of no known kind" in refusal(tmp_path / "model.onnx")
-    assert "holds a list, no tensors by name" in refusal(save([1, 2]))
-    assert "has lr, which are no tensors" in refusal(save({"lr": 0.1}))
+    assert "has an unknown suffix" in refusal(tmp_path / "model.onnx")
+    assert "holds a list, not tensors by name" in refusal(save([1, 2]))
+    assert "has lr, which are not tensors" in refusal(save({"lr": 0.1}))
     assert "is empty" in refusal(save({}))
     path = tmp_path / "page.pth"
     path.write_text("<html>Not found</html>")
-    assert "cut off, damaged or something else" in refusal(path)
+    assert "truncated, damaged or another kind of file" in refusal(path)
 
 
 @pytest.fixture
 def offline_hub(tmp_path, monkeypatch):
-    """A hub that cannot be reached, and a cache."""
+    """An unreachable hub; returns the folder of its cache."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     return tmp_path / "hub"
 
 
 def put_into_cache(cache, repo, **content):
-    """As huggingface_hub lays its cache out."""
+    """Writes files into the cache, in huggingface_hub's layout."""
     commit = "0" * 40
     folder = cache / f"models--{repo.replace('/', '--')}"
     snapshot = folder / "snapshots" / commit
@@ -191,7 +191,7 @@ def put_into_cache(cache, repo, **content):
         write(snapshot)
 
 
-def test_a_file_of_the_hub_is_read_from_the_cache_with_what_its_card_says(offline_hub):
+def test_a_file_of_the_hub_is_read_from_the_cache_with_its_cards_normalisation(offline_hub):
     card = {"pretrained_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 0.5]}}
     put_into_cache(
         offline_hub,
@@ -201,11 +201,11 @@ def test_a_file_of_the_hub_is_read_from_the_cache_with_what_its_card_says(offlin
     )
     assert_read("hf://timm/small")
     assert_read("hf://timm/small/model.safetensors")
-    expected = weights.Pixels((127.5, 127.5, 127.5), (63.75, 127.5, 127.5))
-    assert weights.load("hf://timm/small").pixels == expected
+    expected = weights.InputNormalization((127.5, 127.5, 127.5), (63.75, 127.5, 127.5))
+    assert weights.load("hf://timm/small").normalization == expected
 
 
-def test_offline_one_sentence_names_the_file_to_fetch(offline_hub):
+def test_offline_the_error_names_the_file_to_download(offline_hub):
     message = refusal("hf://timm/resnet50c.gluon_in1k")
     assert "https://huggingface.co/timm/resnet50c.gluon_in1k/resolve/main/model.safetensors" in message
     assert "/resolve/abc/x.pth" in refusal("hf://timm/small@abc/x.pth")
@@ -213,9 +213,12 @@ def test_offline_one_sentence_names_the_file_to_fetch(offline_hub):
 
 @pytest.mark.parametrize(
     ("error", "said"),
-    [("RemoteEntryNotFoundError", "has no model.safetensors: name the file"), ("RepositoryNotFoundError", "cannot be")],
+    [
+        ("RemoteEntryNotFoundError", "has no file model.safetensors on the hub: name one"),
+        ("RepositoryNotFoundError", "cannot be"),
+    ],
 )
-def test_what_the_hub_does_not_have_is_told(monkeypatch, error, said):
+def test_a_file_or_model_missing_on_the_hub_is_reported(monkeypatch, error, said):
 
     def download(*, local_files_only=False, **_):
         if local_files_only:
@@ -227,7 +230,7 @@ def test_what_the_hub_does_not_have_is_told(monkeypatch, error, said):
     assert said in refusal("hf://timm/small")
 
 
-def test_a_hub_that_is_tried_again_and_again_says_so_once(monkeypatch, capsys, caplog):
+def test_an_unreachable_hub_is_reported_once(monkeypatch, capsys, caplog):
     def download(*, local_files_only=False, **_):
         if not local_files_only:
             huggingface_hub.logging.get_logger("huggingface_hub.utils._http").warning("Retrying in 8s")
@@ -240,5 +243,5 @@ def test_a_hub_that_is_tried_again_and_again_says_so_once(monkeypatch, capsys, c
 
 
 @pytest.mark.parametrize("address", ["hf://", "hf://timm", "hf:///x/y"])
-def test_an_address_that_is_none_is_refused(address):
+def test_a_malformed_address_is_refused(address):
     assert "write hf://ORG/MODEL" in refusal(address)

@@ -1,4 +1,4 @@
-"""The wrong file is refused in one sentence that says what it is; what is skipped is skipped on purpose."""
+"""A file that does not fit is refused with one line that names its contents; only skipped variables are left out."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ def refusal(function, tensors, like, **arguments):
 
 
 def small_cpnet(**attributes):
-    """The tensors of a network, and the shapes of its variables."""
+    """Returns the tensors of a small network and the shapes of its variables."""
     like = key_lists.cpnet(18, **SMALL | attributes)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), like)
@@ -54,7 +54,7 @@ def test_a_detection_model(function, keys):
     assert "holds a detection model" in refusal(function, tensors, like)
 
 
-def test_a_whole_network_is_no_backbone_and_a_backbone_is_no_whole_network():
+def test_a_whole_network_is_refused_as_a_backbone_and_a_backbone_as_a_whole_network():
     whole, like = small_cpnet()
     message = refusal(weights.backbone_variables, whole, key_lists.backbone(18, "deep"))
     assert "holds a whole segmentation network" in message
@@ -63,7 +63,9 @@ def test_a_whole_network_is_no_backbone_and_a_backbone_is_no_whole_network():
 
 
 def test_another_kind_of_network_is_named_by_its_tensors():
-    message = refusal(weights.backbone_variables, {"blocks.0.attn.qkv.weight": 0}, key_lists.backbone(18, "deep"))
+    message = refusal(
+        weights.backbone_variables, {"blocks.0.attn.qkv.weight": np.zeros(1)}, key_lists.backbone(18, "deep")
+    )
     assert "another network (its tensors are blocks.0.attn.qkv.weight" in message
 
 
@@ -76,7 +78,7 @@ def test_a_resnet_d_whose_shortcuts_have_a_layer_more():
     assert "layer1.0.downsample.0.weight" in message and "layer1.0.downsample.2.bias" in message
 
 
-def test_all_that_does_not_fit_is_in_one_sentence():
+def test_one_error_lists_everything_that_does_not_fit():
     tensors, like = small_cpnet(num_classes=7)
     like = key_lists.cpnet(18, **SMALL)
     del tensors["backbone.layer2.0.bn1.bias"]
@@ -84,21 +86,21 @@ def test_all_that_does_not_fit_is_in_one_sentence():
     message = refusal(weights.cpnet_variables, tensors, like)
     assert "decode_head.conv_seg.weight is 7x8x1x1 and should be 4x8x1x1" in message
     assert "1 missing: backbone.layer2.0.bn1.bias" in message
-    assert "1 without a place in it: backbone.extra.weight" in message
+    assert "1 that it does not have: backbone.extra.weight" in message
     assert message.endswith("config.init.skip=('aux_head/classifier/.*','head/classifier/.*',)")
 
 
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (np.float32(np.nan), "has values that are no finite numbers"),
-        (np.float32(np.inf), "has values that are no finite numbers"),
+        (np.float32(np.nan), "has non-finite values"),
+        (np.float32(np.inf), "has non-finite values"),
         (np.int8(1), "is of int8 and should be of float32"),
         (np.complex64(1), "is of complex64 and should be of float32"),
     ],
     ids=str,
 )
-def test_values_that_no_weight_can_have(value, said):
+def test_non_finite_and_non_float_tensors_are_refused(value, said):
     tensors, like = small_cpnet()
     name = "decode_head.conv_seg.bias"
     tensors[name] = np.array([0, 1, 2, value], value.dtype)
@@ -106,14 +108,14 @@ def test_values_that_no_weight_can_have(value, said):
     weights.cpnet_variables(tensors, like=like, skip=["head/classifier/bias"])
 
 
-def test_hundreds_of_them_are_counted_and_not_listed():
+def test_hundreds_of_misfits_are_counted_and_not_listed():
     tensors = {f"{key}.x" if ".bn" in key else key: t for key, t in key_lists.tensors("v1c_resnet18").items()}
     tensors["layer1.0.bn1.weight"] = np.zeros(64, np.float32)
     message = refusal(weights.backbone_variables, tensors, key_lists.backbone(18, "deep"))
     assert "63 missing: layer1.0.bn1.bias, " in message and "and 59 more" in message and len(message) < 700
 
 
-def test_what_is_skipped_is_neither_compared_nor_returned_and_the_rest_is_whole():
+def test_skipped_variables_are_neither_compared_nor_returned():
     tensors, _ = small_cpnet(num_classes=7)
     like = key_lists.cpnet(18, **SMALL)
     found = weights.cpnet_variables(tensors, like=like, skip=["head/classifier/.*", "aux_head/.*"])
@@ -138,7 +140,7 @@ def test_a_head_that_the_network_does_not_have_must_be_skipped():
     assert jax.tree.structure(found) == jax.tree.structure(like)
 
 
-def test_a_backbone_is_skipped_by_the_same_paths():
+def test_skip_patterns_of_a_backbone_are_whole_network_paths():
     found = weights.backbone_variables(
         key_lists.tensors("v1c_resnet18"), like=key_lists.backbone(18, "deep"), skip=["backbone/layer4_.*"]
     )

@@ -1,8 +1,8 @@
-"""The images that weights expect: order of the channels, mean and standard deviation.
+"""Adapts weights to images of another channel order or standard deviation.
 
-A network here sees RGB, less config.data.mean and over config.data.std. What differs from that is put into the first
-convolution, as far as that is exact: another order is a permutation of its input channels, another standard deviation
-scales them. Another mean would be a bias, but beyond the border, where the convolution reads zeros, there is none.
+A network of this package sees RGB images, minus config.data.mean, divided by config.data.std. Other weights are adapted
+in the first convolution: another channel order permutes its input channels, another standard deviation scales them.
+Both are exact. Another mean would become a bias, which is wrong at the border, where the convolution reads zeros.
 """
 
 import json
@@ -18,19 +18,21 @@ import cpnet_jax
 from cpnet_jax.errors import UserError
 
 Triple = tuple[float, float, float]
-# Of every layout; a whole network has its backbone's below "backbone.".
+# In every layout; a whole network has the prefix "backbone.".
 FIRST_CONVOLUTIONS = ("conv1.weight", "conv1.0.weight", "stem.0.weight")
-# In the metadata of every file that --mode=convert writes.
+# Metadata entry of every file that --mode=convert writes.
 MARK = "cpnet_jax"
-# Of 0 .. 255: what people round a mean to.
+# Means that are rounded differently differ by less; in units of 0 .. 255.
 TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """Attributes:
-    mean, std: of the images, in the order R, G, B whatever `order` is, 0 .. 255.
-    order: of the first convolution's input channels.
+class InputNormalization:
+    """Normalisation of the images that a network expects; by default that of most ImageNet weights.
+
+    Attributes:
+      mean, std: of R, G, B (whatever `order` is), in units of 0 .. 255.
+      order: of the first convolution's input channels.
     """
 
     mean: Triple = (123.675, 116.28, 103.53)  # ImageNet's: torchvision, timm, open-mmlab's v1c, the authors' CPNet
@@ -38,10 +40,10 @@ class Pixels:
     order: Literal["rgb", "bgr"] = "rgb"
 
     def __post_init__(self) -> None:
-        """Raises ValueError, or TypeError, on what no images have."""
+        """Raises ValueError or TypeError on impossible values."""
         for values in (self.mean, self.std):
             if len(values) != 3 or not all(map(math.isfinite, values)):
-                raise ValueError(f"{values} are not three numbers")
+                raise ValueError(f"{values} are not three finite numbers")
         if min(self.std) <= 0:
             raise ValueError(f"a standard deviation of {_numbers(self.std)} is not positive")
         if self.order not in ("rgb", "bgr"):
@@ -51,7 +53,7 @@ class Pixels:
         return f"{self.order.upper()} images of mean {_numbers(self.mean)} and standard deviation {_numbers(self.std)}"
 
     def as_metadata(self) -> dict[str, str]:
-        """For the metadata of a file, from where `described` has it again."""
+        """Metadata of a file, for `from_metadata`."""
         return {
             MARK: cpnet_jax.__version__,
             "mean": json.dumps(list(self.mean)),
@@ -60,56 +62,60 @@ class Pixels:
         }
 
 
-def described(metadata: Mapping[str, Any], card: Mapping[str, Any], name: str = "the file") -> Pixels:
-    """What a file says of its images; ImageNet's in RGB where it says nothing.
+def from_metadata(metadata: Mapping[str, Any], card: Mapping[str, Any], name: str = "the file") -> InputNormalization:
+    """Normalisation that a file states; ImageNet's in RGB if it states none.
 
     Args:
-      metadata: of a file that --mode=convert has written.
-      card: timm's config.json, whose numbers are of 0 .. 1.
+      metadata: of the file; read if --mode=convert wrote it.
+      card: timm's config.json, with numbers in units of 0 .. 1.
       name: of the file, for messages.
 
     Raises:
-      UserError: where it says what cannot be.
+      UserError: if the stated values are impossible.
     """
     try:
         if MARK in metadata:
             mean, std = (tuple(json.loads(metadata[field])) for field in ("mean", "std"))
-            return Pixels(mean, std, metadata["channel_order"])
+            return InputNormalization(mean, std, metadata["channel_order"])
         known = card.get("pretrained_cfg", {})
         if "mean" in known and "std" in known:
-            return Pixels(*(tuple(round(255 * value, 4) for value in known[field]) for field in ("mean", "std")))
+            mean, std = (tuple(round(255 * value, 4) for value in known[field]) for field in ("mean", "std"))
+            return InputNormalization(mean, std)
     except (KeyError, TypeError, ValueError) as error:
         where = "its metadata" if MARK in metadata else "the config.json beside it"
         raise UserError(
-            f"{name}: {where} cannot be right about the images that the weights expect ({type(error).__name__}: "
-            f"{error}): mend that, or take it away"
+            f"{name}: {where} states an impossible normalisation of the images ({type(error).__name__}: {error}): "
+            "correct or remove it"
         ) from error
-    return Pixels()
+    return InputNormalization()
 
 
 def adapt(
     tensors: Mapping[str, Shaped[np.ndarray, "..."]],
-    theirs: Pixels,
+    theirs: InputNormalization,
     *,
     mean: Sequence[float],
     std: Sequence[float],
     name: str = "the weights",
 ) -> dict[str, Shaped[np.ndarray, "..."]]:
-    """The tensors for RGB images of that mean and standard deviation; those of a network that expects them unchanged.
+    """Adapts the first convolution to RGB images of another standard deviation.
 
     Args:
-      tensors: a ResNet's or a CPNet's by PyTorch's names.
-      theirs: the images they were trained on.
-      mean, std: R, G, B, 0 .. 255.
+      tensors: of a ResNet or CPNet, by PyTorch's names.
+      theirs: normalisation of the images that they were trained on.
+      mean, std: of R, G, B, in units of 0 .. 255, by which images will be normalised.
       name: of the file, for messages.
 
+    Returns:
+      The tensors; unchanged if the normalisation is the same.
+
     Raises:
-      UserError: where the mean differs, or the first convolution of 3 channels is not found.
+      UserError: if the means differ, or there is no first convolution with 3 input channels.
     """
     if not np.allclose(theirs.mean, mean, rtol=0, atol=TOLERANCE):
         raise UserError(
-            f"{name} expects images of another mean than config.data.mean={_numbers(mean)}, which no weights can make "
-            f"up for at the border: set config.data.mean={_numbers(theirs.mean)}"
+            f"{name} expects images of another mean than config.data.mean={_numbers(mean)}, and the weights cannot be "
+            f"adapted to that: set config.data.mean={_numbers(theirs.mean)}"
         )
     factor = np.asarray(std, np.float64) / np.asarray(theirs.std, np.float64)
     same_std = np.allclose(factor, 1, rtol=0, atol=1e-6)
@@ -117,7 +123,7 @@ def adapt(
         return dict(tensors)
     key = next((key for key in tensors if key.removeprefix("backbone.") in FIRST_CONVOLUTIONS), None)
     if key is None or tensors[key].ndim != 4 or tensors[key].shape[1] != 3:
-        raise UserError(f"{name} has no first convolution of 3 channels: name a ResNet, or a CPNet with one")
+        raise UserError(f"{name} has no first convolution with 3 input channels: name a ResNet, or a CPNet with one")
     kernel = tensors[key] if theirs.order == "rgb" else tensors[key][:, ::-1]
     if not same_std:
         kernel = (kernel * factor[:, None, None]).astype(tensors[key].dtype)
