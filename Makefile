@@ -1,13 +1,13 @@
-# Everything is set up in .venv by the first target that needs it; only Python 3.11 or newer has to be there.
+# The first target that needs it installs everything into .venv. Only Python 3.11 or newer must be installed.
 PYTHON ?= python3
 VENV ?= .venv
-# TORCH=0 leaves PyTorch out, and with it the tests that compare with it.
+# TORCH=0: do not install PyTorch, and skip the tests that compare with it.
 TORCH ?= 1
-# Tests run in so many processes.
+# Number of test processes.
 JOBS ?= 2
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-layouts test-faults test-parity lint bench compare clean
+.PHONY: quickstart test test-layouts test-faults test-parity lint docs bench compare clean
 
 quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, draw predictions.
 	$(BIN)/python main.py --config=configs/quickstart.py
@@ -15,42 +15,46 @@ quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, d
 test: $(VENV)/.ready-test-$(TORCH) lint  ## Run the tests.
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-layouts: $(VENV)/.ready-test-0  ## The same numbers on any number of devices and processes; two minutes.
+test-layouts: $(VENV)/.ready-test-0  ## Check that any number of devices and processes gives the same numbers; two minutes.
 	$(BIN)/python -m pytest -m long tests/multihost
 
-test-parity: $(VENV)/.ready-test-1  ## Networks of every kind against PyTorch's, to the last digits; a minute.
+test-parity: $(VENV)/.ready-test-1  ## Compare networks of every kind with PyTorch; a minute.
 	$(BIN)/python -m pytest -s -m long tests/parity
 
-test-faults: $(VENV)/.ready-test-0  ## Break runs in every way they break on pods; a quarter of an hour.
+test-faults: $(VENV)/.ready-test-0  ## Break runs in the ways they break on pods; a quarter of an hour.
 	$(BIN)/python -m pytest -s -m long tests/faults
 
-lint: $(VENV)/.ready-test-$(TORCH)
+lint: $(VENV)/.ready-test-$(TORCH)  ## Check style, formatting and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
-bench: $(VENV)/.ready-test-1  ## Against PyTorch: the context prior and a training step; the step on TPUs; half an hour.
+docs: $(VENV)/.ready  ## Write docs/config.md from the comments in configs/default.py.
+	$(BIN)/python docs/generate_config.py
+
+bench: $(VENV)/.ready-test-1  ## Time the context prior and a training step against PyTorch, estimate the step on TPUs; half an hour.
 	$(BIN)/python benchmarks/context_prior.py
 	$(BIN)/python benchmarks/train_step.py
-	@# Status 2: libtpu is not installed, as it says.
+	@# Status 2: libtpu is not installed.
 	$(BIN)/python benchmarks/tpu_plan.py || test $$? -eq 2
 
-compare: $(VENV)/.ready  ## What each part is worth on the scenes, three seeds each; an hour and a half.
+compare: $(VENV)/.ready  ## Run the ablation on the scenes, three seeds each; one to two hours.
 	$(BIN)/python benchmarks/ablation.py --table=scenes --classes=sea,sand,bed,table
 
 clean:
 	rm -rf $(VENV) runs data
 
-$(VENV)/.ready: requirements.txt pyproject.toml
+$(VENV)/.ready: requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "error: $(PYTHON) is older than 3.11: name a newer one, make PYTHON=python3.11"; exit 2; }
 	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment (on Debian and Ubuntu: apt install python3-venv)"; exit 2; }
-	@echo "Installing the requirements into $(VENV), a minute or so"
+	@echo "Installing the requirements into $(VENV), about a minute"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 
-$(VENV)/.ready-test-0: $(VENV)/.ready
-	@# The list is complete; cityscapesScripts asks for more (matplotlib, a typing for Python 2) than its evaluation needs.
+$(VENV)/.ready-test-0: $(VENV)/.ready requirements-test.txt
+	@# --no-deps: cityscapesScripts requires packages that its evaluation does not need (matplotlib, typing for Python 2).
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements-test.txt
 	@touch $@
 

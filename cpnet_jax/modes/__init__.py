@@ -1,54 +1,145 @@
-"""From a mode's name to what it does. Each is imported when asked for: none waits for what it does not use."""
+"""The program's modes: one table, and one file for each mode. docs/extending.md adds a mode."""
 
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple
 
-import ml_collections
+from absl import flags as absl_flags
 
+from cpnet_jax.errors import UserError
 from cpnet_jax.modes import flags
 from cpnet_jax.runtime.signals import Stop
 
 
-def run(mode: str, config: ml_collections.ConfigDict | None, workdir: Path | None, stop: Stop) -> None:
-    """Does what `mode` says.
+class Call(NamedTuple):
+    """The arguments of a mode.
 
-    Args:
-      config: of --config; None where the mode works without one and none is given.
-      workdir: of --workdir or the config's name; None likewise.
-      stop: how a training learns that it is to stop.
+    Attributes:
+      config: ConfigDict of --config; None if it is not given.
+      workdir: Path of --workdir, or runs/NAME; None if neither is given.
+      stop: reports requests to stop.
     """
-    if mode == "train":
-        from cpnet_jax.training.loop import train
 
-        train(config, workdir, stop)
-    elif mode == "eval":
-        from cpnet_jax.modes.evaluate import evaluate_workdir
+    config: Any
+    workdir: Any
+    stop: Stop
 
-        evaluate_workdir(flags.apply_to_evaluation(config), workdir)
-    elif mode == "predict":
-        from cpnet_jax.modes.predict import predict
 
-        predict(**flags.predict_arguments(config, workdir))
-    elif mode == "export":
-        from cpnet_jax.modes.export import export_workdir
+@dataclass(frozen=True)
+class Mode:
+    """A row of the table of modes.
 
-        export_workdir(**flags.export_arguments(config, workdir))
-    elif mode == "convert":
-        from cpnet_jax.modes.convert import convert
+    Attributes:
+      run: does the work.
+      help: one sentence for --help.
+      flags: the flags that it reads besides --config, --workdir and --mode.
+      needs_config: whether --config must be given; without one the mode finds its config in the workdir.
+      several_processes: whether several processes can share the work.
+      uses_devices: whether it computes on JAX's devices.
+      resumes: whether it continues when it is run again; if it does, stopping it exits with status 75.
+    """
 
-        convert(**flags.convert_arguments(config, workdir))
-    elif mode == "check_submission":
-        from cpnet_jax.modes.check_submission import check_submission
+    run: Callable[[Call], None]
+    help: str
+    flags: tuple[absl_flags.FlagHolder, ...] = ()
+    needs_config: bool = False
+    several_processes: bool = False
+    uses_devices: bool = True
+    resumes: bool = False
 
-        check_submission(**flags.submission_arguments())
-    elif mode == "plan":
-        from cpnet_jax.modes.plan import plan
 
-        plan(config, **flags.plan_arguments())
-    elif mode == "prepare":
-        from cpnet_jax.modes.prepare import prepare
+def _from(module: str) -> Callable[[Call], None]:
+    """The function `run` of a module in this package, imported when it is called, so that start-up stays quick."""
 
-        prepare(config)
-    else:
-        from cpnet_jax.modes.check_data import check_data
+    def run(call: Call) -> None:
+        import_module(f"cpnet_jax.modes.{module}").run(call)
 
-        check_data(config, workdir)
+    return run
+
+
+MODES = {
+    "train": Mode(
+        _from("train"),
+        "Train a network, or resume its training; evaluate it at the end.",
+        needs_config=True,
+        several_processes=True,
+        resumes=True,
+    ),
+    "eval": Mode(
+        _from("evaluate"),
+        "Evaluate a trained network on the evaluation split; write eval.json and the report.",
+        flags=(flags.CHECKPOINT, flags.MULTI_SCALE),
+        needs_config=True,
+        several_processes=True,
+    ),
+    "predict": Mode(
+        _from("predict"),
+        "Segment images of your own.",
+        flags=(
+            flags.IMAGES,
+            flags.MODEL,
+            flags.CHECKPOINT,
+            flags.OUTPUT,
+            flags.OVERLAYS,
+            flags.PROBABILITIES,
+            flags.MULTI_SCALE,
+            flags.SUBMISSION,
+        ),
+    ),
+    "export": Mode(
+        _from("export"),
+        "Write a trained network to one file that needs neither this package nor its config.",
+        flags=(flags.CHECKPOINT, flags.OUTPUT),
+    ),
+    "convert": Mode(
+        _from("convert"),
+        "Convert PyTorch weights to a workdir or a file, or a workdir's weights to a PyTorch file.",
+        flags=(
+            flags.WEIGHTS,
+            flags.WEIGHTS_ORDER,
+            flags.WEIGHTS_MEAN,
+            flags.WEIGHTS_STD,
+            flags.CHECKPOINT,
+            flags.OUTPUT,
+        ),
+    ),
+    "prepare": Mode(
+        _from("prepare"),
+        "Read a dataset's raw files into records, as the first training run would.",
+        needs_config=True,
+        several_processes=True,
+    ),
+    "check_data": Mode(
+        _from("check_data"),
+        "Examine a dataset for damaged files, missing partners and wrong labels.",
+        needs_config=True,
+    ),
+    "check_submission": Mode(
+        _from("check_submission"),
+        "Check whether a benchmark's test server would accept an archive.",
+        flags=(flags.SUBMISSION, flags.ARCHIVE, flags.IMAGES),
+    ),
+    "plan": Mode(
+        _from("plan"),
+        "Estimate a training step's time and memory on TPU slices by compiling for them; needs no TPU.",
+        flags=(flags.TOPOLOGY, flags.IMAGES_PER_CHIP, flags.FIND_LARGEST),
+        needs_config=True,
+        uses_devices=False,
+    ),
+}
+
+
+def find(name: str) -> Mode:
+    """The mode of that name. Raises UserError if it does not exist, or a flag is given that it does not read."""
+    if name not in MODES:
+        raise UserError(f"--mode={name} does not exist: choose one of {', '.join(MODES)}")
+    readers: dict[str, list[str]] = {}
+    for reader, mode in MODES.items():
+        for flag in mode.flags:
+            readers.setdefault(flag.name, []).append(reader)
+    for flag_name, modes in readers.items():
+        if absl_flags.FLAGS[flag_name].present and name not in modes:
+            listed = " or ".join(f"--mode={reader}" for reader in modes)
+            raise UserError(f"--{flag_name} is given with --mode={name}, which does not read it: it is for {listed}")
+    return MODES[name]

@@ -1,6 +1,4 @@
-"""--mode=check_data: examines a dataset without a network."""
-
-from pathlib import Path
+"""--mode=check_data: checks that a dataset is sound to train on."""
 
 import ml_collections
 
@@ -8,57 +6,60 @@ from cpnet_jax.config import build
 from cpnet_jax.config.check import check_config, resolve_classes
 from cpnet_jax.data import builders
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.data.doctor import report
+from cpnet_jax.data.doctor import examined_data, report
 from cpnet_jax.data.doctor.census import Census
+from cpnet_jax.data.doctor.examined_data import ExaminedData
 from cpnet_jax.data.doctor.scan import scan
 from cpnet_jax.data.doctor.sheet import contact_sheet
-from cpnet_jax.data.doctor.subject import Subject, prepared_subject, raw_subject
 from cpnet_jax.errors import UserError
+from cpnet_jax.modes import Call
+from cpnet_jax.modes.prepare import prepare_records
 from cpnet_jax.runtime import files
+from cpnet_jax.runtime.files import AnyPath
 
 
-def check_data(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Examines the dataset; prints a report, and leaves it in DIR/check_data with a contact sheet to look at.
+def check_data(config: ml_collections.ConfigDict, workdir: AnyPath) -> None:
+    """Examines the dataset; prints a report, and writes it to DIR/check_data together with a contact sheet.
 
     Raises:
-      UserError: where training would not be sound, or there is nothing to examine.
+      UserError: if training would not be sound, or there is nothing to examine.
     """
     check_config(config)
     dataset = build.make_dataset(config)
-    resolve_classes(config, dataset)
-    subject = _subject(config, dataset)
+    resolve_classes(config, dataset.classes)
+    examined = _data_to_examine(config, dataset)
     train_split = config.data.train_split or dataset.train_split
     eval_split = config.data.eval_split or dataset.eval_split
     for field, split in (("train_split", train_split), ("eval_split", eval_split)):
-        if split not in subject.splits:
+        if split not in examined.splits:
             raise UserError(
-                f"config.data.{field} is {split!r}, which {subject.origin} lacks: take one of {sorted(subject.splits)}"
+                f"config.data.{field} is {split!r}, which {examined.origin} lacks: use one of {sorted(examined.splits)}"
             )
     folder = workdir / "check_data"
     files.make_folder(folder, "--workdir")
-    census = Census(subject, scan(subject, config.system.threads), train_split, eval_split)
+    census = Census(examined, scan(examined, config.system.threads), train_split, eval_split)
     files.write_json(folder / "report.json", report.as_json(census))
     (folder / "sheet.png").unlink(missing_ok=True)
     written = "report.json"
     if sheet := contact_sheet(census):
         with files.replacing(folder / "sheet.png") as temporary:
             sheet.save(temporary, format="PNG")
-        written += ", and sheet.png to look at"
+        written += " and sheet.png"
     print(f"\n{report.as_text(census, tuple(config.data.crop_size))}\n\n{folder} holds {written}.")
     if census.faults:
         raise UserError(
-            f"{subject.origin} is not sound to train on: repair what {folder / 'report.json'} lists as faults, "
-            f"{census.faults} in all"
+            f"{examined.origin} is not sound to train on: repair the {census.faults} fault(s) listed in "
+            f"{folder / 'report.json'}"
         )
 
 
-def prepared(config: ml_collections.ConfigDict, dataset: Dataset, source: str = "") -> builders.SegmentationBuilder:
-    return builders.prepare(dataset, config.data.dir, source, cache=config.system.data_cache)
-
-
-def _subject(config: ml_collections.ConfigDict, dataset: Dataset) -> Subject:
-    """The raw source where one is named and is made of pairs of files, the prepared records otherwise."""
+def _data_to_examine(config: ml_collections.ConfigDict, dataset: Dataset) -> ExaminedData:
+    """Returns the raw files if config.data.source is set and the dataset has any, else the prepared records."""
     builder = builders.make_builder(dataset, config.data.dir, config.data.source)
     if builder.source_path is not None:
-        return raw_subject(builder)
-    return prepared_subject(prepared(config, dataset))
+        return examined_data.from_source(builder)
+    return examined_data.from_records(prepare_records(config, dataset))
+
+
+def run(call: Call) -> None:
+    check_data(call.config, call.workdir)

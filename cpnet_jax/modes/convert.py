@@ -1,9 +1,7 @@
-"""--mode=convert: PyTorch's weights into a workdir, a workdir's into PyTorch's files, or from file to file."""
+"""--mode=convert: converts PyTorch weights to a workdir, a workdir to PyTorch weights, or one file to another."""
 
-import json
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,149 +9,118 @@ import jax
 import ml_collections
 
 from cpnet_jax import sharding
-from cpnet_jax.config import build
-from cpnet_jax.config.check import check_config, resolve_classes
-from cpnet_jax.config.same_run import as_dict
-from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.config.check import check_config
 from cpnet_jax.errors import UserError
-from cpnet_jax.inference.load import Restored, restore
+from cpnet_jax.inference.load import restore
+from cpnet_jax.modes import Call, flags
 from cpnet_jax.runtime import files
-from cpnet_jax.training.checkpoint import Checkpoints
-from cpnet_jax.training.state import create_state
-from cpnet_jax.training.workdir_lock import locked
-from cpnet_jax.weights import tensor_files
-from cpnet_jax.weights.convert import cpnet_tensors, cpnet_variables
-from cpnet_jax.weights.dilation import check_dilation, warning
-from cpnet_jax.weights.expressible import check_expressible, note
-from cpnet_jax.weights.load import ORIGIN, Weights, load
-from cpnet_jax.weights.pixels import Pixels, adapt
+from cpnet_jax.runtime.files import AnyPath
+from cpnet_jax.weights import tensor_files, workdirs
+from cpnet_jax.weights.convert import cpnet_tensors
+from cpnet_jax.weights.convertible import check_convertible, multi_grid_note
+from cpnet_jax.weights.dilation import dilation_warning
+from cpnet_jax.weights.input_normalization import InputNormalization, adapt
+from cpnet_jax.weights.load import PyTorchWeights, load
 
 
 def convert(
     *,
-    source: str | None,
+    weights: str | None,
     config: ml_collections.ConfigDict | None,
-    workdir: Path | None,
-    output: Path | None,
+    workdir: AnyPath | None,
+    output: AnyPath | None,
     checkpoint: str | int,
-    pixels: dict[str, Any],
+    normalization: dict[str, Any],
 ) -> None:
-    """Which way follows from what is named: source to output, source to workdir, or workdir to output.
+    """Converts weights to the output file or else to a workdir; without weights, a workdir to the output file.
 
     Args:
-      source: PyTorch's weights; see `weights.load`.
-      config: says what network the workdir will hold; for a file, what images its weights are to expect.
-      workdir: of a run; without a source it is what is converted.
-      output: a file.
+      weights: PyTorch weights; see `weights.load`.
+      config: of the network that the workdir will hold; for an output file, gives the images' normalisation.
+      workdir: to write; without weights, the run to read.
+      output: file to write.
       checkpoint: "latest", "best" or a step of the workdir.
-      pixels: order, mean and std of the images that the source expects; None where it is to say itself.
+      normalization: order, mean and std of the images that the weights expect; None to read a value from their file.
 
     Raises:
-      UserError: where the source is not what is wanted, or something is in the way.
+      UserError: if the arguments contradict each other, the weights do not fit, or something cannot be written.
     """
     if output:
         tensor_files.check_suffix(output)
         if output.is_dir():
             raise UserError(f"--output={output} is a folder: name a file")
         files.make_folder(output.parent, "--output")
-    if source is None:
-        _to_file(workdir, output, checkpoint)
+    if weights is None:
+        _workdir_to_file(flags.workdir_of(config, workdir), output, checkpoint)
         return
     if output and workdir:
-        raise UserError("--output and --workdir both say where the weights go: give one of them")
+        raise UserError("--output and --workdir both say where to write the weights: give only one of them")
     if output is None and config is None:
-        raise UserError("--config is missing: name the experiment whose network the weights are, or give --output")
+        raise UserError("--config is missing: name the experiment of the network to write a workdir, or give --output")
     if config:
         check_config(config)
-    weights = _for_images(load(source), pixels, _pixels(config) if config else Pixels())
+    ours = workdirs.normalization_of(config) if config else InputNormalization()
+    loaded = _adapted(load(weights), normalization, ours)
     if output:
-        tensor_files.write(output, weights.tensors, weights.metadata | _metadata(weights.pixels))
-        print(f"{output}: {len(weights.tensors)} tensors by their own names, for {weights.pixels}.")
-    else:
-        _to_workdir(weights, config, workdir or Path(f"runs/{config.name}"))
+        workdirs.write_weights(loaded, output)
+        print(f"{output}: {len(loaded.tensors)} tensors with unchanged names, for {loaded.normalization}.")
+        return
+    assert config is not None  # checked above
+    workdir = workdir or Path(f"runs/{config.name}")
+    workdirs.write_workdir(loaded, config, workdir)
+    print(f"{workdir}/checkpoints/0: the CPNet of {weights}, a checkpoint to evaluate, predict or continue from.")
 
 
-def _for_images(weights: Weights, given: dict[str, Any], ours: Pixels) -> Weights:
+def _adapted(loaded: PyTorchWeights, given: dict[str, Any], ours: InputNormalization) -> PyTorchWeights:
+    """The weights for images of our normalisation; values given by flags replace those of their file."""
     given = {name: value for name, value in given.items() if value is not None}
     if min(given.get("std", (1.0,))) <= 0:
-        raise UserError(f"--weights_std={','.join(map(str, given['std']))}: each must be positive")
-    theirs = replace(weights.pixels, **given)
-    tensors = adapt(weights.tensors, theirs, mean=ours.mean, std=ours.std, name=weights.source)
-    print(f"{weights.source} is taken to expect {theirs}.", flush=True)
-    return replace(weights, tensors=tensors, pixels=ours)
+        raise UserError(f"--weights_std={','.join(map(str, given['std']))}: each value must be positive")
+    theirs = replace(loaded.normalization, **given)
+    tensors = adapt(loaded.tensors, theirs, mean=ours.mean, std=ours.std, name=loaded.location)
+    print(f"{loaded.location} is assumed to expect {theirs}.", flush=True)
+    return replace(loaded, tensors=tensors, normalization=ours)
 
 
-def _pixels(config: ml_collections.ConfigDict) -> Pixels:
-    return Pixels(tuple(config.data.mean), tuple(config.data.std))
-
-
-def _to_workdir(weights: Weights, config: ml_collections.ConfigDict, workdir: Path) -> None:
-    check_expressible(config.model)
-    check_dilation(weights)
-    dataset = build.make_dataset(config)
-    resolve_classes(config, dataset)
-    create = partial(
-        create_state, build.make_model(config), build.make_optimizer(config), tuple(config.data.crop_size), config.seed
-    )
-    abstract = jax.eval_shape(create)
-    like = {"params": abstract.params, "batch_stats": abstract.batch_stats}
-    variables = cpnet_variables(weights.tensors, like=like, name=weights.source)
-    description = _description(config, dataset, weights.source)
-    files.make_folder(workdir, "--workdir")
-    with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
-        if checkpoints.latest() is not None:
-            raise UserError(f"--workdir={workdir} holds checkpoints already: name another")
-        # Under one jit, so that nothing is drawn that would not be used.
-        start = jax.jit(
-            lambda loaded: create().replace(**loaded), out_shardings=sharding.replicated(sharding.make_mesh())
-        )
-        checkpoints.save(0, start(variables), position=0, config=description, miou=None)
-    files.write_json(workdir / "config.json", description)
-    print(f"{workdir}/checkpoints/0: the CPNet of {weights.source}, a checkpoint to evaluate, predict or go on from.")
-
-
-def _description(config: ml_collections.ConfigDict, dataset: Dataset, source: str) -> dict[str, Any]:
-    """As `Experiment.description`, without data."""
-    known = {
-        "classes": list(dataset.classes),
-        "palette": [list(colour) for colour in dataset.palette],
-        "ignore_label": dataset.ignore_label,
-        "weights": source,
-    }
-    return {**as_dict(config), "trained_on": known}
-
-
-def _to_file(workdir: Path, output: Path | None, checkpoint: str | int) -> None:
+def _workdir_to_file(workdir: AnyPath, output: AnyPath | None, checkpoint: str | int) -> None:
     found = restore(workdir, sharding.make_mesh(), checkpoint)
-    check_expressible(found.config.model)
+    check_convertible(found.config.model)
     path = output or workdir / f"{found.config.name}{tensor_files.SAFETENSORS}"
     tensors = cpnet_tensors(jax.device_get(found.variables), batches_tracked=found.step)
-    for said in (warning(tensors, str(path)), note(found.config.model, str(path))):
-        if said:
-            print(said, file=sys.stderr, flush=True)
-    pixels = _pixels(found.config)
-    metadata = _metadata(pixels) | _origin(found)
-    tensor_files.write(path, tensors, metadata if path.suffix == tensor_files.SAFETENSORS else metadata | _meta(found))
-    print(f"{path}: {len(tensors)} tensors of step {found.step} by mmsegmentation's names, for {pixels}.")
+    for line in (dilation_warning(tensors, str(path)), multi_grid_note(found.config.model, str(path))):
+        if line:
+            print(line, file=sys.stderr, flush=True)
+    workdirs.write_checkpoint(tensors, found, path)
+    print(
+        f"{path}: {len(tensors)} tensors of step {found.step} with mmsegmentation's names, for "
+        f"{workdirs.normalization_of(found.config)}."
+    )
 
 
-def _metadata(pixels: Pixels) -> dict[str, str]:
-    """Strings, as safetensors has it; "format" is what PyTorch's programs look for there."""
-    return {"format": "pt", **pixels.as_metadata()}
+def run(call: Call) -> None:
+    convert(**arguments(call.config, call.workdir))
 
 
-def _origin(found: Restored) -> dict[str, str]:
+def arguments(config: ml_collections.ConfigDict | None, workdir: AnyPath | None) -> dict[str, Any]:
+    """The arguments of `convert` from the flags. Raises UserError if the flags contradict each other."""
+    if flags.WEIGHTS.value and flags.CHECKPOINT.present:
+        raise UserError("--checkpoint is given with --weights: leave it out, it selects a checkpoint of --workdir")
+    if not flags.WEIGHTS.value:
+        for flag in (flags.WEIGHTS_ORDER, flags.WEIGHTS_MEAN, flags.WEIGHTS_STD):
+            if flag.present:
+                raise UserError(f"--{flag.name} is given without --weights: also name the file that it describes")
+        if flags.WEIGHTS.present or (workdir is None and config is None):
+            raise UserError("--weights is missing: name PyTorch weights to convert, or a run to convert by --workdir")
+        workdir = flags.workdir_of(config, workdir)
     return {
-        "layout": "mmsegmentation",
-        ORIGIN: found.config.name,
-        "step": str(found.step),
-        "crop_size": json.dumps(list(found.config.data.crop_size)),
-        "classes": json.dumps(found.dataset.classes),
-        "palette": json.dumps(found.dataset.palette),
+        "weights": flags.WEIGHTS.value,
+        "config": config,
+        "workdir": workdir,
+        "output": flags.path(flags.OUTPUT),
+        "checkpoint": flags.checkpoint_of(config),
+        "normalization": {
+            "order": flags.WEIGHTS_ORDER.value,
+            "mean": flags.rgb(flags.WEIGHTS_MEAN),
+            "std": flags.rgb(flags.WEIGHTS_STD),
+        },
     }
-
-
-def _meta(found: Restored) -> dict[str, Any]:
-    """Where mmsegmentation looks for the classes: 0.x at the first two, 1.x at the last."""
-    classes, palette = tuple(found.dataset.classes), [list(colour) for colour in found.dataset.palette]
-    return {"CLASSES": classes, "PALETTE": palette, "dataset_meta": {"classes": classes, "palette": palette}}

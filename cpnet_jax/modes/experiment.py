@@ -1,5 +1,6 @@
-"""The parts of one experiment, put together from its config."""
+"""An experiment: its data, model, optimiser and evaluator, built from a config."""
 
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -21,20 +22,20 @@ from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.runtime import processes
 from cpnet_jax.training import finetune
 from cpnet_jax.training.state import TrainState
-from cpnet_jax.weights.start import Source, start_from
+from cpnet_jax.weights.start import StartingPoint, start_from
 
 
 class Experiment:
     """Data, model, optimiser and mesh of a config. Resolves the config's durations and number of classes.
 
     Raises:
-      UserError: where the config or the data cannot work.
+      UserError: if the config or the data cannot work.
     """
 
     def __init__(self, config: ml_collections.ConfigDict) -> None:
         check_config(config)
         self.dataset = build.make_dataset(config)
-        resolve_classes(config, self.dataset)
+        resolve_classes(config, self.dataset.classes)
         self.mesh = sharding.make_mesh()
         devices = self.mesh.size
         if config.batch_size // config.optimizer.accumulate % devices:
@@ -57,13 +58,16 @@ class Experiment:
             check_same_everywhere(processes.gather(self.description()))
 
     def _open(self, config: ml_collections.ConfigDict, eval_split: str) -> tuple[Any, Any, Any]:
-        """The builder of prepared data, and its records to train and to evaluate on."""
+        """The builder of the prepared data, the training records and the evaluation records."""
         builder = builders.prepare(self.dataset, config.data.dir, config.data.source, cache=config.system.data_cache)
         return builder, builders.records(builder, self._train_split), builders.records(builder, eval_split)
 
     def description(self) -> dict[str, Any]:
-        """The resolved config, and by what the training data are recognised when a run is resumed: moved or prepared
-        anew they are the same, but another folder's are not. All that prediction needs to know of them is here, too."""
+        """The resolved config and a description of the training data, as saved in checkpoints and config.json.
+
+        The fingerprint identifies the data when a run is resumed: it stays the same if they are moved or prepared
+        again. Classes, palette and ignore label are what prediction needs.
+        """
         data = {
             "classes": list(self.dataset.classes),
             "fingerprint": self._fingerprint,
@@ -77,17 +81,17 @@ class Experiment:
         return fingerprint(self.train_records)
 
     def initial_state(self) -> TrainState:
-        """The state at step 0, on every device: random, but for what config.init names."""
+        """The state at step 0 on every device: random, except the weights that config.init names."""
         state = self._create_state()
         initial = {"params": state.params, "batch_stats": state.batch_stats}
-        variables, lines = start_from(self._source(), initial, self.mesh)
+        variables, lines = start_from(self._starting_point(), initial, self.mesh)
         if processes.is_main_process():
             print(*lines, sep="\n", end="\n" if lines else "")
-        return state.replace(**variables)
+        return replace(state, **variables)
 
-    def _source(self) -> Source:
+    def _starting_point(self) -> StartingPoint:
         init, data, model = self.config.init, self.config.data, self.config.model
-        return Source(
+        return StartingPoint(
             backbone=init.backbone.replace("{depth}", str(model.depth)),
             checkpoint=init.checkpoint,
             skip=init.skip,
@@ -98,7 +102,7 @@ class Experiment:
         )
 
     def abstract_state(self) -> TrainState:
-        """Its shapes, dtypes and shardings."""
+        """The shapes, dtypes and shardings of the state."""
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(self.mesh)),
             jax.eval_shape(self._create_state),
@@ -109,7 +113,7 @@ class Experiment:
         return jax.jit(build.make_create_state(self.config), out_shardings=sharding.replicated(self.mesh))
 
     def train_stream(self, position: int) -> DeviceBatches:
-        """The global training batches from that one on, on the devices."""
+        """The global training batches from number `position` on, moved to the devices."""
         data, system = self.config.data, self.config.system
         stream = TrainStream(
             self.train_records,
@@ -120,16 +124,16 @@ class Experiment:
             process=(jax.process_index(), jax.process_count()),
             threads=system.threads,
             workers=system.workers,
-            presence=self._class_presence() if data.class_uniform else None,
+            class_presence=self._class_presence() if data.class_uniform else None,
             replace_unreadable=data.on_error == "skip",
         )
         return DeviceBatches(self.mesh, stream, ahead=system.batches_ahead)
 
     def _class_presence(self) -> Bool[np.ndarray, "n classes"]:
         cache = class_presence.cache_file(self._builder.data_dir, self._train_split)
-        say = (lambda reason: print(f"Not drawn: {reason}")) if self.config.data.on_error == "skip" else None
-        return class_presence.class_presence(self.train_records, self.dataset, cache, on_unreadable=say)
+        say = (lambda reason: print(f"Skipped: {reason}")) if self.config.data.on_error == "skip" else None
+        return class_presence.find_class_presence(self.train_records, self.dataset, cache, on_unreadable=say)
 
     def train_step(self) -> Any:
-        """The jitted step: (state, batch) -> (state, metrics), both replicated. The state passed in is given up."""
+        """The jitted training step, see `build.make_train_step`."""
         return build.make_train_step(self.config, self.mesh)

@@ -1,35 +1,34 @@
-"""--mode=export: a trained workdir's network as one file."""
-
-from pathlib import Path
+"""--mode=export: exports a workdir's network as one file."""
 
 from cpnet_jax import sharding
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.export.export import export_model
 from cpnet_jax.inference.load import restore
+from cpnet_jax.modes import Call, flags
 from cpnet_jax.runtime import files
+from cpnet_jax.runtime.files import AnyPath
 
 SUFFIX = ".cpnet"
 
 
-def export_workdir(workdir: Path, output: Path | None, checkpoint: str | int) -> None:
-    """Exports a checkpoint; the data it was trained on are not needed.
+def export_workdir(workdir: AnyPath, output: AnyPath | None, checkpoint: str | int) -> None:
+    """Exports a checkpoint; does not need the training data.
 
     Args:
-      workdir: of a run.
-      output: the file; WORKDIR/NAME.cpnet unless given.
+      workdir: the folder of a run.
+      output: the file to write; None: WORKDIR/NAME.cpnet.
       checkpoint: "latest", "best" or a step.
 
     Raises:
-      UserError: where the workdir holds no such checkpoint, or the file cannot be written or is not what the network
-        is.
+      UserError: if there is no such checkpoint, the file cannot be written, or it differs from the live network.
     """
     found = restore(workdir, sharding.make_mesh(), checkpoint)
     config = found.config
     path = output or workdir / f"{config.name}{SUFFIX}"
     if path.is_dir():
-        raise UserError(f"--output={path} is a folder: name a file in it, {path / config.name}{SUFFIX} for instance")
+        raise UserError(f"--output={path} is a folder: name a file, for example {path / config.name}{SUFFIX}")
     files.make_folder(path.parent, "--output")
-    print(f"Exporting step {found.step} of {workdir}, and comparing the file with the live network.", flush=True)
+    print(f"Exporting step {found.step} of {workdir} and comparing the file with the live network.", flush=True)
     agreement = export_model(
         path,
         found.model,
@@ -42,5 +41,10 @@ def export_workdir(workdir: Path, output: Path | None, checkpoint: str | int) ->
     )
     print(
         f"{path}: {files.size(path) / 1e6:.1f} MB. Logits differ from the live network's by at most "
-        f"{agreement.difference:.1e} of the largest; {agreement.pixels:.4%} of the pixels have the same class."
+        f"{agreement.difference:.1e} of the largest logit; {agreement.pixels:.4%} of the pixels have the same class."
     )
+
+
+def run(call: Call) -> None:
+    workdir = flags.workdir_of(call.config, call.workdir)
+    export_workdir(workdir, flags.path(flags.OUTPUT), flags.checkpoint_of(call.config))

@@ -1,21 +1,20 @@
-"""--mode=plan: what a config's training step will cost on slices of TPUs, found out without any."""
+"""--mode=plan: estimates the time and memory of a config's training step on TPU slices; needs no TPU."""
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import ml_collections
 from tqdm import tqdm
 
-from cpnet_jax.config import build
-from cpnet_jax.config.check import check_config, resolve_classes
 from cpnet_jax.errors import UserError
-from cpnet_jax.plan.compiler import Compiled, Compiler
+from cpnet_jax.modes import Call, flags
+from cpnet_jax.plan import topologies
+from cpnet_jax.plan.compiler import Compiled, Compiler, cache_folder, resolve_config
 from cpnet_jax.plan.largest import largest_fitting
 from cpnet_jax.plan.report import report
 from cpnet_jax.plan.topologies import Topology
-from cpnet_jax.runtime import files
 
 
 def plan(
@@ -25,18 +24,19 @@ def plan(
     *,
     find_largest: bool,
 ) -> None:
-    """Compiles the config's step for every slice and number of images, and prints what that says.
+    """Compiles the config's step for every slice and number of images, and prints a report for each slice.
 
     Args:
-      slices: of TPUs, to run it on.
-      images_per_chip: rising; none: the config's batch over the chips.
-      find_largest: whether to look for the most images that fit, too, which takes some more compiling.
+      slices: TPU slices to compile for.
+      images_per_chip: in rising order; if empty, the config's batch is divided over the chips.
+      find_largest: whether to search for the most images that fit, which takes a few more compilations.
 
     Raises:
-      UserError: on a config that cannot work, a number of images that is no multiple of the parts that the config works
-        a batch through in, or where libtpu is missing.
+      UserError: if a field's value cannot work, a number of images is not a multiple of config.optimizer.accumulate, or
+        libtpu is missing.
     """
-    cache = prepare(config)
+    resolve_config(config)
+    cache = cache_folder(config)
     unit = config.optimizer.accumulate
     if wrong := [images for images in images_per_chip if images % unit]:
         raise UserError(
@@ -48,32 +48,16 @@ def plan(
         steps = _compile_all(compiler, images)
         largest = None
         if find_largest:
-            note = ", looking for the most images that fit"
+            note = ", searching for the most images that fit"
             search = partial(compiler.compile, expected=_usual_seconds(steps), note=note)
             largest = largest_fitting(search, steps, room=topology.chip.hbm, unit=unit)
         text = report(_title(config), config.batch_size, topology, _rising(steps), largest)
         print(f"\n{text}\n", flush=True)
 
 
-def prepare(config: ml_collections.ConfigDict) -> Path | None:
-    """Checks a config and fills in its number of classes -> the folder for what is compiled, if it wants one.
-
-    Raises:
-      UserError: on a config that cannot work.
-    """
-    check_config(config)
-    if not config.data.num_classes:
-        resolve_classes(config, build.make_dataset(config))
-    if not config.system.compilation_cache:
-        return None
-    cache = Path(config.system.compilation_cache).expanduser() / "plans"
-    files.make_folder(cache, "config.system.compilation_cache")
-    return cache
-
-
 def _compile_all(compiler: Compiler, images_per_chip: Sequence[int]) -> dict[int, Compiled]:
-    """By images a chip."""
-    steps = {images: step for images in images_per_chip if (step := compiler.known(images))}
+    """Compiles the steps that are not cached; returns all by images per chip."""
+    steps = {images: step for images in images_per_chip if (step := compiler.cached(images))}
     missing = [images for images in images_per_chip if images not in steps]
     for place, images in enumerate(missing, 1):
         expected = _usual_seconds(steps)
@@ -94,8 +78,31 @@ def _note(place: int, count: int, expected: float | None) -> str:
     if count == 1:
         return ""
     rest = expected and (count - place) * expected
-    return f", {place} of {count}" + (f" (the others about {tqdm.format_interval(rest)})" if rest else "")
+    return f", {place} of {count}" + (f" (about {tqdm.format_interval(rest)} for the others)" if rest else "")
 
 
 def _rising(steps: dict[int, Compiled]) -> list[Compiled]:
     return [steps[images] for images in sorted(steps)]
+
+
+def run(call: Call) -> None:
+    plan(call.config, **arguments())
+
+
+def arguments() -> dict[str, Any]:
+    """The arguments of `plan` from the flags, except the config.
+
+    Raises:
+      UserError: if no topology is named or one is unknown, or --images_per_chip has something other than numbers.
+    """
+    names = [name for value in flags.TOPOLOGY.value for name in value.split(",")]
+    if not names:
+        raise UserError("--topology is missing: name a TPU slice, for example --topology=v5e:4x4")
+    wrong = [value for value in flags.IMAGES_PER_CHIP.value if not value.isdecimal() or not int(value)]
+    if wrong:
+        raise UserError(f"--images_per_chip has {wrong[0]!r}: give numbers of images, for example 1,2,4,8")
+    return {
+        "slices": [topologies.parse(name) for name in dict.fromkeys(names)],
+        "images_per_chip": sorted({int(value) for value in flags.IMAGES_PER_CHIP.value}),
+        "find_largest": flags.FIND_LARGEST.value,
+    }

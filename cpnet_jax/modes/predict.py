@@ -1,93 +1,94 @@
-"""--mode=predict: a trained network on one's own images."""
+"""--mode=predict: predicts image files with a trained network."""
 
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import ml_collections
 from jax.sharding import Mesh
-from jaxtyping import Float, UInt8
 
 from cpnet_jax import sharding
+from cpnet_jax.config.check import check_config
 from cpnet_jax.errors import UserError
-from cpnet_jax.inference.images import read_ahead, read_image
-from cpnet_jax.inference.inputs import InputImage, find_images
+from cpnet_jax.inference.inputs import FoundImages, find_images
 from cpnet_jax.inference.load import from_workdir
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.outputs import FOLDERS, PredictionWriter
+from cpnet_jax.inference.predict_files import description, predict_files
 from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.inference.protocol import Protocol
 from cpnet_jax.inference.settings import limits, make_protocol
 from cpnet_jax.inference.submissions import FORMATS, Submission
+from cpnet_jax.modes import Call, flags
 from cpnet_jax.runtime import files
-from cpnet_jax.runtime.progress import Progress
+from cpnet_jax.runtime.files import AnyPath
 
-# That read images, and as many that write predictions.
-THREADS = 2
+# What can be named instead of a workdir.
+OR_MODEL = ", or an exported network by --model"
 
 
 def predict(
     images: Sequence[str],
     *,
-    workdir: Path | None,
-    exported: Path | None,
+    workdir: AnyPath | None,
+    exported: AnyPath | None,
     checkpoint: str | int,
     settings: Mapping[str, Any] | None,
     multi_scale: bool | None,
-    output: Path | None,
+    output: AnyPath | None,
     overlays: bool,
     probabilities: bool,
     submission: str | None = None,
 ) -> None:
-    """Writes the prediction of every image that can be read, and names those that cannot.
+    """Writes a prediction for every image that can be read, and prints a warning for each of the others.
 
     Args:
       images: files, folders and patterns.
-      workdir, exported: where the network is, one of them given.
-      checkpoint: "latest", "best" or a step, of a workdir.
-      settings: config.eval of a config that was given; else the network's own count.
-      multi_scale: over the settings' scales and flip; None: as the settings say.
-      output: WORKDIR/predictions, or predictions/ for an exported network, where None.
-      overlays, probabilities: whether to write them as well.
-      submission: the benchmark to write a submission to: "cityscapes" or "ade20k".
+      workdir, exported: location of the network; exactly one is given.
+      checkpoint: "latest", "best" or a step of the workdir.
+      settings: config.eval of the config given by flags; None: the settings stored with the network.
+      multi_scale: whether to use the settings' scales and flip; None: as the settings say.
+      output: folder to write to; None: WORKDIR/predictions, or predictions/ for an exported network.
+      overlays, probabilities: whether to write these, too.
+      submission: benchmark to write a submission for, "cityscapes" or "ade20k".
 
     Raises:
-      UserError: where there are no images, no network or no place to write, or not one image could be read.
+      UserError: if there is no image, no network, no writable output, or no image can be read.
     """
-    # Pillow warns of odd but readable files; what it cannot read is told below.
+    # Pillow warns about unusual but readable files. Unreadable ones are reported at the end.
     warnings.filterwarnings("ignore", module="PIL")
-    output = output or (workdir / "predictions" if workdir else Path("predictions"))
-    if submission and files.is_remote(output):
-        raise UserError(f"--submission is packed and checked on a local disk: give an --output there, not {output}")
+    output = _output(output, workdir, submission)
     found = find_images(images, outputs=[output / name for name in FOLDERS])
     mesh = sharding.make_mesh()
     model = _load(workdir, exported, checkpoint, mesh)
     settings = model.origin.get("eval", {}) if settings is None else settings
     protocol = make_protocol(settings, multi_scale)
     files.make_folder(output, "--output")
-    entry = submission and Submission(FORMATS[submission], output / f"submission_{submission}")
-    if entry:
-        entry.begin(model.dataset, [image.path for image in found.images])
+    entry = _begin_submission(submission, output, model, found) if submission else None
     predictor = Predictor(model, mesh, protocol=protocol, **limits(settings))
-    print(_announcement(len(found.images), found.skipped, model, protocol, probabilities), flush=True)
+    print(_announcement(found, model, protocol, probabilities), flush=True)
     start = time.monotonic()
-    # A benchmark's labels were made for the images as they are stored.
-    read = partial(_read, upright=entry is None)
-    description = _description(model, protocol)
-    with PredictionWriter(
-        output, model.dataset, description=description, overlays=overlays, submission=entry, threads=THREADS
-    ) as writer:
-        unreadable = _run(found.images, read, predictor, writer, probabilities)
+    about = description(model, protocol)
+    with PredictionWriter(output, model.dataset, description=about, overlays=overlays, submission=entry) as writer:
+        # A benchmark's labels were made for the images as they are stored, so these are not turned upright.
+        upright = entry is None
+        unreadable = predict_files(found.images, predictor, writer, upright=upright, probabilities=probabilities)
     _report(len(found.images) - len(unreadable), unreadable, time.monotonic() - start, output)
     if entry:
         entry.finish()
 
 
-def _load(workdir: Path | None, exported: Path | None, checkpoint: str | int, mesh: Mesh) -> TrainedModel:
+def _output(output: AnyPath | None, workdir: AnyPath | None, submission: str | None) -> AnyPath:
+    output = output or (workdir / "predictions" if workdir else Path("predictions"))
+    if submission and files.is_remote(output):
+        raise UserError(f"--output is {output}: --submission needs a local disk, so name a local folder")
+    return output
+
+
+def _load(workdir: Any, exported: AnyPath | None, checkpoint: str | int, mesh: Mesh) -> TrainedModel:
     if exported is None:
         return from_workdir(workdir, mesh, checkpoint)
     from cpnet_jax.inference.export import load_exported
@@ -95,82 +96,58 @@ def _load(workdir: Path | None, exported: Path | None, checkpoint: str | int, me
     return load_exported(exported, mesh)
 
 
-def _run(
-    images: Sequence[InputImage],
-    read: Callable[[InputImage], Any],
-    predictor: Predictor,
-    writer: PredictionWriter,
-    probabilities: bool,
-) -> list[UserError]:
-    """Predicts and writes; returns what was wrong with the images that could not be read."""
-    unreadable: list[UserError] = []
-    with Progress(len(images), "Predicting", unit="image") as progress:
-        told = 0
-        predictions = _predictions(predictor, _examples(images, read, unreadable), probabilities)
-        for done, (example, classes, scores) in enumerate(predictions, start=1):
-            writer.write(example["source"], example["image"], classes, scores)
-            for _ in range(told, done + len(unreadable)):
-                progress.advance()
-            told = done + len(unreadable)
-    return unreadable
+def _begin_submission(benchmark: str, output: AnyPath, model: TrainedModel, found: FoundImages) -> Submission:
+    submission = Submission(FORMATS[benchmark], files.as_local_path(output / f"submission_{benchmark}"))
+    submission.begin(model.dataset, [image.path for image in found.images])
+    return submission
 
 
-def _examples(
-    images: Sequence[InputImage], read: Callable[[InputImage], Any], unreadable: list[UserError]
-) -> Iterator[dict[str, Any]]:
-    for image, pixels in zip(images, read_ahead(read, images, threads=THREADS), strict=True):
-        if isinstance(pixels, UserError):
-            unreadable.append(pixels)
-        else:
-            yield {"source": image, "image": pixels}
-
-
-def _read(image: InputImage, *, upright: bool) -> UInt8[np.ndarray, "h w 3"] | UserError:
-    try:
-        return read_image(image.path, upright=upright)
-    except UserError as error:
-        return error
-
-
-def _predictions(
-    predictor: Predictor, examples: Iterator[dict[str, Any]], probabilities: bool
-) -> Iterator[tuple[dict[str, Any], UInt8[np.ndarray, "h w"], Float[np.ndarray, "h w k"] | None]]:
-    if not probabilities:
-        yield from ((example, classes, None) for example, classes in predictor.classes(examples))
-        return
-    for example, scores in predictor.probabilities(examples):
-        yield example, scores.argmax(axis=-1).astype(np.uint8), scores
-
-
-def _description(model: TrainedModel, protocol: Protocol) -> dict[str, Any]:
-    """predictions.json: what the indices mean, and how they were found."""
-    return {
-        "classes": list(model.dataset.classes),
-        "palette": [list(colour) for colour in model.dataset.palette],
-        "network": {name: value for name, value in model.origin.items() if name != "eval"},
-        "settings": {**vars(protocol), "window": list(model.crop_size)},
-    }
-
-
-def _announcement(count: int, skipped: int, model: TrainedModel, protocol: Protocol, probabilities: bool) -> str:
-    origin = model.origin
-    said = [f"{count} image(s)" + (f" ({skipped} other file(s) skipped)" if skipped else "")]
-    said.append(f"{len(model.dataset.classes)} classes of {model.dataset.name}")
-    if "step" in origin:
-        said.append(f"the network of step {origin['step']}")
-    said.append(f"{len(protocol.scales)} scale(s)" + (" and flip" if protocol.flip else ""))
+def _announcement(found: FoundImages, model: TrainedModel, protocol: Protocol, probabilities: bool) -> str:
+    parts = [f"{len(found.images)} image(s)" + (f" ({found.skipped} other file(s) skipped)" if found.skipped else "")]
+    parts.append(f"{len(model.dataset.classes)} classes of {model.dataset.name}")
+    if "step" in model.origin:
+        parts.append(f"the network of step {model.origin['step']}")
+    parts.append(f"{len(protocol.scales)} scale(s)" + (" and flip" if protocol.flip else ""))
     if probabilities:
-        said.append(f"probabilities of {2 * len(model.dataset.classes)} bytes a pixel before compression")
-    return f"{', '.join(said)}. The first image compiles."
+        parts.append(f"probabilities of {2 * len(model.dataset.classes)} bytes per pixel before compression")
+    return f"{', '.join(parts)}. The first image compiles."
 
 
-def _report(written: int, unreadable: Sequence[UserError], seconds: float, output: Path) -> None:
+def _report(written: int, unreadable: Sequence[UserError], seconds: float, output: AnyPath) -> None:
     for error in unreadable:
         print(f"warning: {error}", file=sys.stderr)
     if not written:
-        raise UserError(f"none of the {len(unreadable)} image(s) could be read: see the reasons above")
+        raise UserError(f"none of the {len(unreadable)} image(s) could be read: see the warnings above")
     failed = f"; {len(unreadable)} could not be read, see the warnings" if unreadable else ""
     print(
         f"{written} prediction(s) in {output}{failed}. {seconds:.1f} s, {written / seconds:.1f} images/s, compilation "
         "included."
     )
+
+
+def run(call: Call) -> None:
+    predict(**arguments(call.config, call.workdir))
+
+
+def arguments(config: ml_collections.ConfigDict | None, workdir: AnyPath | None) -> dict[str, Any]:
+    """The arguments of `predict` from the flags.
+
+    Raises:
+      UserError: if the flags name no network or two, or the config cannot work.
+    """
+    if config is not None:
+        check_config(config)
+    if flags.MODEL.value and workdir:
+        raise UserError("--model and --workdir both name a network: give one of them")
+    return {
+        "images": flags.IMAGES.value,
+        "workdir": None if flags.MODEL.value else flags.workdir_of(config, workdir, alternative=OR_MODEL),
+        "exported": flags.local_path(flags.MODEL),
+        "checkpoint": flags.checkpoint_of(config),
+        "settings": config and config.eval.to_dict(),
+        "multi_scale": flags.MULTI_SCALE.value,
+        "output": flags.path(flags.OUTPUT),
+        "overlays": flags.OVERLAYS.value,
+        "probabilities": flags.PROBABILITIES.value,
+        "submission": flags.SUBMISSION.value,
+    }

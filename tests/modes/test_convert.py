@@ -1,4 +1,4 @@
-"""--mode=convert, there and back through a workdir and through files."""
+"""--mode=convert: files to workdirs and back, and file to file."""
 
 import errno
 import json
@@ -10,22 +10,23 @@ import numpy as np
 import pytest
 from absl import flags
 from absl.testing import flagsaver
+from etils import epath
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from weights import key_lists
 
 from configs import camvid
-from cpnet_jax import sharding, weights
+from cpnet_jax import modes, sharding, weights
 from cpnet_jax.config.same_run import as_dict, check_same_run
 from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.load import restore
-from cpnet_jax.modes import flags as network_flags
+from cpnet_jax.modes import convert as convert_mode
 from cpnet_jax.modes.convert import convert
 from cpnet_jax.training import checksums
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.weights import tensor_files
-from cpnet_jax.weights.expressible import check_expressible
+from cpnet_jax.weights.convertible import check_convertible
 
 CROP = (16, 24)
 
@@ -33,33 +34,32 @@ CROP = (16, 24)
 def config():
     fields = camvid.get_config()
     fields.data.crop_size = CROP
-    fields.model.update(depth=18, stem="deep", channels=8, aux_channels=4, aggregation_kernel=3)
+    fields.model.update(depth=18, stem="deep", channels=8, aux_channels=4)
     return fields
 
 
 @pytest.fixture(scope="module")
 def tensors():
-    like = key_lists.cpnet(18, prior_size=(2, 3), num_classes=11, channels=8, aux_channels=4, aggregation_kernel=3)
+    like = key_lists.cpnet(18, prior_size=(2, 3), num_classes=11, channels=8, aux_channels=4)
     rng = np.random.default_rng(0)
     variables = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), like)
     return weights.cpnet_tensors(variables, batches_tracked=0)
 
 
-def run(source=None, *, config=None, workdir=None, output=None, **pixels):
-    given = {"order": None, "mean": None, "std": None} | pixels
+def run(file=None, *, config=None, workdir=None, output=None, **normalization):
     convert(
-        source=source and str(source),
+        weights=file and str(file),
         config=config,
         workdir=workdir,
         output=output,
         checkpoint="latest",
-        pixels=given,
+        normalization={"order": None, "mean": None, "std": None} | normalization,
     )
 
 
 @pytest.fixture(scope="module")
 def converted(tensors, tmp_path_factory):
-    """A file and the workdir that was made of it."""
+    """A file, and the workdir converted from it."""
     folder = tmp_path_factory.mktemp("converted")
     save_file(tensors, folder / "cpnet.safetensors", {"experiment": "lake"})
     run(folder / "cpnet.safetensors", config=config(), workdir=folder / "run")
@@ -91,13 +91,13 @@ def test_the_file_says_which_classes_and_images_it_is_for(converted, tmp_path):
     assert json.loads(metadata["crop_size"]) == list(CROP)
 
 
-def test_others_may_read_what_they_may_read_elsewhere(converted, tmp_path):
+def test_a_written_file_has_the_usual_permissions(converted, tmp_path):
     run(workdir=converted[1], output=tmp_path / "out.safetensors")
     (tmp_path / "any").touch()
     assert (tmp_path / "out.safetensors").stat().st_mode == (tmp_path / "any").stat().st_mode
 
 
-def test_a_file_for_torch_is_what_mmsegmentation_opens(converted, tensors, tmp_path):
+def test_a_file_for_torch_has_the_structure_mmsegmentation_opens(converted, tensors, tmp_path):
     torch = pytest.importorskip("torch", reason="torch writes its own files")
     run(workdir=converted[1], output=tmp_path / "out.pth")
     written = torch.load(tmp_path / "out.pth", weights_only=True)
@@ -106,13 +106,13 @@ def test_a_file_for_torch_is_what_mmsegmentation_opens(converted, tensors, tmp_p
     assert written["meta"]["PALETTE"] == [list(colour) for colour in CAMVID.palette]
 
 
-def test_the_workdir_predicts_and_is_evaluated_with_the_data_it_has_not_seen(converted):
-    source, workdir = converted
+def test_a_converted_workdir_can_be_restored_and_resumed_with_any_data(converted):
+    file, workdir = converted
     found = restore(workdir, sharding.make_mesh())
     assert found.step == 0 and found.dataset.classes == CAMVID.classes and found.config.model.depth == 18
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         saved = checkpoints.config(0)
-    assert saved["trained_on"]["weights"] == str(source)
+    assert saved["trained_on"]["weights"] == str(file)
     ours = as_dict(config())
     ours["total_steps"] += 1  # of a duration in epochs
     ours["trained_on"] = {**saved["trained_on"], "fingerprint": "of some data"}
@@ -126,6 +126,7 @@ def test_the_workdir_predicts_and_is_evaluated_with_the_data_it_has_not_seen(con
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
+        ({"backbone": "plain"}, "config.model.backbone is 'plain'"),
         ({"context": "psp"}, "config.model.context is 'psp'.*with context prior.*'none'"),
         ({"context": "strips", "context_prior": False}, "config.model.context is 'strips'.*without context prior"),
         ({"aggregation": False}, "config.model.aggregation is False"),
@@ -134,11 +135,11 @@ def test_the_workdir_predicts_and_is_evaluated_with_the_data_it_has_not_seen(con
     ],
     ids=str,
 )
-def test_a_network_that_there_is_not_in_pytorch_is_refused(fields, said):
+def test_a_network_that_pytorch_code_does_not_have_is_refused(fields, said):
     model = config().model
     model.update(fields)
     with pytest.raises(UserError, match=said):
-        check_expressible(model)
+        check_convertible(model)
 
 
 def copy_with(workdir, copy, **fields):
@@ -148,27 +149,29 @@ def copy_with(workdir, copy, **fields):
     saved = json.loads(path.read_text())
     saved["model"] |= fields
     path.write_text(json.dumps(saved))
-    (copy / "checkpoints" / "0" / checksums.NAME).unlink()
+    folder = epath.Path(copy / "checkpoints" / "0")
+    (folder / checksums.NAME).unlink()
+    checksums.write(folder)
     return copy
 
 
-def test_tensors_do_not_hide_that_the_network_is_another(converted, tmp_path, capsys):
-    """Division and dilation are in no tensor: the one has no place there, the other has to be said."""
-    source, workdir = converted
+def test_differences_that_tensors_do_not_show_are_refused_or_reported(converted, tmp_path, capsys):
+    """Tensors show neither divide_by_n, which is refused, nor multi_grid, which is reported."""
+    file, workdir = converted
     changed = config()
     changed.model.divide_by_n = False
     with pytest.raises(UserError, match="divide_by_n"):
-        run(source, config=changed, workdir=tmp_path / "in")
+        run(file, config=changed, workdir=tmp_path / "in")
     with pytest.raises(UserError, match="divide_by_n"):
         run(workdir=copy_with(workdir, tmp_path / "out", divide_by_n=False))
     run(workdir=copy_with(workdir, tmp_path / "grid", multi_grid=[1, 2]))
     assert "needs multi_grid=(2, 8) in the backbone" in capsys.readouterr().err
 
 
-def test_a_workdir_that_holds_checkpoints_is_left_as_it_is(converted):
-    source, workdir = converted
-    with pytest.raises(UserError, match="holds checkpoints already: name another"):
-        run(source, config=config(), workdir=workdir)
+def test_a_workdir_with_checkpoints_is_not_overwritten(converted):
+    file, workdir = converted
+    with pytest.raises(UserError, match="has checkpoints already: name another"):
+        run(file, config=config(), workdir=workdir)
 
 
 def test_weights_of_another_network_leave_no_workdir(converted, tmp_path):
@@ -180,7 +183,7 @@ def test_weights_of_another_network_leave_no_workdir(converted, tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_a_disk_that_takes_no_more_is_told_and_leaves_nothing(tmp_path, monkeypatch, suffix):
+def test_a_full_disk_is_reported_and_leaves_no_file(tmp_path, monkeypatch, suffix):
     if suffix == "pth":
         pytest.importorskip("torch", reason="torch writes its own files")
 
@@ -205,7 +208,7 @@ def test_from_file_to_file_only_the_first_convolution_changes(converted, tensors
     run(converted[0], output=path, order="bgr", std=(1.0, 1.0, 1.0))
     found, first = load_file(path), "backbone.stem.0.weight"
     assert_same({**found, first: tensors[first]}, tensors)
-    expected = tensors[first][:, ::-1] * np.reshape(weights.Pixels().std, (3, 1, 1))
+    expected = tensors[first][:, ::-1] * np.reshape(weights.InputNormalization().std, (3, 1, 1))
     np.testing.assert_allclose(found[first], expected, rtol=1e-6)
     # What was adapted once is not adapted again.
     run(path, output=tmp_path / "again.safetensors")
@@ -214,30 +217,30 @@ def test_from_file_to_file_only_the_first_convolution_changes(converted, tensors
         assert file.metadata()["experiment"] == "lake", "what the first file says is not lost"
 
 
-def test_another_mean_is_refused_until_the_config_has_it(converted, tmp_path):
+def test_another_mean_is_refused_unless_the_config_has_it(converted, tmp_path):
     fields = config()
     with pytest.raises(UserError, match=r"set config.data.mean=\(1,2,3\)"):
         run(converted[0], config=fields, output=tmp_path / "out.safetensors", mean=(1.0, 2.0, 3.0))
     assert not (tmp_path / "out.safetensors").exists()
     fields.data.mean = (1.0, 2.0, 3.0)
     run(converted[0], config=fields, output=tmp_path / "out.safetensors", mean=(1.0, 2.0, 3.0))
-    assert weights.load(str(tmp_path / "out.safetensors")).pixels.mean == (1.0, 2.0, 3.0)
+    assert weights.load(str(tmp_path / "out.safetensors")).normalization.mean == (1.0, 2.0, 3.0)
 
 
-def test_basic_blocks_which_mmsegmentation_dilates_otherwise_come_from_here_only(converted, tensors, tmp_path, capsys):
+def test_networks_with_basic_blocks_are_converted_only_if_trained_here(converted, tensors, tmp_path, capsys):
     foreign = tmp_path / "foreign.safetensors"
     save_file(tensors, foreign)
-    with pytest.raises(UserError, match="undilated, so that it would answer differently here"):
+    with pytest.raises(UserError, match="which would give other results here"):
         run(foreign, config=config(), workdir=tmp_path / "run")
     run(foreign, output=tmp_path / "rewritten.safetensors")
-    with pytest.raises(UserError, match="would answer differently here"):
+    with pytest.raises(UserError, match="would give other results here"):
         run(tmp_path / "rewritten.safetensors", config=config(), workdir=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     run(workdir=converted[1], output=tmp_path / "out.safetensors")
-    assert "will answer differently on mmsegmentation" in capsys.readouterr().err
+    assert "will give other results in mmsegmentation" in capsys.readouterr().err
     # A ResNet-50 has no such blocks, and a backbone of ImageNet's no dilation.
     for name in ("cpnet_resnet50", "torchvision_resnet18"):
-        weights.check_dilation(weights.Weights(name, key_lists.shapes(name), weights.Pixels()))
+        weights.check_dilation(weights.PyTorchWeights(name, key_lists.tensors(name), weights.InputNormalization()))
 
 
 @pytest.mark.parametrize(
@@ -245,12 +248,12 @@ def test_basic_blocks_which_mmsegmentation_dilates_otherwise_come_from_here_only
     [
         ({"config": None}, "--config is missing"),
         ({"workdir": Path("x"), "output": Path("x.pth")}, "--output and --workdir both"),
-        ({"output": Path("x.npz")}, "x.npz is of no known kind"),
-        ({"output": Path("x.pth"), "std": (0.0, 1.0, 1.0)}, "--weights_std=0.0,1.0,1.0: each must be positive"),
+        ({"output": Path("x.npz")}, "x.npz has an unknown suffix"),
+        ({"output": Path("x.pth"), "std": (0.0, 1.0, 1.0)}, "--weights_std=0.0,1.0,1.0: each value must be positive"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_arguments_that_cannot_be_are_refused(converted, arguments, said, tmp_path, monkeypatch):
+def test_contradictory_arguments_are_refused(converted, arguments, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=said):
         run(converted[0], **{"config": config(), **arguments})
@@ -268,23 +271,23 @@ def test_arguments_that_cannot_be_are_refused(converted, arguments, said, tmp_pa
     ],
     ids=str,
 )
-def test_flags_that_cannot_be_are_refused(given, said):
+def test_impossible_flags_are_refused(given, said):
     with flagsaver.flagsaver(), pytest.raises(UserError) as refused:
         flags.FLAGS(["main.py", *given])
-        network_flags.convert_arguments(None, None)
+        convert_mode.arguments(None, None)
     assert str(refused.value).startswith(said)
 
 
-def test_flags_of_converting_are_for_no_other_mode():
+def test_other_modes_refuse_the_flags_of_convert():
     with flagsaver.flagsaver(), pytest.raises(UserError, match="--weights is given with --mode=train"):
         flags.FLAGS(["main.py", "--weights=x.pth"])
-        network_flags.check("train")
+        modes.find("train")
 
 
-def test_flags_come_to_arguments():
+def test_flags_become_arguments():
     with flagsaver.flagsaver():
         flags.FLAGS(["main.py", "--weights=x.pth", "--output=y.pt", "--weights_std=1,2,3.5", "--weights_order=bgr"])
-        network_flags.check("convert")
-        arguments = network_flags.convert_arguments(None, None)
-    assert arguments["pixels"] == {"order": "bgr", "mean": None, "std": (1.0, 2.0, 3.5)}
-    assert (arguments["source"], arguments["output"], arguments["workdir"]) == ("x.pth", Path("y.pt"), None)
+        modes.find("convert")
+        arguments = convert_mode.arguments(None, None)
+    assert arguments["normalization"] == {"order": "bgr", "mean": None, "std": (1.0, 2.0, 3.5)}
+    assert (arguments["weights"], arguments["output"], arguments["workdir"]) == ("x.pth", Path("y.pt"), None)

@@ -1,4 +1,4 @@
-"""--mode=predict needs a workdir and images, nothing else, and tells what it could not do."""
+"""--mode=predict needs only a workdir and images, and reports images that it could not read."""
 
 import json
 import os
@@ -19,17 +19,17 @@ from PIL import Image
 from configs import default
 from cpnet_jax import sharding
 from cpnet_jax.config import build
-from cpnet_jax.config.same_run import ADDED, check_same_run
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.load import from_workdir
+from cpnet_jax.inference.outputs import PredictionWriter
+from cpnet_jax.inference.predict_files import predict_files
+from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.inference.protocol import Protocol
 from cpnet_jax.inference.settings import make_protocol
-from cpnet_jax.modes import flags as network_flags
-from cpnet_jax.modes import predict
+from cpnet_jax.modes import predict as predict_mode
 from cpnet_jax.modes.experiment import Experiment
-from cpnet_jax.training import checksums
 from cpnet_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -60,13 +60,13 @@ def tiny_config(folder: Path) -> ml_collections.ConfigDict:
 
 
 def made_up_weights(rng: np.random.Generator, like: jax.ShapeDtypeStruct) -> np.ndarray:
-    """Positive, as the variances among them must be; compiling the initialisation would take longer."""
+    """Positive random weights, valid as variances, too; faster than compiling the initialisation."""
     return np.resize(0.05 * rng.uniform(size=1009), like.shape).astype(like.dtype)
 
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """As training leaves it, the best checkpoint before the latest; the data it was trained on are gone."""
+    """A finished run, its best checkpoint before the latest; its training data are deleted."""
     root = tmp_path_factory.mktemp("predict")
     folder, rng = root / "folder", np.random.default_rng(0)
     for index in range(20):
@@ -90,18 +90,6 @@ def model(workdir):
     return from_workdir(workdir, sharding.make_mesh())
 
 
-def change_config(workdir: Path, copy: Path, change) -> Path:
-    """A copy of the workdir whose checkpoints hold another config."""
-    shutil.copytree(workdir, copy)
-    for step in STEPS:
-        path = copy / "checkpoints" / str(step) / "config" / "metadata"
-        config = json.loads(path.read_text())
-        change(config)
-        path.write_text(json.dumps(config))
-        (copy / "checkpoints" / str(step) / checksums.NAME).unlink()
-    return copy
-
-
 def test_a_network_comes_with_its_classes_their_own_colours_and_its_normalisation(model, workdir):
     assert (model.dataset.classes, model.dataset.palette) == (("water", "sand", "umbrella"), PALETTE)
     assert (model.dataset.name, model.dataset.ignore_label, model.crop_size) == ("folder", 255, CROP)
@@ -117,7 +105,7 @@ def test_its_logits_are_the_checkpoints_split_over_the_devices(model, workdir):
     with Checkpoints(workdir / "checkpoints") as checkpoints:
         state, config = checkpoints.restore_as_saved(7), ml_collections.ConfigDict(checkpoints.config(7))
     variables = {name: state[name] for name in ("params", "batch_stats")}
-    images = normalize(windows, model.mean, model.std)
+    images = normalize(jax.numpy.asarray(windows), model.mean, model.std)
     expected = jax.jit(partial(build.make_model(config).apply, train=False))(variables, images).logits
     np.testing.assert_allclose(logits, expected, rtol=1e-3)
     assert np.ptp(expected) > 0.01
@@ -128,47 +116,6 @@ def test_the_checkpoint_can_be_chosen(workdir, checkpoint, step):
     assert from_workdir(workdir, sharding.make_mesh(), checkpoint).origin["step"] == step
 
 
-def test_older_workdirs_get_their_colours_from_the_catalog_or_made_up_ones(workdir, tmp_path):
-    def forget(config):
-        del config["trained_on"]["palette"], config["trained_on"]["ignore_label"]
-
-    def become_camvid(config):
-        forget(config)
-        config["data"]["name"] = "camvid"
-
-    made_up = from_workdir(change_config(workdir, tmp_path / "a", forget), sharding.make_mesh()).dataset
-    assert len(set(made_up.palette)) == 3 and made_up.ignore_label == 255
-    renamed = from_workdir(change_config(workdir, tmp_path / "b", become_camvid), sharding.make_mesh()).dataset
-    assert renamed.classes == made_up.classes and renamed.palette == made_up.palette
-
-
-def test_older_workdirs_are_resumed_although_they_know_no_colours(workdir):
-    with Checkpoints(workdir / "checkpoints") as checkpoints:
-        ours, theirs = checkpoints.config(7), checkpoints.config(7)
-    del theirs["trained_on"]["palette"], theirs["trained_on"]["ignore_label"]
-    check_same_run(ours, theirs, workdir)
-    theirs["trained_on"]["classes"] = ["other"]
-    with pytest.raises(UserError, match=r"trained_on\.classes"):
-        check_same_run(ours, theirs, workdir)
-
-
-def test_workdirs_older_than_some_fields_are_read_and_resumed(workdir, tmp_path):
-    def forget(config):
-        for part, fields in ADDED.items():
-            for field in fields:
-                del config[part][field]
-
-    older = change_config(workdir, tmp_path / "older", forget)
-    assert from_workdir(older, sharding.make_mesh()).origin["step"] == 7
-    with Checkpoints(workdir / "checkpoints") as new, Checkpoints(older / "checkpoints", read_only=True) as old:
-        ours, theirs = new.config(7), old.config(7)
-    assert "context" in ours["model"] and "context" not in theirs["model"]
-    check_same_run(ours, theirs, older)
-    ours["model"]["context"] = "psp"
-    with pytest.raises(UserError, match=r"config.model.context is 'none' there and 'psp' here"):
-        check_same_run(ours, theirs, older)
-
-
 def test_a_workdir_without_a_usable_checkpoint_is_refused(workdir, tmp_path):
     mesh = sharding.make_mesh()
     with pytest.raises(UserError, match="holds no checkpoints"):
@@ -176,7 +123,7 @@ def test_a_workdir_without_a_usable_checkpoint_is_refused(workdir, tmp_path):
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="no whole checkpoint"):
         from_workdir(tmp_path, mesh)
-    with pytest.raises(UserError, match=r"no step 5: take latest, best or one of \[3, 7\]"):
+    with pytest.raises(UserError, match=r"no step 5: choose latest, best or one of \[3, 7\]"):
         from_workdir(workdir, mesh, 5)
     damaged = shutil.copytree(workdir, tmp_path / "damaged")
     for path in (damaged / "checkpoints" / "7" / "state").rglob("*"):
@@ -191,7 +138,7 @@ def test_a_workdir_without_a_usable_checkpoint_is_refused(workdir, tmp_path):
 SETTINGS = {"multi_scale": False, "scales": [0.5, 1.0], "flip": True, "overlap": "average"}
 
 
-def test_scales_and_flip_count_where_multi_scale_is_wanted():
+def test_scales_and_flip_are_used_with_multi_scale():
     single, multiple = Protocol(overlap="average"), Protocol((0.5, 1.0), True, "average")
     assert make_protocol(SETTINGS) == single
     assert make_protocol(SETTINGS, multi_scale=True) == multiple
@@ -202,8 +149,11 @@ def test_scales_and_flip_count_where_multi_scale_is_wanted():
         make_protocol({}, multi_scale=True)
 
 
-class Oracle:
-    """A predictor that knows: every pixel's class is its red value."""
+class Oracle(Predictor):
+    """A fake predictor: every pixel's class is its red value."""
+
+    def __init__(self):
+        pass
 
     def probabilities(self, examples):
         for example in examples:
@@ -222,9 +172,9 @@ def test_each_prediction_is_written_under_its_own_images_name(tmp_path, model, p
         Image.fromarray(np.dstack([expected[f"{index}"]] * 3)).save(tmp_path / f"{index}.png")
     (tmp_path / "2.png").write_bytes(b"")
     del expected["2"]
-    with predict.PredictionWriter(tmp_path / "out", model.dataset, description={}) as writer:
+    with PredictionWriter(tmp_path / "out", model.dataset, description={}) as writer:
         images = [InputImage(tmp_path / f"{index}.png", str(index)) for index in range(6)]
-        unreadable = predict._run(images, partial(predict._read, upright=True), Oracle(), writer, probabilities)
+        unreadable = predict_files(images, Oracle(), writer, probabilities=probabilities)
     assert [str(tmp_path / "2.png") in str(error) for error in unreadable] == [True]
     assert {path.stem for path in (tmp_path / "out" / "classes").iterdir()} == set(expected)
     for name, classes in expected.items():
@@ -236,13 +186,13 @@ def test_each_prediction_is_written_under_its_own_images_name(tmp_path, model, p
 
 
 def run(home, *arguments):
-    """The program as its users run it, on one device."""
+    """Runs the program on one device."""
     program = [sys.executable, "main.py", "--mode=predict", *map(str, arguments)]
     environment = {"JAX_PLATFORMS": "cpu", **os.environ, "HOME": str(home)}
     return subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
-def test_one_command_predicts_all_that_can_be_read_and_names_the_rest(workdir, tmp_path, model):
+def test_readable_images_are_predicted_and_the_others_are_named(workdir, tmp_path, model):
     rng = np.random.default_rng(0)
     sizes = {"a.png": (50, 70), "day/b.jpg": (20, 90), "night/b.jpg": (1, 1)}
     for name, size in sizes.items():
@@ -285,12 +235,12 @@ def test_a_mistake_gets_one_sentence_and_exit_2(workdir, tmp_path, mistake):
 
 @pytest.fixture
 def given(monkeypatch):
-    """The arguments that flags and a --config and a --workdir make."""
+    """A function from flags to the arguments of `predict`."""
 
     def arguments(*, config=None, workdir=None, **values):
         for name, value in values.items():
             monkeypatch.setattr(flags.FLAGS[name], "value", value)
-        return network_flags.predict_arguments(config, workdir)
+        return predict_mode.arguments(config, workdir)
 
     flags.FLAGS.mark_as_parsed()
     return arguments

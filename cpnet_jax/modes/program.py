@@ -1,0 +1,61 @@
+"""The program from its command line to its exit status: `python main.py`, or `cpnet` if the package is installed."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+from absl import app, logging
+
+from cpnet_jax import modes
+from cpnet_jax.config import command_line, experiments
+from cpnet_jax.errors import UserError
+from cpnet_jax.modes import flags
+from cpnet_jax.modes.usage import HELP_FLAGS, usage
+from cpnet_jax.runtime import exit_status, files, watchdog
+from cpnet_jax.runtime.signals import Stop
+
+
+def run() -> None:
+    """Runs the mode that the command line names, and exits the process."""
+    logging.set_verbosity(logging.FATAL)  # libraries also log the errors that they raise
+    stop = Stop()
+    stop.listen()
+    exit_status.run(partial(app.run, partial(_main, stop), flags_parser=_parse))
+
+
+def _parse(argv: list[str]) -> list[str]:
+    if HELP_FLAGS & set(argv):
+        print(usage())
+        sys.exit(0)
+    return command_line.parse(argv, needs_config={name: mode.needs_config for name, mode in modes.MODES.items()})
+
+
+def _main(stop: Stop, argv: list[str]) -> None:
+    if argv[1:]:
+        raise UserError(
+            f"{argv[1]!r} is not a flag: flags start with --, config fields with --config., and a pattern of files "
+            "needs quotes"
+        )
+    mode = modes.find(flags.MODE.value)
+    config = flags.CONFIG.value
+    if flags.WORKDIR.value == "":
+        raise UserError("--workdir is empty: name a folder, or leave the flag out")
+    workdir = flags.WORKDIR.value and files.as_path(flags.WORKDIR.value)
+    if mode.needs_config:
+        workdir = workdir or Path(f"runs/{config.name}")
+    if mode.resumes:
+        stop.expect_training()
+    if mode.uses_devices:
+        _start_jax((config or experiments.default()).system.compilation_cache, mode)
+    mode.run(modes.Call(config, workdir, stop))
+
+
+def _start_jax(compilation_cache: str, mode: modes.Mode) -> None:
+    # Imported here, so that --help and mistakes in flags are answered at once.
+    from cpnet_jax.runtime import distributed, jax_settings, processes
+
+    distributed.start(flags.COORDINATOR.value, flags.NUM_PROCESSES.value, flags.PROCESS_ID.value)
+    jax_settings.configure(compilation_cache)
+    watchdog.start(*processes.process())
+    if not mode.several_processes:
+        distributed.refuse_several(flags.MODE.value)
