@@ -1,8 +1,8 @@
-"""Float64 oracles, written from the formulas of the paper and of the design page and sharing no code with `cpnet_jax`.
+"""Float64 reference implementations of the losses, from the paper's formulas; they share no code with `cpnet_jax`.
 
-Everything is plain and slow on purpose: one image at a time, one row of the prior at a time. The functions take and
-return torch tensors in float64, so that autograd supplies the gradients; labels are numpy integers. The network's is
-`parity.torch_cpnet`.
+They are plain and slow on purpose: one image and one row of the prior at a time. They take and return float64 torch
+tensors, so that autograd computes the gradients; labels are numpy integers. `parity.torch_cpnet` is the reference for
+the network.
 """
 
 import types
@@ -15,12 +15,12 @@ TERMS = ("total", "unary", "precision", "recall", "specificity")
 
 
 def tensor(array, requires_grad=False):
-    """A float64 leaf that holds a copy of `array`."""
+    """A float64 leaf tensor with a copy of `array`."""
     return torch.tensor(np.asarray(array, np.float64), requires_grad=requires_grad)
 
 
 def assert_close(actual, expected, tolerance, floor=0.0, name="array"):
-    """Largest difference at most `tolerance` times the largest magnitude expected (or `floor`, if that is larger)."""
+    """Checks that differences are at most `tolerance` times the largest expected magnitude, or `floor` if larger."""
     actual, expected = (
         np.asarray(a.detach() if isinstance(a, torch.Tensor) else a, np.float64) for a in (actual, expected)
     )
@@ -35,7 +35,7 @@ def assert_close(actual, expected, tolerance, floor=0.0, name="array"):
 
 
 def downsample_labels(labels, size):
-    """(B, H, W) -> (B, h*w): the top-left pixel of every cell."""
+    """(B, H, W) -> (B, h*w): the top-left pixel of every block."""
     batch, height, width = labels.shape
     rows, columns = size
     out = np.zeros((batch, rows * columns), labels.dtype)
@@ -47,7 +47,7 @@ def downsample_labels(labels, size):
 
 
 def ideal_affinity_map(labels):
-    """a_ij = [y_i = y_j]; the ignore label is a class like any other here."""
+    """a_ij = [y_i = y_j]; the ignore label counts as one more class."""
     batch, n = labels.shape
     return np.array([[[float(labels[b, i] == labels[b, j]) for j in range(n)] for i in range(n)] for b in range(batch)])
 
@@ -56,7 +56,7 @@ def ideal_affinity_map(labels):
 
 
 def _minus_log_ratio(numerator, denominator):
-    """-log(numerator / denominator): a denominator of 0 counts as 1, the log stops at -100, where the gradient is 0."""
+    """-log(numerator / denominator): a denominator of 0 becomes 1; the log is clamped at -100, with gradient 0."""
     if denominator == 0:
         denominator = torch.ones_like(denominator)
     if numerator == 0:
@@ -74,7 +74,7 @@ def affinity_loss(
     ignored="class",
     ignore_label=255,
 ):
-    """The terms of the affinity loss of logits (B, N, N) and labels (B, N), image by image and row by row."""
+    """Terms of the affinity loss of logits (B, N, N) and labels (B, N), image by image and row by row."""
     labels = np.asarray(labels, np.int64)
     unary, precision, recall, specificity = [], [], [], []
     pairs = 0
@@ -108,7 +108,7 @@ def affinity_loss(
 
 
 def cross_entropy(logits, labels, ignore_label=255):
-    """Mean over the labelled pixels of the whole batch of logits (B, H, W, K); 0 if there are none."""
+    """Mean cross entropy over the labelled pixels of a batch of logits (B, H, W, K); 0 if there are none."""
     picked = []
     for b, r, c in np.argwhere(labels != ignore_label):
         z = logits[b, r, c]
@@ -117,7 +117,7 @@ def cross_entropy(logits, labels, ignore_label=255):
 
 
 def upsample(logits, size):
-    """Bilinear with half-pixel centres, (B, h, w, K) -> (B, H, W, K)."""
+    """Bilinear upsampling with half-pixel centres, (B, h, w, K) -> (B, H, W, K)."""
     return F.interpolate(logits.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False).permute(0, 2, 3, 1)
 
 
@@ -126,7 +126,7 @@ def upsampled_cross_entropy(logits, labels, ignore_label=255):
 
 
 def total_loss(output, labels, size, *, aux_weight=0.4, prior_weight=1.0, **options):
-    """(the objective, its unweighted terms by name) of logits, aux_logits (B, h, w, K) and prior (B, N, N)."""
+    """Total loss and its unweighted terms by name, of logits, aux_logits (B, h, w, K) and prior (B, N, N)."""
     affinity = affinity_loss(output.prior, downsample_labels(labels, size), **options)
     terms = {
         "segmentation": upsampled_cross_entropy(output.logits, labels),

@@ -1,14 +1,15 @@
-"""Weights of an untrained network whose every part is alive.
+"""Random weights with which every part of a network affects its output.
 
-The initialisers leave the residual branches out and make the answer nearly the same everywhere.
+With the initial weights, residual branches are 0 and the output is nearly constant.
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 
 def draw(shapes, seed=0):
-    """Values for variables or parameters of those shapes: float32, unit gain, statistics that do not vanish."""
+    """Draws float32 variables of these shapes: unit gain, statistics away from 0."""
     rng = np.random.default_rng(seed)
 
     def leaf(path, shape):
@@ -20,4 +21,4 @@ def draw(shapes, seed=0):
             spread /= 20  # logits of a few units: no saturated softmax
         return rng.normal(0, spread, shape.shape).astype(np.float32)
 
-    return jax.tree_util.tree_map_with_path(leaf, shapes)
+    return jax.tree.map(jnp.asarray, jax.tree_util.tree_map_with_path(leaf, shapes))
