@@ -1,26 +1,28 @@
 """Measures time and memory of a training step, against the same network in PyTorch.
 
-    python benchmarks/train_step.py [--config=configs/quickstart.py] [--depth=18] [--crop=128] [--batch_size=8]
+    python benchmarks/train_step.py [--config=configs/quickstart.py] [--depth=18,50] [--crop=128,256] [--batch_size=8]
         [--bfloat16] [--rounds=5] [--steps=4] [--peak_tflops=989]
 
 A step is normalisation of a batch of uint8 images, network, all losses, gradients and SGD. All sides start from the
 same parameters, without dropout, so that their first losses must agree. They run in separate processes and alternate
-every few steps; medians over the rounds are shown.
+every few steps; medians over the rounds are shown. Each depth is measured at each crop, one after the other.
 
 The PyTorch side is the network of the parity tests, with channels_last and, with --bfloat16, autocast; eager, and by
 torch.compile if a C++ compiler is installed. The default config is configs/ade20k.py at crop 512 in bfloat16 on
-accelerators, and configs/quickstart.py on CPUs.
+accelerators, and configs/quickstart.py on CPUs. CPUs also run our network without Winograd's convolutions.
 
 Memory: on accelerators the peak of arrays on the device, on CPUs the peak of the process.
 Of peak: FLOP/s as a share of --peak_tflops (known for some devices). The FLOPs are those of the network's convolutions
 and matrix products, forward and backward, counted in the JAX program and used for all sides.
 
-Prints one table and one JSON line.
+Prints one table and one JSON line for each depth and crop.
 """
 
 import argparse
 import importlib.util
+import itertools
 import json
+import math
 import resource
 import shutil
 import statistics
@@ -37,7 +39,7 @@ import ml_collections
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS, EAGER, COMPILED = "cpnet_jax", "PyTorch", "PyTorch, compiled"
+OURS, DIRECT, EAGER, COMPILED = "cpnet_jax", "cpnet_jax, no Winograd", "PyTorch", "PyTorch, compiled"
 # Dense bfloat16, by JAX's name of the device.
 PEAK_TFLOPS = {"NVIDIA H200": 989, "NVIDIA H100 80GB HBM3": 989, "NVIDIA A100-SXM4-80GB": 312}
 # The arguments that define a step.
@@ -81,8 +83,10 @@ def run_jax(config: ml_collections.ConfigDict, parameters: Path) -> Callable[[],
     from cpnet_jax import sharding
     from cpnet_jax.config import build
     from cpnet_jax.plan import flops
+    from cpnet_jax.runtime import memory
     from cpnet_jax.training.state import create_state
 
+    memory.return_after_compilations()  # as main.py does
     mesh = sharding.make_mesh(jax.devices()[:1])
     create = partial(create_state, build.make_model(config), build.make_optimizer(config))
     state = jax.jit(partial(create, tuple(config.data.crop_size), 0), out_shardings=sharding.replicated(mesh))()
@@ -98,6 +102,14 @@ def run_jax(config: ml_collections.ConfigDict, parameters: Path) -> Callable[[],
         return float(metrics["loss"])
 
     return run
+
+
+def run_jax_directly(config: ml_collections.ConfigDict, parameters: Path) -> Callable[[], float]:
+    """`run_jax` without Winograd's convolutions."""
+    from cpnet_jax.models.forms import winograd
+
+    winograd.WORTHWHILE = math.inf
+    return run_jax(config, parameters.with_name("unused.npz"))
 
 
 def run_torch(config: ml_collections.ConfigDict, parameters: Path, *, compiled: bool) -> Callable[[], float]:
@@ -150,6 +162,7 @@ def run_torch(config: ml_collections.ConfigDict, parameters: Path, *, compiled: 
 
 RUNS = {
     OURS: run_jax,
+    DIRECT: run_jax_directly,
     EAGER: partial(run_torch, compiled=False),
     COMPILED: partial(run_torch, compiled=True),
 }
@@ -157,7 +170,7 @@ RUNS = {
 
 def peak_memory(name: str) -> int:
     """Peak memory in bytes."""
-    if name == OURS:
+    if name in (OURS, DIRECT):
         import jax
 
         on_device = jax.devices()[0].memory_stats()
@@ -220,6 +233,9 @@ def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any
         parameters = Path(folder, "parameters.npz")
         sides = {OURS: Side(OURS, arguments, parameters)}
         known = sides[OURS].answer()
+        if known["device"] == "cpu":
+            sides[DIRECT] = Side(DIRECT, arguments, parameters)
+            sides[DIRECT].answer()  # the FLOPs again
         names = [EAGER, COMPILED] if shutil.which("c++") or shutil.which("g++") else [EAGER]
         sides |= {name: Side(name, arguments, parameters) for name in names}
         first = {name: side.steps(1)["loss"] for name, side in sides.items()}
@@ -253,7 +269,8 @@ def report(rounds: dict[str, list[dict[str, Any]]], known: dict[str, Any], argum
             "bytes": figures[-1]["bytes"],
             "of_peak": known["flops"] / median["seconds"] / peak / 1e12 if peak else None,
         }
-    ours = results[OURS]
+    ours, config = results[OURS], get_config(arguments)
+    print(f"ResNet-{config.model.depth}, crop {config.data.crop_size[0]}, batch {batch}\n", flush=True)
     print("| | ms/step | (min, max) | CPU s/step | images/s | GB | of peak | time, ours = 1 | memory, ours = 1 |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, result in results.items():
@@ -280,6 +297,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _counts(text: str) -> list[int]:
+    return [_count(part) for part in text.split(",")]
+
+
+def settings(arguments: argparse.Namespace) -> list[argparse.Namespace]:
+    """The arguments for each pair of depth and crop; 0 stands for the config's."""
+    pairs = itertools.product(arguments.depth, arguments.crop)
+    return [argparse.Namespace(**{**vars(arguments), "depth": depth, "crop": crop}) for depth, crop in pairs]
+
+
 def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Ends the program if the config does not exist or cannot work."""
     from cpnet_jax.config.check import check_config
@@ -296,8 +323,8 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", help="config file; default: configs/ade20k.py, on CPUs configs/quickstart.py")
-    parser.add_argument("--depth", type=_count, help="of the ResNet, instead of the config's")
-    parser.add_argument("--crop", type=_count, help="side in pixels, instead of the config's")
+    parser.add_argument("--depth", type=_counts, default=[0], help="of the ResNet, instead of the config's")
+    parser.add_argument("--crop", type=_counts, default=[0], help="side in pixels, instead of the config's")
     parser.add_argument("--batch_size", type=_count, help="instead of the config's")
     parser.add_argument("--bfloat16", action="store_true")
     parser.add_argument("--rounds", type=_count, default=5)
@@ -308,14 +335,16 @@ def main() -> None:
     arguments = parser.parse_args()
     sys.path += [str(ROOT), str(ROOT / "tests")]  # the configs, and the peer
     if arguments.side:
-        work(arguments)
+        work(*settings(arguments))
         return
     if not arguments.config and default_backend() == "cpu":
         arguments.config = str(ROOT / "configs/quickstart.py")
     elif not arguments.config:
-        arguments.config, arguments.crop, arguments.bfloat16 = str(ROOT / "configs/ade20k.py"), 512, True
-    check(arguments, parser)
-    report(*measure(arguments), arguments)
+        arguments.config, arguments.crop, arguments.bfloat16 = str(ROOT / "configs/ade20k.py"), [512], True
+    for setting in settings(arguments):
+        check(setting, parser)
+    for setting in settings(arguments):
+        report(*measure(setting), setting)
 
 
 if __name__ == "__main__":

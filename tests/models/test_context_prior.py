@@ -17,6 +17,7 @@ from cpnet_jax.models.context_prior import ContextPrior  # noqa: E402
 
 BATCH, GRID, FAN_IN, CHANNELS = 2, (3, 5), 7, 6
 N = GRID[0] * GRID[1]
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture

@@ -69,14 +69,20 @@ def test_space_to_depth_kernels_count_as_computed_from_parameters_and_activation
     assert not [shape for shape in found if shape[-3:-1] in ([8, 8], [4, 4])]
 
 
-@pytest.mark.parametrize("tpu", [True, False])
-def test_only_the_compiler_for_tpus_gets_the_options_that_leave_small_batches_whole(monkeypatch, tpu):
+@pytest.mark.parametrize("platform", ["cpu", "gpu", "tpu"])
+def test_each_compiler_gets_only_its_own_options(monkeypatch, platform):
     config = small()
-    monkeypatch.setattr(build.sharding, "is_on_tpus", lambda mesh: tpu)
+    monkeypatch.setattr(build.sharding, "is_on_tpus", lambda mesh: platform == "tpu")
+    monkeypatch.setattr(build.sharding, "is_on_cpus", lambda mesh: platform == "cpu")
     monkeypatch.setattr(build.jax, "jit", lambda step, **options: options)
     options = build.make_train_step(config, sharding.make_mesh())["compiler_options"]
     passes = {"xla_tpu_run_space_to_batch", "xla_tpu_run_space_to_batch_on_new_platforms"}
-    assert options == (dict.fromkeys(passes, False) if tpu else None)
+    expected = {
+        "cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"},
+        "gpu": None,
+        "tpu": dict.fromkeys(passes, False),
+    }
+    assert options == expected[platform]
 
 
 def test_training_takes_the_forms_of_its_devices_or_of_the_config(monkeypatch):

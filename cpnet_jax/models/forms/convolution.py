@@ -75,7 +75,7 @@ def _for_cpus(
         return {"cpu": _POINTWISE}
     if groups == 1 and winograd.suits(images, kernel, dilation):
         convolve = partial(winograd.convolve, dilation=dilation)
-        return {"cpu": Form(convolve, partial(_gradients, convolve))}
+        return {"cpu": Form(convolve, partial(_gradients, partial(convolve, columns_first=True)))}
     return {}
 
 

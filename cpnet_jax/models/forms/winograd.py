@@ -11,7 +11,9 @@ Neural Networks, CVPR 2016, section 4.1). Each product is a matrix product of po
 in images and kernel, so JAX's gradients need as few products.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax.numpy as jnp
 from jax import lax
@@ -23,6 +25,9 @@ from cpnet_jax.models.forms.platforms import Size
 # convolutions gain little, and each takes one or two seconds to compile.
 WORTHWHILE = 2**24
 
+# The factors of the products in two dimensions: one list for each of m0 .. m3 in the first dimension.
+Factors = list[list[Array]]
+
 
 def suits(shape: tuple[Size, ...], kernel_shape: tuple[int, ...], dilation: Sequence[int]) -> bool:
     """Whether `convolve` supports images and a kernel of these shapes, and is worth its compile time."""
@@ -32,32 +37,47 @@ def suits(shape: tuple[Size, ...], kernel_shape: tuple[int, ...], dilation: Sequ
 
 
 def convolve(
-    x: Float[Array, "b h w cin"], kernel: Float[Array, "3 3 cin cout"], *, dilation: Sequence[int]
+    x: Float[Array, "b h w cin"],
+    kernel: Float[Array, "3 3 cin cout"],
+    *,
+    dilation: Sequence[int],
+    columns_first: bool = False,
 ) -> Float[Array, "b h w cout"]:
-    """The 3x3 convolution of stride 1, padded by `dilation` zeros on each side so that the size is kept."""
-    b, height, width, channels = x.shape
-    down, right = dilation
-    weights = [_weights(row, axis=0) for row in _weights(kernel, axis=0)]
-    # The middle axis holds positions a dilation apart, first along rows, then along columns.
-    rows = _inputs(x.reshape(b, height // down, down * width * channels))
-    columns = [_inputs(row.reshape(-1, width // right, right * channels)) for row in rows]
-    products = [
-        [values.reshape(-1, channels) @ matrix for values, matrix in zip(*pair, strict=True)]
-        for pair in zip(columns, weights, strict=True)
-    ]
-    columns = [
-        _outputs([m.reshape(-1, width // right // 2, right * kernel.shape[-1]) for m in row]) for row in products
-    ]
-    rows = _outputs([column.reshape(b, height // down // 2, -1) for column in columns])
-    return rows.reshape(b, height, width, kernel.shape[-1])
+    """The 3x3 convolution of stride 1, padded by `dilation` zeros on each side so that the size is kept.
+
+    The order of rows and columns changes rounding only. The gradients use the other order than the value. Otherwise
+    XLA would recognise the sums of inputs and weights that both need, and keep them from the forward to the backward
+    pass: four times the size of the images. (It ignores optimisation barriers on CPUs.)
+    """
+    first, second = (2, 1) if columns_first else (1, 2)
+    inputs = _in_two_dimensions(partial(_inputs, dilation=dilation), x, first, second)
+    # Weights have no batch axis, and each step removes an axis of the window.
+    weights = _in_two_dimensions(_weights, kernel, first - 1, 0)
+    products = [[_product(*pair) for pair in zip(*row, strict=True)] for row in zip(inputs, weights, strict=True)]
+    halves = [_outputs(row, second, dilation) for row in products]
+    return _outputs(halves, first, dilation)
 
 
-def _inputs(x: Float[Array, "a n c"]) -> list[Float[Array, "a n2 c"]]:
+def _in_two_dimensions(transform: Callable[[Array, int], list[Array]], x: Array, first: int, second: int) -> Factors:
+    """Applies a transform to one axis, and then to another axis of each result."""
+    return [transform(part, second) for part in transform(x, first)]
+
+
+def _product(inputs: Float[Array, "b h2 w2 cin"], weights: Float[Array, "cin cout"]) -> Float[Array, "b h2 w2 cout"]:
+    """One matrix product of all positions."""
+    return (inputs.reshape(-1, inputs.shape[-1]) @ weights).reshape(*inputs.shape[:-1], weights.shape[-1])
+
+
+def _inputs(x: Float[Array, "b h w c"], axis: int, dilation: Sequence[int]) -> list[Float[Array, "b h2 w2 c"]]:
     """The factors of m0 .. m3 made of inputs, for every second run of four, with a zero before and after."""
-    x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
-    even, odd = x[:, ::2], x[:, 1::2]
+    step = dilation[axis - 1]
+    # The middle axis holds positions a dilation apart.
+    runs = x.reshape(-1, x.shape[axis] // step, step * math.prod(x.shape[axis + 1 :]))
+    runs = jnp.pad(runs, ((0, 0), (1, 1), (0, 0)))
+    even, odd = runs[:, ::2], runs[:, 1::2]
     d0, d1, d2, d3 = even[:, :-1], odd[:, :-1], even[:, 1:], odd[:, 1:]
-    return [d0 - d2, d1 + d2, d2 - d1, d1 - d3]
+    halved = *x.shape[:axis], x.shape[axis] // 2, *x.shape[axis + 1 :]
+    return [factor.reshape(halved) for factor in (d0 - d2, d1 + d2, d2 - d1, d1 - d3)]
 
 
 def _weights(kernel: Array, axis: int) -> list[Array]:
@@ -66,7 +86,11 @@ def _weights(kernel: Array, axis: int) -> list[Array]:
     return [g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2]
 
 
-def _outputs(products: Sequence[Float[Array, "a n2 c"]]) -> Float[Array, "a n2 2 c"]:
+def _outputs(
+    products: Sequence[Float[Array, "b h2 w2 c"]], axis: int, dilation: Sequence[int]
+) -> Float[Array, "b h w c"]:
     """y0 and y1 of every run."""
-    m0, m1, m2, m3 = products
-    return jnp.stack([m0 + m1 + m2, m1 - m2 - m3], axis=2)
+    shape, step = products[0].shape, dilation[axis - 1]
+    m0, m1, m2, m3 = (m.reshape(-1, shape[axis] // step, step * math.prod(shape[axis + 1 :])) for m in products)
+    y = jnp.stack([m0 + m1 + m2, m1 - m2 - m3], axis=2)
+    return y.reshape(*shape[:axis], 2 * shape[axis], *shape[axis + 1 :])
