@@ -135,7 +135,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     # How the work is done. Nothing here changes what is learned, so all of it may change when a run is resumed.
     config.system = system = ml_collections.ConfigDict()
-    system.compilation_cache = "~/.cache/cpnet_jax"  # folder of compiled programs, kept between runs; "": none
+    system.compilation_cache = "~/.cache/cpnet_jax"  # trusted folder of compiled programs, kept between runs; "": none
     system.data_cache = "~/.cache/cpnet_jax/data"  # folder where each host copies prepared data from a bucket
     system.threads = 4  # threads that decode and augment, in each input process; 0: none besides its main thread
     system.workers = 0  # processes that decode and augment; 0: the training process itself

@@ -249,6 +249,11 @@ def resolve_classes(config: ml_collections.ConfigDict, classes: Sequence[str]) -
     _check_class_weights(config)
 
 
+def durations_need_data(config: ml_collections.ConfigDict) -> bool:
+    """Whether a duration is given in epochs, so that `resolve_durations` needs the number of training examples."""
+    return any(_field(config, epochs) is not None for epochs in EPOCHS)
+
+
 def resolve_durations(config: ml_collections.ConfigDict, num_train: int) -> None:
     """Converts the durations given in epochs to steps."""
     for epochs, steps in EPOCHS.items():

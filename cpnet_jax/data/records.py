@@ -85,7 +85,7 @@ def decode_label(record: Record, *, num_classes: int, ignore_label: int) -> UInt
             f"example {example_name(record)} has label values {np.unique(label[unknown]).tolist()}, but there are "
             f"{num_classes} classes: {PREPARE_AGAIN}"
         )
-    return label
+    return label.astype(np.uint8, copy=False)
 
 
 def _load_image(record: Record, label_size: tuple[int, int], scale: float) -> tuple[UInt8[np.ndarray, "h w 3"], int]:

@@ -68,6 +68,7 @@ class Window(NamedTuple):
       pixels: RGB pixels of the crop size.
       tile: the tile that its scores are added to.
       scale: index of its scale.
+      corner: (row, column) of its first pixel in the image at that scale.
       rows, columns: rows and columns of the tile that it reaches.
       flipped: whether it is mirrored left to right.
       first, last: whether it is the first or last window of its tile.
@@ -76,6 +77,7 @@ class Window(NamedTuple):
     pixels: UInt8[np.ndarray, "h w 3"]
     tile: Tile
     scale: int
+    corner: tuple[int, int]
     rows: Reach
     columns: Reach
     flipped: bool
@@ -141,7 +143,8 @@ def _windows(tile: Tile, model: TrainedModel, protocol: Protocol) -> Iterator[Wi
         (top, left), (height, width) = (position.top, position.left), model.crop_size
         pixels = scaled[top : top + height, left : left + width]
         first, last = index == 0, index == len(positions) - 1
-        window = Window(pixels, tile, position.scale, position.rows, position.columns, False, first, last)
+        corner, rows, columns = (top, left), position.rows, position.columns
+        window = Window(pixels, tile, position.scale, corner, rows, columns, False, first, last)
         if protocol.flip:
             yield window._replace(last=False)
             yield window._replace(pixels=pixels[:, ::-1], flipped=True, first=False)

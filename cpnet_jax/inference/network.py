@@ -1,6 +1,7 @@
-"""Compiles the network as a function from uint8 windows to logits, over all devices."""
+"""Compiles the network as a function of uint8 windows, over all devices."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
@@ -10,6 +11,7 @@ from jaxtyping import Array, Float, PyTree, UInt8
 
 from cpnet_jax import sharding
 from cpnet_jax.data.normalize import normalize
+from cpnet_jax.models import CPNetOutput
 
 # Maps windows to logits at output stride 8, both split over a mesh.
 Logits = Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h/8 w/8 k"]]
@@ -27,3 +29,19 @@ def compiled_logits(model: nn.Module, mesh: Mesh, *, mean: Sequence[float], std:
         return output.logits
 
     return jax.jit(sharding.in_context(logits, mesh), out_shardings=sharding.split(mesh))
+
+
+def compiled_network(model: nn.Module, mesh: Mesh, *, mean: Sequence[float], std: Sequence[float]) -> Callable:
+    """Returns the jitted function (variables, windows) -> CPNetOutput, split over the mesh; see `compiled_logits`."""
+
+    def network(variables: PyTree, windows: UInt8[Array, "b h w 3"]) -> CPNetOutput:
+        output: Any = model.apply(variables, normalize(windows, mean, std), train=False)
+        logits, aux_logits, prior = output
+        # The prior's other factors are parameters, shared by all windows.
+        features = None if prior is None else prior.features
+        logits, aux_logits, features = jax.lax.with_sharding_constraint(
+            (logits, aux_logits, features), sharding.split(mesh)
+        )
+        return CPNetOutput(logits, aux_logits, None if prior is None else replace(prior, features=features))
+
+    return jax.jit(sharding.in_context(network, mesh))

@@ -30,6 +30,7 @@ LARGEST_EXCESS = 4
 Example = dict[str, Any]
 # A batch: a list of windows for each device.
 WindowBatch = list[list[Window]]
+BatchLogits = Callable[[UInt8[Array, "b h w 3"], WindowBatch], Float[Array, "b h/8 w/8 k"]]
 
 
 class Predictor:
@@ -64,18 +65,21 @@ class Predictor:
         rows = block_bytes // (4 * self._classes * model.crop_size[1])
         self._block_rows = 2 ** min(max(rows, 1).bit_length() - 1, GRANULE.bit_length() - 1)
 
-    def classes(self, examples: Iterable[Example]) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"]]]:
+    def classes(
+        self, examples: Iterable[Example], *, logits: BatchLogits | None = None
+    ) -> Iterator[tuple[Example, UInt8[np.ndarray, "h w"]]]:
         """Yields (example, class of every pixel), in order.
 
         Args:
           examples: each with "image", uint8 RGB (h, w, 3) of any size; consumed lazily.
+          logits: used in place of the model's; it is also passed the batch that the windows are from.
         """
         images = self._images(examples)
         canvas, running = None, deque()
         for batch in self._batches(images):
             busy = any(batch)
             if busy:
-                canvas, classes = self._run(batch, canvas)
+                canvas, classes = self._run(batch, canvas, logits)
                 running.append((batch, classes))
             # While this batch is computed, the results of the previous one are yielded.
             while len(running) > busy:
@@ -114,7 +118,9 @@ class Predictor:
                 return
             yield batch
 
-    def _run(self, batch: WindowBatch, canvas: Array | None) -> tuple[Array, UInt8[Array, "b h w"]]:
+    def _run(
+        self, batch: WindowBatch, canvas: Array | None, logits_of: BatchLogits | None = None
+    ) -> tuple[Array, UInt8[Array, "b h w"]]:
         canvas = self._resized(canvas, batch)
         accumulator = Accumulator(canvas.shape[1:3], self._model.crop_size, self._protocol.scales, self._block_rows)
         blank = np.zeros((*self._model.crop_size, 3), np.uint8)
@@ -123,7 +129,8 @@ class Predictor:
             missing = self._batch_size - len(windows)
             pixels += [window.pixels for window in windows] + [blank] * missing
             placements += [accumulator.place(window) for window in windows] + [accumulator.padding()] * missing
-        logits = self._model.logits(sharding.to_devices(self._mesh, np.stack(pixels)))
+        windows = sharding.to_devices(self._mesh, np.stack(pixels))
+        logits = self._model.logits(windows) if logits_of is None else logits_of(windows, batch)
         placements = jax.tree.map(lambda *values: np.stack(values), *placements)
         return _compiled(accumulator, self._mesh)(canvas, logits, sharding.to_devices(self._mesh, placements))
 

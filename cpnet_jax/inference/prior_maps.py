@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
-from scipy import ndimage
 
 from cpnet_jax.models import PriorFactors
 
@@ -25,6 +24,8 @@ def choose_positions(classes: Integer[np.ndarray, "h w"], count: int, ignore_lab
     Returns:
       (row, column) of each position, the class of the largest region first. The choice is deterministic.
     """
+    from scipy import ndimage  # imported here, because only pictures need it
+
     regions = []  # (number of larger regions of its class, -size, position): sorts different classes to the front
     for value in np.unique(classes[classes != ignore_label]):
         numbered, found = ndimage.label(classes == value)
@@ -36,6 +37,8 @@ def choose_positions(classes: Integer[np.ndarray, "h w"], count: int, ignore_lab
 
 def _innermost(region: np.ndarray) -> Position:
     """The position farthest from the region's edge; ties are broken by distance to its centre."""
+    from scipy import ndimage
+
     depth: Any = ndimage.distance_transform_edt(np.pad(region, 1))
     depth = depth[1:-1, 1:-1]
     deepest = np.argwhere(depth == depth.max())

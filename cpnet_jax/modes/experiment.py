@@ -1,5 +1,6 @@
 """An experiment: its data, model, optimiser and evaluator, built from a config."""
 
+import threading
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,7 +12,7 @@ from jaxtyping import Bool
 
 from cpnet_jax import sharding
 from cpnet_jax.config import build
-from cpnet_jax.config.check import check_config, resolve_classes, resolve_durations
+from cpnet_jax.config.check import check_config, durations_need_data, resolve_classes, resolve_durations
 from cpnet_jax.config.same_run import as_dict, check_same_everywhere
 from cpnet_jax.data import builders, class_presence
 from cpnet_jax.data.device_batches import DeviceBatches
@@ -20,6 +21,7 @@ from cpnet_jax.data.stream import TrainStream
 from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.runtime import processes
+from cpnet_jax.runtime.programs import Programs, Traceable
 from cpnet_jax.training import finetune
 from cpnet_jax.training.state import TrainState
 from cpnet_jax.weights.start import StartingPoint, start_from
@@ -28,14 +30,19 @@ from cpnet_jax.weights.start import StartingPoint, start_from
 class Experiment:
     """Data, model, optimiser and mesh of a config. Resolves the config's durations and number of classes.
 
+    Args:
+      config: an unlocked config; it is changed.
+      compile_step: whether to start compiling the training step in the background, while data are prepared.
+
     Raises:
       UserError: if the config or the data cannot work.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict) -> None:
+    def __init__(self, config: ml_collections.ConfigDict, *, compile_step: bool = False) -> None:
         check_config(config)
         self.dataset = build.make_dataset(config)
         resolve_classes(config, self.dataset.classes)
+        self.config = config
         self.mesh = sharding.make_mesh()
         devices = self.mesh.size
         if config.batch_size // config.optimizer.accumulate % devices:
@@ -45,15 +52,20 @@ class Experiment:
             )
         self._train_split = config.data.train_split or self.dataset.train_split
         eval_split = config.data.eval_split or self.dataset.eval_split
+        self._tracing = threading.Lock()
+        early = compile_step and not durations_need_data(config)
+        if early:
+            self._start_compiling()
         self._builder, self.train_records, eval_records = processes.main_first(partial(self._open, config, eval_split))
         resolve_durations(config, len(self.train_records))
-        self.config = config
+        if compile_step and not early:
+            self._start_compiling()
         self.model = build.make_model(config)
-        self.schedule = build.make_schedule(config)
+        self.schedule = jax.jit(build.make_schedule(config))
         if any(config.finetune.values()):
             # Tracing the state finds the patterns that match nothing, before anything is written.
             finetune.norms(self.abstract_state().batch_stats, config.finetune.norms_in_eval_mode)
-        self.evaluator = Evaluator(config, self.dataset, self.model, eval_split, eval_records)
+        self.evaluator = Evaluator(config, self.dataset, self.model, eval_split, eval_records, self._programs)
         if jax.process_count() > 1:
             check_same_everywhere(processes.gather(self.description()))
 
@@ -82,6 +94,7 @@ class Experiment:
 
     def initial_state(self) -> TrainState:
         """The state at step 0 on every device: random, except the weights that config.init names."""
+        self.abstract_state()
         state = self._create_state()
         initial = {"params": state.params, "batch_stats": state.batch_stats}
         variables, lines = start_from(self._starting_point(), initial, self.mesh)
@@ -103,9 +116,10 @@ class Experiment:
 
     def abstract_state(self) -> TrainState:
         """The shapes, dtypes and shardings of the state."""
+        with self._tracing:  # the second thread that asks finds the trace in JAX's cache
+            state = jax.eval_shape(self._create_state)
         return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(self.mesh)),
-            jax.eval_shape(self._create_state),
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.replicated(self.mesh)), state
         )
 
     @cached_property
@@ -134,6 +148,20 @@ class Experiment:
         say = (lambda reason: print(f"Skipped: {reason}")) if self.config.data.on_error == "skip" else None
         return class_presence.find_class_presence(self.train_records, self.dataset, cache, on_unreadable=say)
 
+    @cached_property
+    def _programs(self) -> Programs:
+        return Programs(self.config.system.compilation_cache, as_dict(self.config))
+
+    def _start_compiling(self) -> None:
+        self._programs.start("train_step", self._traceable_step)
+
     def train_step(self) -> Any:
-        """The jitted training step, see `build.make_train_step`."""
-        return build.make_train_step(self.config, self.mesh)
+        """The compiled training step, see `build.make_train_step`."""
+        return self._programs.get("train_step", self._traceable_step)
+
+    def _traceable_step(self) -> Traceable:
+        size, crop = self.config.batch_size, tuple(self.config.data.crop_size)
+        shapes = {"image": (size, *crop, 3), "label": (size, *crop)}
+        split = sharding.split(self.mesh)
+        batch = {name: jax.ShapeDtypeStruct(shape, np.uint8, sharding=split) for name, shape in shapes.items()}
+        return build.make_train_step(self.config, self.mesh), (self.abstract_state(), batch)

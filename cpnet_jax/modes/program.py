@@ -47,15 +47,31 @@ def _main(stop: Stop, argv: list[str]) -> None:
         stop.expect_training()
     if mode.uses_devices:
         _start_jax((config or experiments.default()).system.compilation_cache, mode)
+        if mode.resumes:
+            _print_first_line(config.name)
     mode.run(modes.Call(config, workdir, stop))
 
 
 def _start_jax(compilation_cache: str, mode: modes.Mode) -> None:
     # Imported here, so that --help and mistakes in flags are answered at once.
-    from cpnet_jax.runtime import distributed, jax_settings, processes
+    from cpnet_jax.runtime import distributed, jax_settings, memory, processes
 
     distributed.start(flags.COORDINATOR.value, flags.NUM_PROCESSES.value, flags.PROCESS_ID.value)
     jax_settings.configure(compilation_cache)
+    memory.return_after_compilations()
     watchdog.start(*processes.process())
     if not mode.several_processes:
         distributed.refuse_several(flags.MODE.value)
+
+
+def _print_first_line(name: str) -> None:
+    """Says what runs where, before the imports and the data, which can take long."""
+    import jax
+
+    from cpnet_jax.runtime import processes
+
+    if processes.is_main_process():
+        count = jax.process_count()
+        shared = f" of {count} processes" if count > 1 else ""
+        platform = jax.devices()[0].platform.upper()
+        print(f"{name}: --mode={flags.MODE.value} on {jax.device_count()} {platform} device(s){shared}", flush=True)

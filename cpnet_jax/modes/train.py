@@ -4,16 +4,16 @@ import json
 from dataclasses import replace
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import ml_collections
 
+from cpnet_jax import sharding
 from cpnet_jax.config.check import profiled_steps
 from cpnet_jax.config.same_run import check_same_run
 from cpnet_jax.data.device_batches import DeviceBatches
 from cpnet_jax.errors import TrainingDiverged
 from cpnet_jax.evaluation import publish
-from cpnet_jax.evaluation.evaluate import Evaluation
+from cpnet_jax.evaluation.evaluator import Validation
 from cpnet_jax.modes import Call
 from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.runtime import distributed, files, processes
@@ -44,7 +44,7 @@ def train(config: ml_collections.ConfigDict, workdir: AnyPath, stop: Stop) -> No
       UserError: if the config or the data cannot work, or the workdir belongs to a run with another config.
       TrainingDiverged: on a non-finite loss or gradient.
     """
-    experiment = Experiment(config)
+    experiment = Experiment(config, compile_step=True)
     processes.on_all(lambda: files.make_folder(workdir, "--workdir"))
     distributed.check_shared(workdir)
     with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -55,7 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: AnyPath, stop: Stop) -> No
         if processes.is_main_process():
             files.write_json(workdir / "config.json", experiment.description())
         with MetricsWriter(workdir, start) as writer:
-            evaluation = _train(experiment, state, start, checkpoints, writer, workdir, stop)
+            evaluation = _train(experiment, state, start, checkpoints, writer, workdir, stop).evaluation
     _print(
         f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them."
     )
@@ -82,9 +82,11 @@ def _train(
     writer: MetricsWriter,
     workdir: AnyPath,
     stop: Stop,
-) -> Evaluation:
+) -> Validation:
     """Connects the training loop to its parts; returns the last evaluation."""
     config, total = experiment.config, experiment.config.total_steps
+    if not sharding.is_on_cpus(experiment.mesh):  # there, compiling would take the cores that a step uses
+        experiment.evaluator.start_compiling(experiment.abstract_state)
     batches = experiment.train_stream(position=start)
     progress = Progress(total, "Training", initial=start)
     monitor = Monitor(
@@ -111,7 +113,7 @@ def _train(
                 total=total,
                 eval_every=config.eval_every,
                 checkpoint_every=config.checkpoint_every,
-                evaluate=experiment.evaluator.evaluate,
+                evaluate=experiment.evaluator.validate,
                 report=partial(_report, experiment, writer, progress, workdir),
                 save=partial(_save, experiment, checkpoints, batches),
                 check_saves=checkpoints.check,
@@ -129,10 +131,10 @@ def _save(
     batches: DeviceBatches,
     state: TrainState,
     step: int,
-    evaluation: Evaluation | None,
+    validation: Validation | None,
 ) -> None:
     """Starts writing a checkpoint."""
-    miou = evaluation.as_json()["mIoU"] if evaluation else None
+    miou = validation.evaluation.as_json()["mIoU"] if validation else None
     checkpoints.save(step, state, position=batches.position, config=experiment.description(), miou=miou)
 
 
@@ -141,13 +143,13 @@ def _report(
     writer: MetricsWriter,
     progress: Progress,
     workdir: AnyPath,
-    evaluation: Evaluation,
+    validation: Validation,
     state: TrainState,
     step: int,
 ) -> None:
     """Publishes an evaluation: eval.json, metrics and TensorBoard; after the last step also the report."""
     evaluator, config = experiment.evaluator, experiment.config
-    losses = evaluator.validation_loss(state)
+    evaluation, losses = validation
     if not processes.is_main_process():
         return
     found = publish.figures(evaluation, evaluator, step)
@@ -185,12 +187,9 @@ def _diverged(
 def _announcement(experiment: Experiment, start: int) -> str:
     config = experiment.config
     begins = f"resuming at step {start} of" if start else "training for"
-    count = jax.process_count()
-    shared = f" of {count} processes" if count > 1 else ""
     return (
-        f"{experiment.mesh.size} {jax.devices()[0].platform.upper()} device(s){shared}, "
         f"{len(experiment.train_records)} training and {len(experiment.evaluator)} evaluation images; {begins} "
-        f"{config.total_steps} steps of {config.batch_size}. The first step compiles."
+        f"{config.total_steps} steps of {config.batch_size}. The first step compiles, unless it is in the cache."
     )
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from cpnet_jax.errors import Stopped, UserError, WriteFailed
-from cpnet_jax.runtime import watchdog
+from cpnet_jax.runtime import background, watchdog
 
 PEER_LOST = 69  # EX_UNAVAILABLE
 # Exit status -> meaning, for --help.
@@ -77,6 +77,8 @@ def run(program: Callable[[], None]) -> NoReturn:
         # A normal exit would wait for the process that died. The watchdog prints the last line.
         os._exit(PEER_LOST)
     _forget_unwritten_output()
+    if background.busy() and not isinstance(status, str):
+        at_once(status or 0)
     sys.exit(status)
 
 

@@ -1,10 +1,8 @@
 """Files that grow, on local disks and in object stores. Stores can only replace a whole object."""
 
 import time
-from types import SimpleNamespace
 
 from etils import epath
-from tensorboardX import record_writer
 
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
@@ -49,8 +47,8 @@ class AppendedText:
         self._uploaded = time.monotonic()
 
 
-class _EventFile:
-    """File object for tensorboardX that uploads its content like `AppendedText`."""
+class UploadedFile:
+    """A binary file object whose content is uploaded like that of `AppendedText`."""
 
     def __init__(self, url: str) -> None:
         self._path, self._data = epath.Path(url), bytearray()
@@ -69,11 +67,3 @@ class _EventFile:
     def _upload(self) -> None:
         self._path.write_bytes(bytes(self._data))
         self._uploaded = time.monotonic()
-
-
-def use_object_stores() -> None:
-    """Makes tensorboardX write to URLs by etils; its default needs another package."""
-    for store in files.STORES:
-        record_writer.register_writer_factory(
-            store, SimpleNamespace(open=_EventFile, directory_check=lambda folder: None)
-        )

@@ -1,15 +1,20 @@
 """Writes TensorBoard events synchronously, so that a full disk raises here."""
 
 import time
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore[missing-module-attribute]
 
+from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
-from cpnet_jax.training.log_files import use_object_stores
+from cpnet_jax.runtime.imports import without
+from cpnet_jax.training.log_files import UploadedFile
+
+with without("torch"):  # tensorboardX imports it if it is installed: over a second, and 200 MB
+    from tensorboardX import record_writer, summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyrefly: ignore[missing-module-attribute]
 
 
 class EventFile:
@@ -22,7 +27,7 @@ class EventFile:
 
     def __init__(self, folder: AnyPath, step: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        use_object_stores()
+        _write_to_object_stores()
         self._writer = EventsWriter(str(folder / "events"))
         self._write(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
 
@@ -41,3 +46,11 @@ class EventFile:
     def _write(self, event: Event) -> None:
         event.wall_time = time.time()
         self._writer.write_event(event)
+
+
+def _write_to_object_stores() -> None:
+    """Makes tensorboardX write to URLs by etils; its default needs another package."""
+    for store in files.STORES:
+        record_writer.register_writer_factory(
+            store, SimpleNamespace(open=UploadedFile, directory_check=lambda folder: None)
+        )

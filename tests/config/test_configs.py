@@ -158,3 +158,8 @@ def test_class_weights_are_counted_once_the_classes_are_known():
 def test_cityscapes_learns_from_hard_pixels_and_no_other_config_does():
     assert {name for name in NAMES if build.make_loss(load(name)).keywords["ohem"]} == {"cityscapes"}
     assert build.make_loss(load("cityscapes")).keywords["ohem"] == (0.7, 100_000)
+
+
+def test_a_compiler_without_an_option_compiles_without_it():
+    assert build._is_known(tuple(build.CPU_OPTIONS.items()))
+    assert not build._is_known((("xla_no_such_option", "1"),))

@@ -7,7 +7,6 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-import scipy.io
 from jaxtyping import Integer
 
 from cpnet_jax.data.builders.base import Pair, SegmentationBuilder
@@ -105,9 +104,11 @@ def read_matrix(source: Source, name: str, *path: str) -> Integer[np.ndarray, "h
     Raises:
       UserError: if the file is damaged or holds no such matrix.
     """
+    from scipy.io import loadmat  # imported here, because most datasets have no .mat files
+
     data = source.read(name)
     try:
-        value = scipy.io.loadmat(BytesIO(data), simplify_cells=True)
+        value = loadmat(BytesIO(data), simplify_cells=True)
     except Exception as error:  # on damaged files, scipy raises exceptions of many types
         raise UserError(f"{source.where(name)} cannot be read as a .mat file ({error}): download it again") from error
     for field in path:
