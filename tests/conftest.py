@@ -1,14 +1,25 @@
-"""Eight virtual CPU devices, and every annotation of the package checked at each call."""
+"""Eight virtual CPU devices, one compilation cache, and every annotation of the package checked at each call."""
 
+import atexit
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# One cache for all test processes and the programs that they start. Set it yourself to keep it between test runs.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cpnet_jax_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import jaxtyping
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+TESTS = Path(__file__).parent
 
 _register_dataclass = jax.tree_util.register_dataclass
 
@@ -23,6 +34,32 @@ jax.tree_util.register_dataclass = _register_unchecked
 
 # Before any test imports the package. The "tower" lets an int stand where a float is asked for, as type checkers do.
 jaxtyping.install_import_hook("cpnet_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+# Longest first, so that no process is left with one of them at the end.
+LONG_FILES = [
+    "modes/test_main.py",
+    "training/test_step.py",
+    "losses/test_affinity.py",
+    "faults/test_stopped_runs.py",
+    "inference/test_predictor.py",
+    "models/test_context_prior.py",
+    "ablation/test_ablation.py",
+    "inference/test_export.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    place = {str(TESTS / name): index for index, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: place.get(str(item.path), len(place)))
+
+
+@pytest.fixture
+def quick_compilation():
+    """For programs of small arrays, which take longer to optimise than to run. Convolutions become slow."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture

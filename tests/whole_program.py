@@ -1,5 +1,6 @@
 """A small run of the whole program, as its users start it."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -29,7 +30,7 @@ def command(folder, workdir, *overrides, mode="train"):
         "data.source": folder / "camvid",
         "data.dir": folder / "data",
         "data.crop_size": "(32,48)",
-        "system.compilation_cache": folder / "cache",
+        "system.compilation_cache": os.environ["JAX_COMPILATION_CACHE_DIR"],
         "batch_size": 4,
         "total_steps": STEPS,
         "eval_every": 4,

@@ -10,7 +10,7 @@ from faults.tiny_run import STEPS, Run, assert_as_uninterrupted, checkpoint_step
 def test_a_stopped_killed_and_resumed_run_equals_an_uninterrupted_one(folder, undisturbed):
     workdir = folder / "stopped"
     with Run(folder, workdir) as first:
-        assert first.until_trained(1)
+        assert first.until_trained(1), first.output()
         first.send(signal.SIGSTOP)  # so that it does not finish meanwhile
         with Run(folder, workdir) as second:
             assert second.status() == 2, second.output()
@@ -19,7 +19,7 @@ def test_a_stopped_killed_and_resumed_run_equals_an_uninterrupted_one(folder, un
 
     # Its lock ended with the process.
     with Run(folder, workdir) as third:
-        assert third.until_trained(2)
+        assert third.until_trained(2), third.output()
         third.send(signal.SIGTERM)
         assert third.status() == 75, third.output()
     assert "SIGTERM: stopping after this step" in third.output() and not third.errors()
@@ -39,7 +39,7 @@ def test_a_stopped_killed_and_resumed_run_equals_an_uninterrupted_one(folder, un
 
 def test_a_second_ctrl_c_stops_at_once_without_a_traceback(folder, undisturbed):
     with Run(folder, folder / "interrupted") as run:
-        assert run.until_trained(2)
+        assert run.until_trained(2), run.output()
         run.send(signal.SIGINT)
         assert run.until(lambda: "SIGINT: stopping after this step" in run.output())
         run.send(signal.SIGINT)

@@ -20,6 +20,7 @@ DTYPES = ("float64", "float32")
 TOLERANCE = {"float64": 1e-10, "float32": 5e-6}
 # Every term has a different weight in the differentiated scalar, so that swapped cotangents are detected.
 COTANGENTS = dict(zip(TERMS, (0.7, 1.3, -0.9, 0.4, 2.1), strict=True))
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(params=DTYPES)

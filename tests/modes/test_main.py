@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 
+import forked_program
 import jax
 import numpy as np
 import pytest
@@ -29,10 +30,14 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(*arguments, devices=1):
+def environment(devices):
     flags = f"--xla_force_host_platform_device_count={devices}"
-    environment = {"JAX_PLATFORMS": "cpu", **os.environ, "XLA_FLAGS": flags}
-    return subprocess.run(list(map(str, arguments)), cwd=ROOT, env=environment, capture_output=True, text=True)
+    return {"JAX_PLATFORMS": "cpu", **os.environ, "XLA_FLAGS": flags}
+
+
+def run(*arguments, devices=1):
+    arguments = list(map(str, arguments))
+    return subprocess.run(arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True)
 
 
 def final_state(workdir):
@@ -296,7 +301,6 @@ MISTAKES = {
     "a workdir that is a file": (["--workdir={tmp}/file"], "--workdir is"),
     "a data folder that cannot be made": (["--config.data.dir={tmp}/file/data"], "config.data.dir"),
     "a field given twice": (["--config.seed=1", "--config.seed=2"], "config.seed is given twice"),
-    "a device that is not there": (["--config.seed=1"], "JAX finds no device"),
     "a stray argument": (["train"], "'train'"),
     "an unknown flag": (["--confg=x"], "confg"),
     "an unknown mode": (["--mode=fly"], "mode"),
@@ -304,18 +308,39 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_sentence_and_exit_2(folder, finished, tmp_path, monkeypatch, mistake):
-    overrides, named = MISTAKES[mistake]
-    (tmp_path / "file").touch()
-    if mistake == "a device that is not there":
-        monkeypatch.setenv("JAX_PLATFORMS", "bogus")
-    workdir = finished[0] if mistake == "another config's workdir" else tmp_path / "run"
-    result = run(*command(folder, workdir, *(override.format(tmp=tmp_path) for override in overrides)))
+@pytest.fixture(scope="module")
+def mistakes(folder, finished):
+    """Folder of each mistake's run, and the run."""
+    folders, commands = {}, []
+    for index, (mistake, (overrides, _)) in enumerate(MISTAKES.items()):
+        folders[mistake] = folder / f"mistake_{index}"
+        folders[mistake].mkdir()
+        (folders[mistake] / "file").touch()
+        workdir = finished[0] if mistake == "another config's workdir" else folders[mistake] / "run"
+        overrides = [override.format(tmp=folders[mistake]) for override in overrides]
+        _, _, *arguments = command(folder, workdir, *overrides)
+        commands.append(arguments)
+    results = forked_program.run_all(commands, environment(devices=1))
+    return {mistake: (folders[mistake], result) for mistake, result in zip(MISTAKES, results, strict=True)}
+
+
+def assert_is_one_sentence(result, named):
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr
     [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert named in line
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_gets_one_sentence_and_exit_2(mistakes, mistake):
+    directory, result = mistakes[mistake]
+    assert_is_one_sentence(result, MISTAKES[mistake][1])
+    assert not (directory / "run" / "config.json").exists()
+
+
+def test_a_device_that_is_not_there_gets_one_sentence_and_exit_2(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "bogus")
+    assert_is_one_sentence(run(*command(folder, tmp_path / "run")), "JAX finds no device")
     assert not (tmp_path / "run" / "config.json").exists()
 
 
