@@ -13,7 +13,7 @@ quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, d
 	$(BIN)/python main.py --config=configs/quickstart.py
 
 test: $(VENV)/.ready-test-$(TORCH) lint  ## Run the tests.
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-layouts: $(VENV)/.ready-test-0  ## Check that any number of devices and processes gives the same numbers; two minutes.
 	$(BIN)/python -m pytest -m long tests/multihost

@@ -4,7 +4,6 @@ import atexit
 import os
 import shutil
 import tempfile
-from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One cache for all test processes and the programs that they start. Set it yourself to keep it between test runs.
@@ -19,8 +18,6 @@ import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-TESTS = Path(__file__).parent
-
 _register_dataclass = jax.tree_util.register_dataclass
 
 
@@ -34,24 +31,6 @@ jax.tree_util.register_dataclass = _register_unchecked
 
 # Before any test imports the package. The "tower" lets an int stand where a float is asked for, as type checkers do.
 jaxtyping.install_import_hook("cpnet_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
-
-
-# Longest first, so that no process is left with one of them at the end.
-LONG_FILES = [
-    "modes/test_main.py",
-    "training/test_step.py",
-    "losses/test_affinity.py",
-    "faults/test_stopped_runs.py",
-    "inference/test_predictor.py",
-    "models/test_context_prior.py",
-    "ablation/test_ablation.py",
-    "inference/test_export.py",
-]
-
-
-def pytest_collection_modifyitems(items):
-    place = {str(TESTS / name): index for index, name in enumerate(LONG_FILES)}
-    items.sort(key=lambda item: place.get(str(item.path), len(place)))
 
 
 @pytest.fixture

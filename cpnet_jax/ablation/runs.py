@@ -102,7 +102,7 @@ def load_config(run: Run) -> ml_collections.ConfigDict:
 
 
 def read_result(run: Run, config: ml_collections.ConfigDict) -> Result | None:
-    """Result of a finished run with this config; None if there is none, or it is damaged."""
+    """Result of a finished run with this config, or None if it is missing or damaged."""
     try:
         found = json.loads((run.workdir / RESULT).read_text())
         return Result(**found["result"]) if found["config"] == as_dict(config) else None

@@ -109,7 +109,7 @@ class ImageQueue:
             yield from image.tiles()
 
     def next_tile(self) -> Tile | None:
-        """The next tile; None if there is none, or if too many images wait."""
+        """The next tile, or None if all are handed out or too many images wait."""
         if self.exhausted or len(self._waiting) >= self._most_waiting:
             return None
         tile = next(self._tiles, None)

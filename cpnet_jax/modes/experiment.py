@@ -94,7 +94,7 @@ class Experiment:
 
     def initial_state(self) -> TrainState:
         """The state at step 0 on every device: random, except the weights that config.init names."""
-        self.abstract_state()
+        self.abstract_state()  # traces under the lock, so that the background thread does not trace it again
         state = self._create_state()
         initial = {"params": state.params, "batch_stats": state.batch_stats}
         variables, lines = start_from(self._starting_point(), initial, self.mesh)

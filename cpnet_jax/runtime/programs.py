@@ -9,6 +9,8 @@ import json
 import os
 import pickle
 import platform
+import sys
+import sysconfig
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -84,7 +86,9 @@ class Programs:
             program = function.lower(*arguments).compile()
             # XLA for CPUs loses parts of a program that is loaded and stored again. So a program is stored only if JAX
             # has compiled it, and not found it in its own cache: JAX then writes it there, too.
-            if path is not None and (_written_by_jax.count > written or not jax.config.jax_compilation_cache_dir):
+            if path is not None and (
+                _written_by_jax.count > written or not jax.config.values["jax_compilation_cache_dir"]
+            ):
                 _store(path, program)
         return program
 
@@ -113,7 +117,7 @@ class Programs:
 
 
 def _load(path: Path) -> Any:
-    """The stored program; None if there is none, or it is damaged or refused by this JAX."""
+    """The stored program, or None if it is missing, damaged or refused by this JAX."""
     try:
         digest, content = path.read_bytes().split(b"\n", 1)
         if hashlib.sha256(content).hexdigest().encode() != digest:
@@ -149,11 +153,16 @@ def _remove_old(folder: Path) -> None:
 
 @lru_cache
 def _source() -> str:
-    """Digest of this package's source code."""
-    package = Path(__file__).parents[1]
+    """Digest of the source code of this package, and of imported modules that are not installed.
+
+    A config file may import modules of the user's that change what is computed.
+    """
+    installed = tuple(sysconfig.get_paths()[kind] for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+    imported = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    paths = {Path(name) for name in imported if name.endswith(".py") and not name.startswith(installed)}
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(str(path.relative_to(package)).encode() + path.read_bytes())
+    for path in sorted(paths | set(Path(__file__).parents[1].rglob("*.py"))):
+        digest.update(path.name.encode() + (path.read_bytes() if path.is_file() else b""))
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -57,15 +58,17 @@ def test_a_program_is_made_once_in_a_process_whether_it_was_started_or_not(tmp_p
     assert make.calls == 2
 
 
-@pytest.mark.parametrize("change", ["config", "name", "source", "environment", "jax option", "processor"])
+@pytest.mark.parametrize("change", ["config", "name", "user's module", "environment", "jax option", "processor"])
 def test_whatever_a_program_may_depend_on_is_part_of_its_key(first, monkeypatch, change):
     config, name, make = {"lr": 1}, "twice", Make()
     if change == "config":
         config = {"lr": 2}
     elif change == "name":
         name = "thrice"
-    elif change == "source":
-        monkeypatch.setattr(programs, "_source", lambda: "changed")
+    elif change == "user's module":
+        (first / "mine.py").write_text("WIDTH = 3")
+        monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(__file__=str(first / "mine.py")))
+        programs._source.cache_clear()
     elif change == "environment":
         monkeypatch.setenv("LIBTPU_INIT_ARGS", "--changed")
     elif change == "processor":

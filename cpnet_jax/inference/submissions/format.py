@@ -43,7 +43,7 @@ class Format:
     size: tuple[int, int] | None = None
 
     def key_of(self, name: str) -> str | None:
-        """The key at the beginning of a file name; None if there is none."""
+        """The key at the beginning of a file name, or None if it has no key."""
         match = re.match(self.key, PurePosixPath(name).name)
         return match and match[0]
 

@@ -24,7 +24,7 @@ Read = Callable[[str], bytes]
 
 
 def validate(form: Format, path: Path, images: Iterable[Path] | None = None) -> list[str]:
-    """Returns the faults of a submission, one sentence each, naming the file; empty if there is none.
+    """Returns the faults of a submission, one sentence each, naming the file; an empty list if it is valid.
 
     Every value must be a class number. Servers accept some others, too, but such pixels are always wrong.
 
