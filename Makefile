@@ -42,7 +42,7 @@ compare: $(VENV)/.ready  ## Run the ablation on the scenes, three seeds each; on
 	$(BIN)/python benchmarks/ablation.py --table=scenes --classes=sea,sand,bed,table
 
 clean:
-	rm -rf $(VENV) runs data
+	rm -rf $(VENV) .cache runs data
 
 $(VENV)/.ready: requirements.txt pyproject.toml setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

@@ -1,15 +1,17 @@
 """Eight virtual CPU devices, one compilation cache, and every annotation of the package checked at each call."""
 
-import atexit
 import os
 import shutil
-import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# One cache for all test processes and the programs that they start. Set it yourself to keep it between test runs.
+# One cache for all test processes and the programs that they start, kept for the next test run. JAX finds a program
+# there only if nothing that it was compiled from has changed.
+CACHE, MOST_CACHED = Path(__file__).parents[1] / ".cache" / "tests", 4 * 2**30
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="cpnet_jax_tests_")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
+    if sum(path.stat().st_size for path in CACHE.glob("*")) > MOST_CACHED:
+        shutil.rmtree(CACHE)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax

@@ -61,7 +61,7 @@ def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: AnyPath
       saved: the description in the workdir's checkpoint.
       workdir: the folder of the saved run, for the message.
     """
-    ours, theirs = dict(_flat(ours)), dict(_flat(saved))
+    ours, theirs = dict(flat(ours)), dict(flat(saved))
     free = FREE_ON_RESUME | (UNKNOWN_TO_CONVERTED if "trained_on.weights" in theirs else set())
     differences = [
         f"config.{field} is {_value(theirs, field)} there and {_value(ours, field)} here"
@@ -81,7 +81,7 @@ def check_same_everywhere(descriptions: Sequence[dict[str, Any]]) -> None:
     Args:
       descriptions: the description of each process's run in process order, see `Experiment.description`.
     """
-    first, *others = (dict(_flat(description)) for description in descriptions)
+    first, *others = (dict(flat(description)) for description in descriptions)
     for process, other in enumerate(others, start=1):
         for field in sorted((first.keys() | other.keys()) - FREE_ON_EACH_HOST):
             if first.get(field) != other.get(field):
@@ -95,10 +95,10 @@ def _value(fields: dict[str, Any], field: str) -> str:
     return repr(fields[field]) if field in fields else "not recorded"
 
 
-def _flat(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Pairs of a dotted field name and its value."""
     for name, value in nested.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

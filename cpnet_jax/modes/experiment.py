@@ -13,6 +13,7 @@ from jaxtyping import Bool
 from cpnet_jax import sharding
 from cpnet_jax.config import build
 from cpnet_jax.config.check import check_config, durations_need_data, resolve_classes, resolve_durations
+from cpnet_jax.config.compiled_fields import compiled_fields
 from cpnet_jax.config.same_run import as_dict, check_same_everywhere
 from cpnet_jax.data import builders, class_presence
 from cpnet_jax.data.device_batches import DeviceBatches
@@ -150,7 +151,7 @@ class Experiment:
 
     @cached_property
     def _programs(self) -> Programs:
-        return Programs(self.config.system.compilation_cache, as_dict(self.config))
+        return Programs(self.config.system.compilation_cache, compiled_fields(self.config))
 
     def _start_compiling(self) -> None:
         self._programs.start("train_step", self._traceable_step)

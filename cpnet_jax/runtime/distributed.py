@@ -56,6 +56,11 @@ def start(
         )
 
 
+def leave() -> None:
+    """Waits until every process of the run leaves, as at Python's normal exit: JAX aborts those that are left behind."""
+    jax.distributed.shutdown()
+
+
 def refuse_several(mode: str) -> None:
     """Raises UserError if several processes were started for a mode that works in one."""
     if jax.process_count() > 1:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
@@ -46,25 +47,44 @@ def run(program: Callable[[], None]) -> NoReturn:
     """Runs the program and exits; prints on stderr what went wrong."""
     atexit.register(watchdog.unneeded)  # before JAX registers its exit handler: the first one registered runs last
     try:
+        status = _status(program)
+    except Exception:
+        if not background.busy():
+            raise
+        traceback.print_exc()
+        status = 1
+    _forget_unwritten_output()
+    if background.busy() and not isinstance(status, str):
+        from cpnet_jax.runtime import distributed
+
+        distributed.leave()
+        at_once(status or 0)
+    sys.exit(status)
+
+
+def _status(program: Callable[[], None]) -> int | str | None:
+    """Runs the program; its exit status. A defect raises its exception."""
+    try:
         try:
             program()
             status = 0
         except SystemExit as exit_:  # absl raises it at every end
             status = exit_.code
         sys.stdout.flush()
+        return status
     except Stopped as stopped:
-        status = _print_error(str(stopped), stopped.exit_status)
+        return _print_error(str(stopped), stopped.exit_status)
     except WriteFailed as error:
         at_once(_print_error(f"error: {error}", error.exit_status))  # its threads may wait for each other for minutes
     except UserError as error:
-        status = _print_error(f"error: {error}", error.exit_status)
+        return _print_error(f"error: {error}", error.exit_status)
     except BrokenPipeError:  # the reader of the output has exited, as `head` does
-        status = 128 + signal.SIGPIPE
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in FILE_SYSTEM_ERRORS:
             raise
         where = error.filename or "standard output or a file"
-        status = _print_error(
+        return _print_error(
             f"error: {where} cannot be written or read ({error.strerror}): free space or fix permissions, then run "
             "the same command again",
             UserError.exit_status,
@@ -76,10 +96,6 @@ def run(program: Callable[[], None]) -> NoReturn:
             raise
         # A normal exit would wait for the process that died. The watchdog prints the last line.
         os._exit(PEER_LOST)
-    _forget_unwritten_output()
-    if background.busy() and not isinstance(status, str):
-        at_once(status or 0)
-    sys.exit(status)
 
 
 def at_once(status: int) -> NoReturn:

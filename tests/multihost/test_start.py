@@ -84,6 +84,36 @@ def test_launchers_are_recognised_and_missing_processes_are_reported():
     assert "error: not all processes connected" in err0
 
 
+LEAVE_WHILE_COMPILING = """
+import sys, threading, time
+import jax
+from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import background, distributed, exit_status
+address, index, status = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+def program():
+    distributed.start(address, 2, index, timeout=30)
+    jax.devices()
+    if index == 0:
+        background.run(threading.Event().wait)
+    else:
+        time.sleep(3)
+    if status:
+        raise UserError("a mistake")
+
+exit_status.run(program)
+"""
+
+
+def test_a_process_that_ends_while_it_compiles_does_not_abort_the_others():
+    together = []
+    for status in "02":
+        address = f"localhost:{free_port()}"
+        together += [start("-c", LEAVE_WHILE_COMPILING, address, index, status) for index in "01"]
+    for (status, out, err), right in zip(finish(together), (0, 0, 2, 2), strict=True):
+        assert status == right, out + err
+
+
 def test_processes_with_different_configs_or_data_are_refused():
     ours = {"seed": 0, "data": {"dir": "here"}, "trained_on": {"fingerprint": "a"}}
     check_same_everywhere([ours, ours | {"data": {"dir": "there"}}])

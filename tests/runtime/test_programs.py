@@ -153,8 +153,9 @@ def test_what_tracing_raises_is_raised_to_whoever_asks():
         kept.get("broken", Make())
 
 
-def test_a_mistake_ends_the_program_at_once_while_something_runs_in_the_background():
-    code = """
+@pytest.mark.parametrize(("raised", "status"), [("UserError('wrong: do that')", 2), ("KeyError('a defect')", 1)])
+def test_an_error_ends_the_program_at_once_while_something_runs_in_the_background(raised, status):
+    code = f"""
         import atexit, time
         from cpnet_jax.errors import UserError
         from cpnet_jax.runtime import background, exit_status
@@ -163,14 +164,15 @@ def test_a_mistake_ends_the_program_at_once_while_something_runs_in_the_backgrou
             background.run(lambda: time.sleep(600))
             print("begun")
             atexit.register(print, "Python's shutdown, in which JAX crashes if it compiles")
-            raise UserError("this is wrong: do that")
+            raise {raised}
 
         exit_status.run(program)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60, check=False
     )
-    assert (done.returncode, done.stdout, done.stderr) == (2, "begun\n", "error: this is wrong: do that\n")
+    assert (done.returncode, done.stdout) == (status, "begun\n"), done.stderr
+    assert done.stderr.startswith("Traceback" if status == 1 else "error: wrong: do that\n")
 
 
 def test_background_work_is_busy_until_it_ends():
