@@ -7,16 +7,14 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # One cache for all test processes and the programs that they start, kept for the next test run. JAX finds a program
 # there only if nothing that it was compiled from has changed.
-CACHE, MOST_CACHED = Path(__file__).parents[1] / ".cache" / "tests", 4 * 2**30
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(CACHE)
-    if sum(path.stat().st_size for path in CACHE.glob("*")) > MOST_CACHED:
-        shutil.rmtree(CACHE)
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(f"{__file__}/../../.cache/tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import jaxtyping
 import pytest
+
+MOST_CACHED = 4 * 2**30
 
 jax.config.update("jax_num_cpu_devices", 8)
 
@@ -33,6 +31,13 @@ jax.tree_util.register_dataclass = _register_unchecked
 
 # Before any test imports the package. The "tower" lets an int stand where a float is asked for, as type checkers do.
 jaxtyping.install_import_hook("cpnet_jax", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+
+
+def pytest_configure(config):
+    cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    is_worker = hasattr(config, "workerinput")
+    if not is_worker and sum(path.stat().st_size for path in cache.glob("*")) > MOST_CACHED:
+        shutil.rmtree(cache)
 
 
 @pytest.fixture

@@ -57,7 +57,7 @@ def start(
 
 
 def leave() -> None:
-    """Waits until every process of the run leaves, as at Python's normal exit: JAX aborts those that are left behind."""
+    """Waits until every process of the run leaves, as Python's normal exit does: JAX aborts those left behind."""
     jax.distributed.shutdown()
 
 
