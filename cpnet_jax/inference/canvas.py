@@ -3,10 +3,13 @@
 Windows come as logits at output stride 8. They become probabilities at the crop's size, are resized to the image's own
 size and added, a few rows at a time. Thus the canvas is the only array with the size of the image times the classes.
 After a tile's last window, the best class of each pixel is read and the canvas is cleared for the next tile.
+
+If logits are averaged before the softmax, a second array of that size holds their weighted sum over the windows of a
+pass; after its last window, their softmax is added to the probabilities.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -20,8 +23,22 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from cpnet_jax.inference.cutting import Window
 from cpnet_jax.inference.windows import Reach, bilinear_taps
 
+# Maps the logits of pixels to what is added.
+Scores = Callable[[Float[Array, "h w k"]], Float[Array, "h w k"]]
 # Canvas sides are multiples of this, which is also the largest number of rows in a block.
 GRANULE = 32
+
+
+class Canvas(NamedTuple):
+    """The sums of a device's tile, or of one tile on each device of a mesh, at the size of the image.
+
+    Attributes:
+      scores: of probabilities.
+      logits: of logits in the current pass; None if windows become probabilities one by one.
+    """
+
+    scores: Float[Array, "d h w k"]
+    logits: Float[Array, "d h w k"] | None
 
 
 class Placement(NamedTuple):
@@ -32,6 +49,8 @@ class Placement(NamedTuple):
       flipped: whether the window is mirrored.
       clear: rows to clear before the window; 0 unless it is the first of its tile.
       read: rows to read after the window; 0 unless it is the last of its tile.
+      begin: rows of logits to clear before the window; 0 unless it is the first of its pass.
+      end: rows of logits that become probabilities after the window; 0 unless it is the last of its pass.
       top, left: corner on the canvas of the patch that the window reaches.
       rows: height of the patch.
       row_index, row_weight, column_index, column_weight: lower and upper taps of the patch, see `windows.Taps`.
@@ -41,6 +60,8 @@ class Placement(NamedTuple):
     flipped: Bool[Any, " n"]
     clear: Int[Any, " n"]
     read: Int[Any, " n"]
+    begin: Int[Any, " n"]
+    end: Int[Any, " n"]
     top: Int[Any, " n"]
     left: Int[Any, " n"]
     rows: Int[Any, " n"]
@@ -83,7 +104,7 @@ class Accumulator:
         return Placement(
             scale=np.int32(-1),
             flipped=np.False_,
-            **{name: np.int32(0) for name in ("clear", "read", "top", "left", "rows")},
+            **{name: np.int32(0) for name in ("clear", "read", "begin", "end", "top", "left", "rows")},
             row_index=index((2, height)),
             row_weight=weight((2, height)),
             column_index=index((2, width)),
@@ -103,30 +124,35 @@ class Accumulator:
             flipped=np.bool_(window.flipped),
             clear=np.int32(height if window.first else 0),
             read=np.int32(height if window.last else 0),
+            begin=np.int32(height if window.begins else 0),
+            end=np.int32(height if window.ends else 0),
             top=np.int32(top),
             left=np.int32(left),
             rows=np.int32(rows.start - top + rows.taps.lower.size),
         )
 
     def add(
-        self, canvas: Float[Array, "1 h w k"], logits: Float[Array, "n h8 w8 k"], placement: Placement
-    ) -> tuple[Float[Array, "1 h w k"], UInt8[Array, "n h w"]]:
+        self, canvas: Canvas, logits: Float[Array, "n h8 w8 k"], placement: Placement
+    ) -> tuple[Canvas, UInt8[Array, "n h w"]]:
         """Adds one device's windows one by one; pure, for use under jit and shard_map.
 
         Returns:
           The canvas, and after each window the best classes of the rows to read (0 elsewhere).
         """
 
-        def one(canvas: Array, window: tuple[Array, Placement]) -> tuple[Array, Array]:
-            logits, place = window
-            logits = jnp.where(place.flipped, logits[:, ::-1], logits)
-            canvas = self._clear(canvas, place.clear)
-            for number in range(len(self.scales)):
-                canvas = self._add_at_scale(canvas, logits, place, number)
-            return canvas, self._read(canvas, place.read)
+        def one(canvas: Canvas, window: tuple[Array, Placement]) -> tuple[Canvas, Array]:
+            z, place = window
+            z = jnp.where(place.flipped, z[:, ::-1], z)
+            scores, logits = self._clear(canvas.scores, place.clear), canvas.logits
+            if logits is None:
+                scores = self._add_window(scores, z, place, partial(jax.nn.softmax, axis=-1))
+            else:
+                logits = self._add_window(self._clear(logits, place.begin), z, place, lambda z: z)
+                scores = self._add_softmax(scores, logits, place.end)
+            return Canvas(scores, logits), self._read(scores, place.read)
 
-        added, classes = lax.scan(one, canvas[0], (logits, placement))
-        return added[None], classes
+        added, classes = lax.scan(one, jax.tree.map(lambda x: x[0], canvas), (logits, placement))
+        return jax.tree.map(lambda x: x[None], added), classes
 
     def _blocks(self, rows: Int[Array, ""]) -> Int[Array, ""]:
         return (rows + self.block_rows - 1) // self.block_rows
@@ -150,10 +176,32 @@ class Accumulator:
 
         return lax.fori_loop(0, self._blocks(rows), block, jnp.zeros(canvas.shape[:2], jnp.uint8))
 
-    def _add_at_scale(
-        self, canvas: Float[Array, "h w k"], logits: Float[Array, "h8 w8 k"], place: Placement, number: int
+    def _add_softmax(
+        self, scores: Float[Array, "h w k"], logits: Float[Array, "h w k"], rows: Int[Array, ""]
     ) -> Float[Array, "h w k"]:
-        """Adds the window if it is of scale `number`."""
+        def block(i: Int[Array, ""], scores: Float[Array, "h w k"]) -> Float[Array, "h w k"]:
+            start = i * self.block_rows
+            old, z = (lax.dynamic_slice_in_dim(x, start, self.block_rows) for x in (scores, logits))
+            return lax.dynamic_update_slice_in_dim(scores, old + jax.nn.softmax(z, axis=-1), start, 0)
+
+        return lax.fori_loop(0, self._blocks(rows), block, scores)
+
+    def _add_window(
+        self, canvas: Float[Array, "h w k"], logits: Float[Array, "h8 w8 k"], place: Placement, scores: Scores
+    ) -> Float[Array, "h w k"]:
+        for number in range(len(self.scales)):
+            canvas = self._add_at_scale(canvas, logits, place, scores, number)
+        return canvas
+
+    def _add_at_scale(
+        self,
+        canvas: Float[Array, "h w k"],
+        logits: Float[Array, "h8 w8 k"],
+        place: Placement,
+        scores: Scores,
+        number: int,
+    ) -> Float[Array, "h w k"]:
+        """Adds the scores of a window's logits if the window is of scale `number`."""
         scale, (height, width) = self.scales[number], self._patches[number]
         interpolate = scale != 1
         # Number of window rows that one block of image rows depends on.
@@ -169,7 +217,7 @@ class Accumulator:
             first = jnp.minimum(wanted.index[0, 0], self.crop_size[0] - window_rows)
             z = _interpolate(logits, up.part(first, window_rows), axis=0)
             z = jax.image.resize(z, (window_rows, self.crop_size[1], z.shape[2]), "bilinear", antialias=False)
-            p = jax.nn.softmax(z, axis=-1)
+            p = scores(z)
             p = _interpolate(p, _Taps(wanted.index - first, wanted.weight), axis=0, upper=interpolate)
             p = _interpolate(p, columns, axis=1, upper=interpolate)
             corner = (place.top + i * self.block_rows, place.left, 0)

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+Overlap = Literal["sum", "average", "average_logits"]
+
 
 @dataclass(frozen=True)
 class Protocol:
@@ -11,12 +13,16 @@ class Protocol:
     The default is that of the paper's ablations. The paper's final results use several scales and flip.
 
     Attributes:
-      scales: factors on the image's sides; the scores of all scales are added.
-      flip: whether each window is also predicted mirrored.
-      overlap: how the scores of overlapping windows are combined, "sum" or "average". The authors' evaluator uses
-        "sum", which gives pixels in overlaps more weight among the scales.
+      scales: factors on the image's sides; the probabilities of all scales are added.
+      flip: whether each window is also predicted mirrored; with "average_logits", the image is mirrored before it is
+        cut into windows.
+      overlap: how overlapping windows are combined.
+        "sum": probabilities are added, as in the authors' evaluator. Pixels in overlaps weigh more among the scales.
+        "average": probabilities are averaged.
+        "average_logits": logits are averaged, then become probabilities, for each scale and mirrored or not; as in
+        mmsegmentation.
     """
 
     scales: tuple[float, ...] = (1.0,)
     flip: bool = False
-    overlap: Literal["sum", "average"] = "sum"
+    overlap: Overlap = "sum"

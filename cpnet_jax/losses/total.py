@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float, Integer
 
 from cpnet_jax.losses.affinity import affinity_loss, downsample_labels, weighted_sum
+from cpnet_jax.losses.cross_entropy import MeanOver
 from cpnet_jax.losses.ohem import Ohem
 from cpnet_jax.losses.upsampled import upsampled_cross_entropy
 
@@ -21,6 +22,7 @@ def total_loss(
     prior_weight: float = 1.0,
     class_weights: Sequence[float] | Float[Array | np.ndarray, " k"] | None = None,
     ohem: Ohem | None = None,
+    mean_over: MeanOver = "labelled",
     upsampled_dtype: Any = None,
     ignore_label: int = 255,
     **affinity_options: Any,
@@ -37,6 +39,7 @@ def total_loss(
       class_weights: of pixels in L_s and L_a, see `cross_entropy`.
       ohem: bootstraps the cross entropy of L_s, see `cross_entropy`; not of L_a, as in mmsegmentation's configs. The
         authors' settings for Cityscapes are not public.
+      mean_over: pixels whose number L_s and L_a are divided by, see `cross_entropy`.
       upsampled_dtype: of the values at full resolution, see `upsampled_cross_entropy`.
       affinity_options: see `affinity_loss`.
 
@@ -48,6 +51,7 @@ def total_loss(
         upsampled_cross_entropy,
         labels=labels,
         class_weights=class_weights,
+        mean_over=mean_over,
         ignore_label=ignore_label,
         dtype=upsampled_dtype,
     )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from cpnet_jax.losses.cross_entropy import weights_of
+from cpnet_jax.losses.cross_entropy import MeanOver, check_mean_over, weights_of
 from cpnet_jax.losses.ohem import Ohem, hard_pixels
 
 # Largest number of values in a block of one image at full resolution, about 32 rows of 512 pixels with 150 classes. The
@@ -30,6 +30,7 @@ def upsampled_cross_entropy(
     *,
     class_weights: Sequence[float] | Float[Array | np.ndarray, " k"] | None = None,
     ohem: Ohem | None = None,
+    mean_over: MeanOver = "labelled",
     ignore_label: int = 255,
     dtype: Any = None,
 ) -> Float[Array, ""]:
@@ -42,14 +43,15 @@ def upsampled_cross_entropy(
       labels: as in `cross_entropy`.
       class_weights: as in `cross_entropy`; they have no derivatives.
       ohem: as in `cross_entropy`. Finding the hard pixels takes one more pass, without a gradient.
-      ignore_label: as in `cross_entropy`.
+      mean_over, ignore_label: as in `cross_entropy`.
       dtype: of the values at full resolution; by default that of the logits, or float32 if that is wider. jnp.bfloat16
         takes half the memory and less than half the time on TPUs. It rounds a pixel's gradient, and how far a logit is
         below the largest of its cell (relative error 2^-9). Sums are always in float32 or wider.
 
     Raises:
-      ValueError: if shapes do not fit, or if the number of weights is not the number of classes.
+      ValueError: if shapes do not fit, the number of weights is not the number of classes, or `mean_over` is unknown.
     """
+    check_mean_over(mean_over)
     if logits.ndim != 4 or labels.ndim != 3 or len(logits) != len(labels):
         raise ValueError(
             f"logits have shape {logits.shape} and labels {labels.shape}: they must be (batch, h, w, classes) and "
@@ -61,19 +63,21 @@ def upsampled_cross_entropy(
         losses = _pixel_losses(jax.lax.stop_gradient(logits), target, dtype)
         target = jnp.where(hard_pixels(losses, target >= 0, ohem), target, -1)
     weights = None if class_weights is None else weights_of(target, class_weights, logits)
-    return _mean_loss(logits, target, weights, dtype)
+    return _mean_loss(logits, target, weights, dtype, mean_over)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _mean_loss(logits: Array, target: Array, weights: Array | None, dtype: Any) -> Array:
-    return _mean(logits, target, weights, dtype, with_gradient=False)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _mean_loss(logits: Array, target: Array, weights: Array | None, dtype: Any, mean_over: MeanOver) -> Array:
+    return _mean(logits, target, weights, dtype, mean_over, with_gradient=False)[0]
 
 
-def _forward(logits: Array, target: Array, weights: Array | None, dtype: Any) -> tuple[Array, Array | None]:
-    return _mean(logits, target, weights, dtype, with_gradient=True)
+def _forward(
+    logits: Array, target: Array, weights: Array | None, dtype: Any, mean_over: MeanOver
+) -> tuple[Array, Array | None]:
+    return _mean(logits, target, weights, dtype, mean_over, with_gradient=True)
 
 
-def _backward(dtype: Any, gradient: Array, cotangent: Array) -> tuple[Array, None, None]:
+def _backward(_: Any, __: MeanOver, gradient: Array, cotangent: Array) -> tuple[Array, None, None]:
     return (cotangent * gradient).astype(gradient.dtype), None, None
 
 
@@ -85,15 +89,18 @@ def _mean(
     target: Int[Array, "b H W"],
     weights: Float[Array, "b H W"] | None,
     dtype: Any,
+    mean_over: MeanOver,
     with_gradient: bool,
 ) -> tuple[Float[Array, ""], Float[Array, "b h w k"] | None]:
-    """Mean loss over pixels with a target (not negative), and its gradient for the logits."""
+    """Mean of the loss of pixels with a target (not negative), and its gradient for the logits."""
     z, vanishing = _below_largest(logits)
     sums = partial(_sums, with_gradient=with_gradient)
     total, gradient = jax.lax.cond(
         vanishing, partial(sums, shifted=True), partial(sums, shifted=False), z.astype(dtype), target, weights
     )
-    if weights is None:
+    if mean_over == "all":
+        weight = jnp.maximum(jnp.asarray(target.size, z.dtype), 1)
+    elif weights is None:
         weight = jnp.maximum((target >= 0).sum().astype(z.dtype), 1)
     else:
         weight = jnp.where(target >= 0, weights, 0).sum()

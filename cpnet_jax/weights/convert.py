@@ -23,6 +23,7 @@ Tensors = Mapping[str, Shaped[np.ndarray, "..."]]
 Variables = dict[str, Any]
 
 SHOWN = 4  # names listed in an error; the rest is counted
+AUXILIARY = "auxiliary_head."
 
 
 def backbone_variables(
@@ -30,7 +31,8 @@ def backbone_variables(
 ) -> Variables:
     """Converts an ImageNet ResNet of torchvision, open-mmlab (v1c) or timm to the variables of a backbone.
 
-    The layout is recognised by the tensors' names. The ImageNet classifier is dropped, with a line on stderr.
+    The layout is recognised by the tensors' names. The ImageNet classifier is dropped, with a line on stderr. Names may
+    have the prefix of mmpretrain's classifiers, "backbone.".
 
     Args:
       tensors: by PyTorch's names, as `read` returns them.
@@ -46,6 +48,7 @@ def backbone_variables(
       UserError: if the tensors are another network's, or if tensors are missing, left over, of another shape, not
         floating-point or not finite. The message lists them.
     """
+    tensors = _without_classifier(tensors, name)
     inside = {collection: {"backbone": tree} for collection, tree in like.items()}
     wanted = _flat(inside)
     deep = "params/backbone/stem2/conv/kernel" in wanted
@@ -61,17 +64,22 @@ def backbone_variables(
 
 
 def cpnet_variables(
-    tensors: Tensors, *, like: Variables, skip: Sequence[str] = (), name: str = "the weights"
+    tensors: Tensors, *, like: Variables, skip: Sequence[str] | None = (), name: str = "the weights"
 ) -> Variables:
     """Converts a whole CPNet of the authors' code on mmsegmentation (0.x or 1.x) to variables.
 
     A network without context prior is read from mmsegmentation's head of the same kind: FCNHead or, with a context
-    module, PSPHead, ASPPHead or NLHead. Arguments, result and errors are those of `backbone_variables`.
+    module, PSPHead, ASPPHead or NLHead. Arguments, result and errors are those of `backbone_variables`, except that
+    errors do not propose to skip variables if `skip` is None.
     """
     wanted = _flat(like)
     layout = layouts.mmsegmentation(wanted)
     if not any(key.startswith("decode_head.") for key in tensors):
-        raise UserError(f"{name} holds {describe_network(tensors)}: name a whole CPNet in the layout of mmsegmentation")
+        plain = _without_classifier(tensors, name)
+        way_out = f", or train from this backbone by config.init.backbone={name}" if resnet_kind(plain) else ""
+        raise UserError(
+            f"{name} holds {describe_network(plain)}: name a whole CPNet in the layout of mmsegmentation{way_out}"
+        )
     kind = resnet_kind(_without(layouts.BACKBONE, tensors))
     if kind is None:
         raise UserError(f"{name} has a backbone that is not a ResNet: name a CPNet in the layout of mmsegmentation")
@@ -111,10 +119,21 @@ def to_tensors(
     return tensors
 
 
+def _without_classifier(tensors: Tensors, name: str) -> Tensors:
+    """The ResNet, under its own names, if these are the tensors of a classifier of mmpretrain or of its backbone."""
+    backbone = {key.removeprefix(layouts.BACKBONE): key for key in tensors if key.startswith(layouts.BACKBONE)}
+    others = sorted(tensors.keys() - backbone.values())
+    if not resnet_kind(backbone) or not all(key.startswith("head.") for key in others):
+        return tensors
+    if others:
+        _report(f"Note: {name}: {', '.join(others)} not used (the ImageNet classifier)")
+    return {key: tensors[theirs] for key, theirs in backbone.items()}
+
+
 def _to_variables(
-    tensors: Tensors, layout: Layout, wanted: Mapping[str, Any], skip: Sequence[str], name: str
+    tensors: Tensors, layout: Layout, wanted: Mapping[str, Any], skip: Sequence[str] | None, name: str
 ) -> Variables:
-    skips = [re.compile(pattern) for pattern in skip]
+    skips = [re.compile(pattern) for pattern in skip or ()]
 
     def skipped(path: str | None) -> bool:
         return path is not None and any(pattern.fullmatch(path.partition("/")[2]) for pattern in skips)
@@ -130,13 +149,13 @@ def _to_variables(
     unfit = {
         path: f"{key} {why}"
         for path, (key, rule) in present.items()
-        if (why := _why_unfit(tensors[key], _shape_there(rule, wanted[path].shape)))
+        if (why := _why_unfit(key, tensors[key], _shape_there(rule, wanted[path].shape)))
     }
     if missing or left_over or unfit:
-        raise UserError(_mismatch(name, missing, left_over, unfit))
-    if unused and processes.is_main_process():
+        raise UserError(_mismatch(name, missing, left_over, unfit, can_skip=skip is not None))
+    if unused:
         what = ", ".join(sorted(set(unused.values())))
-        print(f"{name}: {', '.join(sorted(unused))} not used ({what})", file=sys.stderr, flush=True)
+        _report(f"{name}: {', '.join(sorted(unused))} not used ({what})")
     found = {
         path: np.ascontiguousarray(rule.to_ours(tensors[key]).astype(wanted[path].dtype, copy=False))
         for path, (key, rule) in present.items()
@@ -144,7 +163,7 @@ def _to_variables(
     return unflatten_dict(found, sep="/")
 
 
-def _why_unfit(tensor: Shaped[np.ndarray, "..."], shape: tuple[int, ...]) -> str | None:
+def _why_unfit(key: str, tensor: Shaped[np.ndarray, "..."], shape: tuple[int, ...]) -> str | None:
     """Reason why the tensor cannot become a variable of that shape; None if it can."""
     if tensor.shape != shape:
         return f"is {_times(tensor.shape)} and should be {_times(shape)}"
@@ -152,11 +171,23 @@ def _why_unfit(tensor: Shaped[np.ndarray, "..."], shape: tuple[int, ...]) -> str
         return f"is of {tensor.dtype} and should be of float32"
     if not np.isfinite(tensor).all():
         return "has non-finite values"
+    if key.endswith("running_var") and tensor.min(initial=0) < 0:
+        return "has negative variances"
     return None
 
 
-def _mismatch(name: str, missing: list[str], left_over: list[str], unfit: dict[str, str]) -> str:
+def check_finite(tensors: Tensors, name: str, advice: str) -> None:
+    """Raises UserError, with this advice, on the first tensor with non-finite values."""
+    for key, tensor in tensors.items():
+        if np.issubdtype(tensor.dtype, np.floating) and not np.isfinite(tensor).all():
+            raise UserError(f"{name}: {key} has non-finite values: {advice}")
+
+
+def _mismatch(name: str, missing: list[str], left_over: list[str], unfit: dict[str, str], *, can_skip: bool) -> str:
     """Error message about all tensors that do not fit."""
+    if not unfit and not left_over and all(key.startswith(AUXILIARY) for key in missing):
+        to_train = ", or config.init.skip=('aux_head/.*',) to train a new one" if can_skip else ""
+        return f"{name} has no auxiliary head: set config.model.aux_channels=0{to_train}"
     problems = []
     if unfit:
         problems.append(_shortened(sorted(unfit.values())))
@@ -167,7 +198,7 @@ def _mismatch(name: str, missing: list[str], left_over: list[str], unfit: dict[s
     modules = sorted({path.partition("/")[2].rpartition("/")[0] for path in unfit})
     to_skip = ",".join(f"'{module}/.*'" for module in modules)
     advice = "name weights of the same network, or change the config to theirs"
-    if 0 < len(modules) <= SHOWN:
+    if can_skip and 0 < len(modules) <= SHOWN:
         advice += f"; to train from the rest, config.init.skip=({to_skip},)"
     return f"{name} does not fit the network ({'; '.join(problems)}): {advice}"
 
@@ -198,6 +229,11 @@ def _kind_of(wanted: Iterable[str], layout: Layout, prefix: str = "") -> ResNetK
 
 def _without(prefix: str, keys: Iterable[str]) -> list[str]:
     return [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+
+
+def _report(line: str) -> None:
+    if processes.is_main_process():
+        print(line, file=sys.stderr, flush=True)
 
 
 def _flat(variables: Variables) -> dict[str, Any]:

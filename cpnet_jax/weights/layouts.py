@@ -138,3 +138,16 @@ def mmsegmentation(paths: Collection[str]) -> Layout:
     stem = v1c_stem(BACKBONE) if "params/backbone/stem2/conv/kernel" in paths else classic_stem(BACKBONE)
     head = next((head for mark, head in HEADS.items() if mark in paths), FCN_HEAD)
     return Layout("CPNet on mmsegmentation", (*stem, *blocks(BACKBONE), *head, *CLASSIFIERS))
+
+
+# Every tensor that some network on mmsegmentation may have.
+ANY_MMSEGMENTATION = Layout(
+    "any network on mmsegmentation",
+    (
+        *v1c_stem(BACKBONE),
+        *classic_stem(BACKBONE),
+        *blocks(BACKBONE),
+        *(row for head in (*HEADS.values(), FCN_HEAD) for row in head),
+        *CLASSIFIERS,
+    ),
+)

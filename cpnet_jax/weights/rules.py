@@ -77,6 +77,13 @@ class Layout:
         """Names of the counters that the file has beside that variable."""
         return (key for key, _ in _renamed(self._of_type(Counter), path, old="ours", new="theirs"))
 
+    def plain_name(self, average: str) -> str | None:
+        """Name of the tensor that mmcv's moving average (ema_backbone_conv1_weight) is of; None if it is of none."""
+        for row in self.rows:
+            if match := _pattern(f"ema_{row.theirs.replace('.', '_')}").fullmatch(average):
+                return row.theirs.format(**match.groupdict())
+        return None
+
     def is_counter(self, key: str) -> bool:
         return any(_pattern(row.theirs).fullmatch(key) for row in self._of_type(Counter))
 

@@ -15,13 +15,14 @@ from cpnet_jax import sharding, weights
 from cpnet_jax.config import build
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference import load
+from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.runtime import files, processes
 from cpnet_jax.training import patterns
+from cpnet_jax.weights.agreement import PRIOR_KEY, differing_names
 from cpnet_jax.weights.merge import Variables, merge, paths
 from cpnet_jax.weights.resize_prior import Size, resize_prior
 
-# The context prior's kernel here, and in files of the authors' layout, where its first axis has length h * w.
-PRIOR, PRIOR_KEY = "context/prior/kernel", "decode_head.prior_conv.conv.weight"
+PRIOR, CLASSIFIER = "context/prior/kernel", "head/classifier/kernel"
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class StartingPoint:
       saved_prior_size: (h, w) of the context prior in a file; empty to infer it.
       prior_size: (h, w) of this network's context prior; None if it has none.
       mean, std: by which this network's images are normalised.
+      classes: names of this network's classes; empty if they are unknown.
     """
 
     backbone: str
@@ -45,15 +47,24 @@ class StartingPoint:
     prior_size: Size | None
     mean: Sequence[float]
     std: Sequence[float]
+    classes: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """Variables read, as numpy arrays, their origin, and the (h, w) of their context prior (None without one)."""
+    """Variables read from a file or workdir.
+
+    Attributes:
+      variables: as numpy arrays.
+      origin: where they are from.
+      prior_size: (h, w) of their context prior; None without one.
+      classes: names of the network's classes; empty if they are unknown.
+    """
 
     variables: Variables
     origin: str
     prior_size: Size | None = None
+    classes: Sequence[str] = ()
 
 
 def start_from(start: StartingPoint, initial: Variables, mesh: Mesh) -> tuple[Variables, list[str]]:
@@ -92,6 +103,12 @@ def start_from(start: StartingPoint, initial: Variables, mesh: Mesh) -> tuple[Va
     lines = [f"{taken} tensors are from {loaded.origin}; {kept or 'none'} keep their initial values."]
     if resized and PRIOR not in skipped:
         lines.append(f"The context prior is resized from {_by(loaded.prior_size)} to {_by(start.prior_size)}.")
+    names = differing_names(loaded.classes, start.classes)
+    if names and CLASSIFIER not in skipped:
+        lines.append(
+            f"Note: {loaded.origin} has other classes ({names}), and training starts from its classifiers: to start "
+            "from new ones, --config.init.skip='(aux_)?head/classifier/.*'"
+        )
     return sharding.on_every_device(mesh, variables), lines
 
 
@@ -120,10 +137,15 @@ def _read_checkpoint(start: StartingPoint, initial: Variables, mesh: Mesh) -> Lo
     workdir = processes.from_main(partial(_as_workdir, start.checkpoint))
     if workdir:
         return _read_workdir(start, *workdir, mesh)
-    found = processes.arrays_from_main(partial(_read_file, start, initial))
-    prior = found["params"].get("context", {}).get("prior", {})
-    size = _saved_prior_size(start, prior["scale"].size) if "scale" in prior else None
-    return Loaded(found, start.checkpoint, size)
+    files_read: list[Loaded] = []
+
+    def read() -> Variables:
+        files_read.append(_read_file(start, initial))
+        return files_read[0].variables
+
+    variables = processes.arrays_from_main(read)
+    size, classes = processes.from_main(lambda: (files_read[0].prior_size, files_read[0].classes))
+    return Loaded(variables, start.checkpoint, size, classes)
 
 
 def _as_workdir(checkpoint: str) -> tuple[str, str | int] | None:
@@ -145,7 +167,8 @@ def _read_workdir(start: StartingPoint, workdir: str, checkpoint: str | int, mes
             f"config.init.prior_size is {tuple(start.saved_prior_size)}, but the network in {workdir} was trained "
             f"with {size or 'no context prior'}: set it to (), since it is needed for files only"
         )
-    return Loaded(jax.tree.map(np.asarray, found.variables), f"{workdir}/checkpoints/{found.step}", size)
+    variables, origin = jax.tree.map(np.asarray, found.variables), f"{workdir}/checkpoints/{found.step}"
+    return Loaded(variables, origin, size, found.dataset.classes)
 
 
 def _check_normalization(start: StartingPoint, workdir: str, config: ml_collections.ConfigDict) -> None:
@@ -158,34 +181,43 @@ def _check_normalization(start: StartingPoint, workdir: str, config: ml_collecti
             )
 
 
-def _read_file(start: StartingPoint, initial: Variables) -> Variables:
+def _read_file(start: StartingPoint, initial: Variables) -> Loaded:
     try:
         found = weights.load(start.checkpoint)
         weights.check_dilation(found)
         tensors = _with_our_normalization(start, found)
     except UserError as error:
         raise UserError(f"config.init.checkpoint: {error}, or name a workdir") from error
-    like = _shapes(initial)
+    like, size = _shapes(initial), None
     if start.prior_size and PRIOR_KEY in tensors:
-        saved = _saved_prior_size(start, len(tensors[PRIOR_KEY]))
-        like = jax.eval_shape(partial(resize_prior, old=start.prior_size, new=saved), like)
-    return weights.cpnet_variables(tensors, like=like, skip=start.skip, name=start.checkpoint)
+        size = _saved_prior_size(start, len(tensors[PRIOR_KEY]), found.crop_size)
+        like = jax.eval_shape(partial(resize_prior, old=start.prior_size, new=size), like)
+    variables = weights.cpnet_variables(tensors, like=like, skip=start.skip, name=start.checkpoint)
+    return Loaded(variables, start.checkpoint, size, found.classes)
 
 
 def _with_our_normalization(start: StartingPoint, found: weights.PyTorchWeights) -> dict[str, np.ndarray]:
     return weights.adapt(found.tensors, found.normalization, mean=start.mean, std=start.std, name=found.location)
 
 
-def _saved_prior_size(start: StartingPoint, positions: int) -> Size:
+def _saved_prior_size(start: StartingPoint, positions: int, crop_size: Size | None) -> Size:
     """Infers (h, w) of the context prior in a file from its number of positions.
 
-    The number alone is ambiguous: 3600 positions are 60x60 or 45x80. Without `saved_prior_size`, the size is either
-    this network's or the square.
+    The number alone is ambiguous: 3600 positions are 60x60 or 45x80. If neither the file nor `saved_prior_size` states
+    the size, it is either this network's or the square.
 
     Raises:
       UserError: if `saved_prior_size` does not fit, or is empty although both sizes fit or neither does.
     """
     side, given, ours = math.isqrt(positions), tuple(start.saved_prior_size), start.prior_size or (0, 0)
+    if crop_size:
+        height, width = (length // OUTPUT_STRIDE for length in crop_size)
+        if given not in ((), (height, width)):
+            raise UserError(
+                f"config.init.prior_size is {given}, but {start.checkpoint} was trained with {(height, width)}: set it "
+                "to (), since the file states its size"
+            )
+        return height, width
     if given:
         if math.prod(given) != positions:
             raise UserError(

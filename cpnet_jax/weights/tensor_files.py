@@ -1,10 +1,14 @@
-"""Reads and writes files of tensors: safetensors, and those of torch.save, which need PyTorch."""
+"""Reads and writes files of tensors: safetensors, and those of torch.save, which need PyTorch.
+
+Files to read are recognised by their first bytes, since those of torch.save have many suffixes: .pth.tar, .ckpt.
+"""
 
 import io
 import pickle
 import shutil
 import tempfile
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +27,18 @@ from cpnet_jax.runtime.files import AnyPath
 SAFETENSORS = ".safetensors"
 TORCH = (".pth", ".pt", ".bin")
 INSTALL_TORCH = "pip install torch"
+# Parts of torch's messages about objects in a pickle: the instruction that names what to call, and that with a state.
+REFUSED = ("GLOBAL", "Can only build")
+# First bytes of files of torch.save: a zip archive, or a pickle in older ones.
+TORCH_STARTS = (b"PK\x03\x04", b"\x80")
+LARGEST_HEADER = 10**8  # bytes, of a file of safetensors
+# Other files that people name: the place of some bytes, the bytes, what the file is, and what to do.
+OTHER_KINDS = (
+    (0, b"version https://git-lfs", "is a pointer of Git LFS, not the file itself", "run git lfs pull where it is"),
+    (0, b"<", "is a web page, not weights", "download the file itself, as the page's download button does"),
+    (0, b"\x1f\x8b", "is a compressed archive", "unpack it and name the file of weights in it"),
+    (257, b"ustar", "is an archive", "unpack it and name the file of weights in it"),
+)
 
 
 def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -35,9 +51,8 @@ def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, Any]]:
     """
     if not path.is_file():
         raise UserError(f"{path} is not a file: name one that ends with {SAFETENSORS}, {', '.join(TORCH)}")
-    check_suffix(path)
     with _local(path) as local:
-        if path.suffix == SAFETENSORS:
+        if _is_safetensors(local, path):
             return _read_safetensors(local, path)
         contents = _read_torch(local, path)
         metadata = contents.get("meta")
@@ -79,9 +94,31 @@ def check_suffix(path: AnyPath) -> None:
         raise UserError(f"{path} has an unknown suffix: its name must end with {SAFETENSORS}, {', '.join(TORCH)}")
 
 
+def _is_safetensors(local: AnyPath, path: AnyPath) -> bool:
+    """Whether a file holds safetensors, otherwise it is one of torch.save; by its suffix if it is damaged.
+
+    Raises:
+      UserError: if it is of another kind.
+    """
+    try:
+        with local.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    # First, since the length of its header, the first 8 bytes, can begin like any other file.
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= LARGEST_HEADER:
+        return True
+    for place, other, problem, advice in OTHER_KINDS:
+        if start[place:].lstrip().startswith(other):
+            raise UserError(f"{path} {problem}: {advice}")
+    if start.startswith(TORCH_STARTS):
+        return False
+    check_suffix(path)
+    return path.suffix == SAFETENSORS
+
+
 def _read_safetensors(local: AnyPath, path: AnyPath) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
-        local.open("rb").close()  # safetensors reports an unreadable file as missing
         with safetensors.safe_open(local, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except safetensors.SafetensorError as error:
@@ -94,12 +131,18 @@ def _read_safetensors(local: AnyPath, path: AnyPath) -> tuple[dict[str, Any], di
 
 def _read_torch(local: AnyPath, path: AnyPath) -> dict[str, Any]:
     torch = _torch(path)
+    if _is_torchscript(local):
+        raise UserError(
+            f"{path} is a TorchScript program, and reading it would run code: if you trust it, save only its "
+            "state_dict (docs/weights.md shows how)"
+        )
     try:
-        with warnings.catch_warnings():  # torch's warnings are about its API
-            warnings.simplefilter("ignore")
-            contents = torch.load(local, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
+            warnings.simplefilter("ignore")  # torch's warnings are about its API
+            with local.open("rb") as file:  # given a path, torch takes the format from its suffix
+                contents = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "GLOBAL" not in str(error):  # the instruction that names what to call
+        if not any(refused in str(error) for refused in REFUSED):
             raise _damaged(path, error) from error
         raise UserError(
             f"{path} holds Python objects besides tensors, and reading them would run code: if you trust it, save only "
@@ -115,6 +158,22 @@ def _read_torch(local: AnyPath, path: AnyPath) -> dict[str, Any]:
         return _to_numpy(contents, torch)
     except TypeError as error:
         raise _unsupported(path, error) from error
+
+
+def _is_torchscript(local: AnyPath) -> bool:
+    try:
+        with zipfile.ZipFile(local) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
+def _numpy_scalars() -> list[Any]:
+    """What a pickle needs to hold numpy's numbers, such as the best score in mmcv's files; none of it runs code."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in np.typecodes["AllFloat"] + np.typecodes["AllInteger"] + "?"]
+    # numpy 1 called the module numpy.core.
+    return [scalar, (scalar, "numpy.core.multiarray.scalar"), np.dtype, *kinds]
 
 
 def _to_numpy(value: Any, torch: Any) -> Any:

@@ -21,6 +21,7 @@ from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.state import create_state
 from cpnet_jax.training.workdir_lock import locked
 from cpnet_jax.weights import tensor_files
+from cpnet_jax.weights.agreement import check_auxiliary_head, check_classes, check_crop, classes_note, crop_note
 from cpnet_jax.weights.convert import Tensors, cpnet_variables
 from cpnet_jax.weights.convertible import check_convertible
 from cpnet_jax.weights.dilation import check_dilation
@@ -33,7 +34,7 @@ def normalization_of(config: ml_collections.ConfigDict) -> InputNormalization:
     return InputNormalization(tuple(config.data.mean), tuple(config.data.std))
 
 
-def write_workdir(weights: PyTorchWeights, config: ml_collections.ConfigDict, workdir: AnyPath) -> None:
+def write_workdir(weights: PyTorchWeights, config: ml_collections.ConfigDict, workdir: AnyPath) -> list[str]:
     """Writes the weights of a whole CPNet as checkpoint 0 of a new run.
 
     Args:
@@ -41,19 +42,26 @@ def write_workdir(weights: PyTorchWeights, config: ml_collections.ConfigDict, wo
       config: of the run, checked; its number of classes is filled in.
       workdir: may exist, without checkpoints.
 
+    Returns:
+      Notes to print: differences that do not prevent the conversion.
+
     Raises:
-      UserError: if the weights do not fit the config's network, or the workdir has checkpoints or cannot be written.
+      UserError: if the weights do not fit the config's network or its dataset, or the workdir has checkpoints or cannot
+        be written.
     """
     check_convertible(config.model)
     check_dilation(weights)
     dataset = build.make_dataset(config)
     resolve_classes(config, dataset.classes)
+    check_classes(weights, dataset.classes, dataset.name)
+    check_crop(weights, config)
+    check_auxiliary_head(weights, config)
     create = partial(
         create_state, build.make_model(config), build.make_optimizer(config), tuple(config.data.crop_size), config.seed
     )
     abstract = jax.eval_shape(create)
     like = {"params": abstract.params, "batch_stats": abstract.batch_stats}
-    variables = cpnet_variables(weights.tensors, like=like, name=weights.location)
+    variables = cpnet_variables(weights.tensors, like=like, skip=None, name=weights.location)
     description = _description(config, dataset, weights.location)
     files.make_folder(workdir, "--workdir")
     with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -65,6 +73,17 @@ def write_workdir(weights: PyTorchWeights, config: ml_collections.ConfigDict, wo
         )
         checkpoints.save(0, start(variables), position=0, config=description, miou=None)
     files.write_json(workdir / "config.json", description)
+    notes = (classes_note(weights, dataset.classes, dataset.name), crop_note(weights, config), _precision_note(config))
+    return [note for note in notes if note]
+
+
+def _precision_note(config: ml_collections.ConfigDict) -> str | None:
+    if not config.model.bfloat16:
+        return None
+    return (
+        "the network will compute in bfloat16, so some pixels get another class than in PyTorch's float32; to compute "
+        "in float32, convert with --config.model.bfloat16=False"
+    )
 
 
 def _description(config: ml_collections.ConfigDict, dataset: Dataset, location: str) -> dict[str, Any]:

@@ -15,7 +15,11 @@ import oracles  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from oracles import assert_close  # noqa: E402
 
+from configs import default  # noqa: E402
 from cpnet_jax import losses, models, sharding  # noqa: E402
+from cpnet_jax.config import build  # noqa: E402
+from cpnet_jax.config.check import check_config  # noqa: E402
+from cpnet_jax.errors import UserError  # noqa: E402
 from cpnet_jax.losses import upsampled  # noqa: E402
 from cpnet_jax.losses.ohem import hard_pixels  # noqa: E402
 from cpnet_jax.plan.hlo import Program  # noqa: E402
@@ -65,15 +69,20 @@ def evaluate(loss, logits, labels, **options):
     return run(jnp.asarray(logits), jnp.asarray(labels))
 
 
-def torch_loss(logits, labels, class_weights=None, threshold=None, min_kept=None):
-    """(value, gradient for the logits at stride 8) by torch's cross entropy of the kept pixels."""
+def torch_loss(logits, labels, class_weights=None, threshold=None, min_kept=None, *, over_all=False):
+    """(value, gradient for the logits at stride 8) by torch's cross entropy of the kept pixels.
+
+    `over_all` averages as mmsegmentation 0.x does with avg_non_ignore=False: over all pixels, with a loss of 0 for
+    ignored and easy ones.
+    """
     leaf = oracles.tensor(logits, requires_grad=True)
     full = oracles.upsample(leaf, labels.shape[1:]).permute(0, 3, 1, 2)
     target = torch.tensor(labels, dtype=torch.int64)
     if threshold is not None:
         target = kept_labels(full.detach(), target, threshold, min_kept)
     weight = None if class_weights is None else torch.tensor(class_weights)
-    value = F.cross_entropy(full, target, weight=weight, ignore_index=255)
+    reduction = "none" if over_all else "mean"
+    value = F.cross_entropy(full, target, weight=weight, ignore_index=255, reduction=reduction).mean()
     return value.detach(), torch.autograd.grad(value, leaf)[0]
 
 
@@ -110,6 +119,33 @@ def test_pixels_whose_classes_all_have_weight_zero_count_like_no_pixels(form):
 def test_a_number_of_weights_that_is_not_the_number_of_classes_is_refused(form, weights):
     with pytest.raises(ValueError, match=r"class_weights have shape .*.*5 classes"):
         jax.eval_shape(partial(form, class_weights=weights), make_logits(dtype="float32"), make_labels())
+
+
+# The mean over all pixels
+
+
+@pytest.mark.parametrize("class_weights", [None, WEIGHTS], ids=["", "class weights"])
+@pytest.mark.parametrize("ohem", [None, (0.3, 100)], ids=["", "hard pixels"])
+def test_the_mean_over_all_pixels_is_that_of_the_release(dtype, form, class_weights, ohem):
+    logits, labels = make_logits(dtype=dtype), make_labels()
+    options = {"class_weights": class_weights, "ohem": ohem and losses.Ohem(*ohem)}
+    value, grad = evaluate(form, logits, labels, mean_over="all", **options)
+    expected, expected_grad = torch_loss(logits, labels, class_weights, *(ohem or ()), over_all=True)
+    assert_close(value, expected, TOLERANCE[dtype], name="value")
+    assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
+    labelled, _ = evaluate(form, logits, labels, mean_over="labelled", **options)
+    assert abs(labelled / value - 1) > 0.01, "else no pixel was ignored"
+
+
+def test_the_mean_over_all_pixels_of_no_label_is_zero(form):
+    value, grad = evaluate(form, make_logits(dtype="float32"), np.full((3, *SIZE), 255), mean_over="all")
+    assert value == 0 and (np.asarray(grad) == 0).all()
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_an_unknown_mean_is_refused(form):
+    with pytest.raises(ValueError, match="mean_over is 'valid': it must be one of"):
+        jax.eval_shape(partial(form, mean_over="valid"), make_logits(dtype="float32"), make_labels())
 
 
 # Hard pixels
@@ -297,6 +333,32 @@ def test_a_loss_of_weight_zero_costs_no_backward_pass(prior):
         return compiled.cost_analysis().get("flops", 0)
 
     assert flops(unary_weight=0.0, global_weight=0.0) == 0 < flops(global_weight=0.0) < flops()
+
+
+def test_the_mean_over_all_pixels_applies_to_both_cross_entropies_and_to_nothing_else(prior, plain):
+    """The labels are 3/10 ignored, so both shrink by the share of labelled pixels."""
+    _, over_all = total_loss(mean_over="all")(prior)
+    shares = {name: over_all[name] / plain[1][name] for name in plain[1]}
+    assert 0.5 < shares["segmentation"] < 0.9
+    assert_close(shares["aux"], shares["segmentation"], 1e-6)
+    assert all(share == 1 for name, share in shares.items() if name.startswith("affinity"))
+
+
+def test_the_config_chooses_the_mean():
+    config = default.get_config()
+    config.data.crop_size = (24, 16)
+    logits = jnp.asarray(make_logits(2, "float32"))
+    labels = make_labels(2)[:, :3, :2].repeat(8, axis=1).repeat(8, axis=2)
+    output = types.SimpleNamespace(logits=logits, aux_logits=None, prior=None)
+    found = []
+    for mean_over in ("labelled", "all"):
+        config.loss.mean_over = mean_over
+        check_config(config)
+        found.append(build.make_loss(config)(output, labels)[0])
+    assert_close(found[1] / found[0], (labels != 255).mean(), 1e-5)
+    config.loss.mean_over = "valid"
+    with pytest.raises(UserError, match=r"config\.loss\.mean_over is 'valid'"):
+        check_config(config)
 
 
 def test_hard_pixels_apply_to_the_segmentation_loss_and_class_weights_to_both(prior, plain):

@@ -108,6 +108,53 @@ def test_non_finite_and_non_float_tensors_are_refused(value, said):
     weights.cpnet_variables(tensors, like=like, skip=["head/classifier/bias"])
 
 
+@pytest.mark.parametrize("function", [weights.backbone_variables, weights.cpnet_variables])
+def test_negative_variances_are_refused(function):
+    """Their BatchNorm would give NaN."""
+    if function is weights.cpnet_variables:
+        (tensors, like), key = small_cpnet(), "backbone.layer1.0.bn1.running_var"
+    else:
+        tensors, like = dict(key_lists.tensors("v1c_resnet18")), key_lists.backbone(18, "deep")
+        key = "layer1.0.bn1.running_var"
+    tensors[key] = tensors[key] - 1
+    assert f"({key} has negative variances)" in refusal(function, tensors, like)
+
+
+@pytest.mark.parametrize("classifier", [{}, {"head.fc.weight": np.zeros(1), "head.fc.bias": np.zeros(1)}], ids=len)
+def test_the_backbone_of_mmpretrain_is_read(classifier, capsys):
+    plain, like = key_lists.tensors("v1c_resnet18"), key_lists.backbone(18, "deep")
+    plain = {key: tensor for key, tensor in plain.items() if not key.startswith("fc.")}
+    prefixed = {f"backbone.{key}": tensor for key, tensor in plain.items()}
+    found = weights.backbone_variables(prefixed | classifier, like=like, name="file.pth")
+    expected = weights.backbone_variables(plain, like=like)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    said = "Note: file.pth: head.fc.bias, head.fc.weight not used (the ImageNet classifier)\n"
+    assert capsys.readouterr().err == (said if classifier else "")
+
+
+def test_a_backbone_in_place_of_a_whole_network_is_for_training():
+    _, like = small_cpnet()
+    prefixed = {f"backbone.{key}": tensor for key, tensor in key_lists.tensors("v1c_resnet18").items()}
+    message = refusal(weights.cpnet_variables, prefixed, like)
+    assert "holds a ResNet-18 with the deep stem" in message
+    assert message.endswith("or train from this backbone by config.init.backbone=file.pth")
+
+
+def test_a_missing_auxiliary_head_is_named_with_both_ways_out():
+    tensors, like = small_cpnet()
+    alone = {key: tensor for key, tensor in tensors.items() if not key.startswith("auxiliary_head.")}
+    message = refusal(weights.cpnet_variables, alone, like)
+    assert message.startswith("file.pth has no auxiliary head: set config.model.aux_channels=0")
+    assert message.endswith("or config.init.skip=('aux_head/.*',) to train a new one")
+    weights.cpnet_variables(alone, like=like, skip=["aux_head/.*"])
+    weights.cpnet_variables(alone, like=key_lists.cpnet(18, **SMALL | {"aux_channels": 0}))
+
+
+def test_nothing_is_to_be_skipped_where_it_cannot_be():
+    tensors, _ = small_cpnet(num_classes=7)
+    assert "skip" not in refusal(weights.cpnet_variables, tensors, key_lists.cpnet(18, **SMALL), skip=None)
+
+
 def test_hundreds_of_misfits_are_counted_and_not_listed():
     tensors = {f"{key}.x" if ".bn" in key else key: t for key, t in key_lists.tensors("v1c_resnet18").items()}
     tensors["layer1.0.bn1.weight"] = np.zeros(64, np.float32)

@@ -227,6 +227,29 @@ def test_a_network_that_would_give_other_results_here_is_refused(tmp_path):
         start(checkpoint=path)
 
 
+def test_a_file_of_this_project_states_its_prior_size(tmp_path):
+    """24 positions could be 4x6, as here, or 6x4."""
+    saved = make_variables(make_config(crop=(48, 32)), seed=5)
+    path = write_cpnet(tmp_path / "cpnet.safetensors", saved, OURS | {"crop_size": "[48, 32]"})
+    _, variables, lines = start(checkpoint=path)
+    assert_equal(variables, resize_prior(saved, (6, 4), (4, 6)))
+    assert lines[1:] == ["The context prior is resized from 6x4 to 4x6."]
+    with pytest.raises(UserError, match=r"prior_size is \(4, 6\), but .* was trained with \(6, 4\): set it to \(\)"):
+        start(checkpoint=path, saved_prior_size=(4, 6))
+
+
+def test_other_classes_of_the_same_number_are_reported(workdir):
+    names = [f"class {i}" for i in range(11)]
+    *_, lines = start(checkpoint=str(workdir), classes=[*names[:9], "kerb", "verge"])
+    [note] = lines[1:]
+    assert note.startswith("Note: ") and "class 9 is 'class 9' there and 'kerb' here" in note
+    pattern = note.rpartition("--config.init.skip='")[2].rstrip("'")
+    *_, lines = start(checkpoint=str(workdir), classes=[*names[:9], "kerb", "verge"], skip=(pattern,))
+    assert len(lines) == 1
+    *_, lines = start(checkpoint=str(workdir), classes=names)
+    assert len(lines) == 1
+
+
 @pytest.mark.parametrize(
     ("ours", "saved", "given"),
     [((32, 48), (32, 48), ()), ((40, 40), (40, 40), ()), ((32, 48), (48, 32), (6, 4)), ((32, 32), (16, 64), (2, 8))],
