@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
+import cv2
 import numpy as np
 from jaxtyping import Bool
 
 from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.large_images import work_on
 from cpnet_jax.data.records import Records, decode_label, read_record
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime.files import AnyPath
@@ -40,8 +42,9 @@ def find_class_presence(
     Raises:
       UserError: at the first such example if `on_unreadable` is None.
     """
-    if cache.is_file():
-        return np.load(cache)
+    cached = _load(cache, (len(records), len(dataset.classes)))
+    if cached is not None:
+        return cached
     classes_of = partial(_classes_of, records, num_classes=len(dataset.classes), ignore_label=dataset.ignore_label)
     nothing, all_readable = np.zeros(len(dataset.classes), bool), True
     found = []
@@ -64,10 +67,22 @@ def _classes_of(
     records: Records, index: int, *, num_classes: int, ignore_label: int
 ) -> Bool[np.ndarray, " classes"] | UserError:
     try:
-        label = decode_label(read_record(records, index), num_classes=num_classes, ignore_label=ignore_label)
+        record = read_record(records, index)
+        with work_on(record["label"]):
+            label = decode_label(record, num_classes=num_classes, ignore_label=ignore_label)
+            counts = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
+            return counts[:num_classes] > 0
     except UserError as error:
         return error
-    return np.bincount(label.ravel(), minlength=num_classes)[:num_classes] > 0
+
+
+def _load(cache: AnyPath, shape: tuple[int, int]) -> Bool[np.ndarray, "n classes"] | None:
+    """Reads the cache; None if there is none, or if it is damaged or of other records: then it is written again."""
+    try:
+        found = np.load(cache, mmap_mode="r")  # a header that announces too much is refused before memory is taken
+        return np.array(found) if found.shape == shape and found.dtype == bool else None
+    except (OSError, ValueError, EOFError, AttributeError):  # AttributeError: an archive of arrays
+        return None
 
 
 def _store(cache: AnyPath, class_presence: Bool[np.ndarray, "n classes"]) -> None:

@@ -3,14 +3,14 @@
 EXIF orientation is never applied, since labels are made for the stored pixels.
 """
 
-from io import BytesIO
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt, UInt8
-from PIL import Image
+
+from cpnet_jax.data import image_files
 
 # Smallest side, in pixels, of a JPEG decoded at a reduced size. Below it, rounding can make libjpeg-turbo choose
 # another reduction than the requested one.
@@ -40,7 +40,7 @@ def decode_image(data: bytes, scale: float = 1.0) -> Decoded:
     Raises:
       ValueError: if the data is damaged or not an image.
     """
-    if data[:2] == b"\xff\xd8":
+    if data.startswith(image_files.JPEG_START):
         return _decode_jpeg(data, scale)
     pixels = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     return Decoded(pixels, 1, pixels.shape[:2])
@@ -56,7 +56,10 @@ def decode_label(data: bytes) -> UInt[np.ndarray, "h w ..."]:
 
 
 def _decode(data: bytes, flags: int) -> UInt[np.ndarray, "..."]:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None  # OpenCV raises on empty data
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # also if there are no data
+        pixels = None
     if pixels is None:
         raise ValueError("damaged or not an image")
     return pixels
@@ -81,8 +84,5 @@ def _decode_imperfect_jpeg(data: bytes) -> Decoded:
 
     simplejpeg rejects these files. Pillow reads them, and still rejects truncated ones.
     """
-    try:
-        pixels = np.asarray(Image.open(BytesIO(data)).convert("RGB"))
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(str(error)) from error
+    pixels = image_files.pixel_values(image_files.open_image(data), data)
     return Decoded(pixels, 1, pixels.shape[:2])

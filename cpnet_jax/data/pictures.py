@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from cpnet_jax.data import fonts
 from cpnet_jax.data.catalog import Colour, Dataset
 
 # Height to which small images are enlarged, in pixels, so that a legend fits under them.
@@ -15,6 +16,7 @@ MAX_WIDTH = 1024
 # Smallest width of a pane, so that its title fits, and any class name fits under three panes.
 MIN_PANE = 96
 GAP = 6
+LEGEND_SIZE = 13  # of its letters
 BACKGROUND = (255, 255, 255)
 IGNORED_COLOUR = (0, 0, 0)
 # Error maps are readable in greyscale and by colour-blind readers, since brightness alone separates the three kinds:
@@ -71,7 +73,8 @@ def panel(
     pane = max(tiles[0].width, MIN_PANE)
     width = 3 * (pane + GAP) - GAP
     present = sorted({*np.unique(label).tolist(), *np.unique(prediction).tolist()} - {dataset.ignore_label})
-    caption = legend([dataset.classes[i] for i in present], [dataset.palette[i] for i in present], width)
+    names = class_names(dataset)
+    caption = legend([names[i] for i in present], [dataset.palette[i] for i in present], width)
     strip = titles(("image", "label", "prediction"), [pane] * 3)
     picture = Image.new("RGB", (width, strip.height + tiles[0].height + caption.height), BACKGROUND)
     picture.paste(strip, (0, 0))
@@ -98,12 +101,17 @@ def titles(names: Sequence[str], widths: Sequence[int]) -> Image.Image:
     return strip
 
 
+def class_names(dataset: Dataset) -> list[str]:
+    """The names of the classes in a form that `legend` can draw."""
+    return fonts.drawable_names(dataset.classes, LEGEND_SIZE)
+
+
 def legend(names: Sequence[str], colours: Sequence[Colour], width: int) -> Image.Image:
     """Draws a strip `width` pixels wide with a swatch and name for each class, in as many rows as needed."""
-    font, line = ImageFont.load_default(13), 22
+    line = 22
     places, left, row = [], 2, 0
     for name in names:
-        extent = int(font.getlength(name)) + 34
+        extent = int(_legend_font(name).getlength(name)) + 34
         if left > 2 and left + extent > width:
             left, row = 2, row + 1
         places.append((left, row * line + 4))
@@ -112,5 +120,9 @@ def legend(names: Sequence[str], colours: Sequence[Colour], width: int) -> Image
     draw = ImageDraw.Draw(strip)
     for name, colour, (x, y) in zip(names, colours, places, strict=True):
         draw.rectangle((x, y + 1, x + 14, y + 15), fill=tuple(colour), outline=(0, 0, 0))
-        draw.text((x + 20, y), name, fill=(0, 0, 0), font=font)
+        draw.text((x + 20, y), name, fill=(0, 0, 0), font=_legend_font(name))
     return strip
+
+
+def _legend_font(name: str) -> fonts.Font:
+    return fonts.font_for(name, LEGEND_SIZE) or ImageFont.load_default(LEGEND_SIZE)

@@ -111,11 +111,12 @@ def example_name(record: Record) -> str:
     return record["id"].decode() if isinstance(record["id"], bytes) else str(record["id"])
 
 
-def fingerprint(records: Records, *, samples: int = 16) -> str:
+def fingerprint(records: Records, *, samples: int = 16, images: bool = False) -> str:
     """Hashes the number of records and the ids and labels of `samples` of them, evenly spaced.
 
-    Two copies of the same examples have the same fingerprint, however their images are encoded. An unreadable record
-    is hashed as "unreadable": whether to stop at it is decided by the stream.
+    Two copies of the same examples have the same fingerprint, however their images are encoded, unless the encoded
+    `images` are hashed as well. An unreadable record is hashed as "unreadable": whether to stop at it is decided by the
+    stream.
     """
     digest = hashlib.sha256(str(len(records)).encode())
     for index in sorted({place * (len(records) - 1) // max(samples - 1, 1) for place in range(samples)}):
@@ -123,6 +124,7 @@ def fingerprint(records: Records, *, samples: int = 16) -> str:
             record = read_record(records, index)
             digest.update(example_name(record).encode())
             digest.update(codecs.decode_label(record["label"]).tobytes())
+            digest.update(record["image"] if images else b"")
         except (UserError, ValueError):
             digest.update(b"unreadable")
     return digest.hexdigest()[:16]

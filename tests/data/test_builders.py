@@ -95,7 +95,7 @@ def test_a_jpeg_is_stored_unchanged_and_a_png_losslessly():
     assert base_module.stored_image(stream.getvalue(), "x.jpg") == stream.getvalue()
     stored = base_module.stored_image(png(Image.fromarray(image)), "x.png")
     assert np.array_equal(np.asarray(Image.open(BytesIO(stored))), image)
-    with pytest.raises(UserError, match=r"x\.png cannot be decoded"):
+    with pytest.raises(UserError, match=r"x\.png cannot be read"):
         base_module.stored_image(b"no picture", "x.png")
 
 
@@ -346,3 +346,24 @@ def test_scenes_records_are_the_renders(few_scenes, split):
 def test_prepared_scenes_ignore_a_source(few_scenes, tmp_path):
     """A source left over from another dataset's command has no effect."""
     assert builders.prepare(catalog.SCENES, few_scenes[0], tmp_path).is_prepared()
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b'{"name": 1}', b"[" * 100_000])
+def test_a_damaged_description_of_records_is_said_in_one_sentence(few_scenes, tmp_path, content):
+    shutil.copytree(few_scenes[0], tmp_path, dirs_exist_ok=True)
+    [path] = tmp_path.rglob("dataset_info.json")
+    path.write_bytes(content)
+    with pytest.raises(UserError) as raised:
+        builders.records(builders.prepare(catalog.SCENES, tmp_path), "train")
+    said = str(raised.value)
+    assert f"delete {tmp_path / 'scenes'} and run --mode=prepare again" in said and "\n" not in said and len(said) < 600
+
+
+def test_an_abandoned_preparation_is_removed_by_the_next_run(few_scenes, tmp_path):
+    shutil.copytree(few_scenes[0], tmp_path, dirs_exist_ok=True)
+    abandoned, live = (tmp_path / "scenes" / f"incomplete.{name}_1.0.0" for name in ("ABCDEF", "GHIJKL"))
+    abandoned.mkdir()
+    live.mkdir()
+    os.utime(abandoned, (0, 0))
+    builders.prepare(catalog.SCENES, tmp_path)
+    assert live.exists() and not abandoned.exists()

@@ -55,3 +55,24 @@ def test_skipped_bad_labels_show_no_class_and_are_reported_every_time(tmp_path):
         assert np.array_equal(found, [EXPECTED[0], [False] * 3, EXPECTED[2]])
         assert len(reported) == 1 and "bad" in reported[0]
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda cache: np.save(cache, EXPECTED[:2]),
+        lambda cache: np.save(cache, EXPECTED.astype(int)),
+        lambda cache: np.save(cache, np.array([{}]), allow_pickle=True),
+        lambda cache: cache.write_bytes(b""),
+        lambda cache: cache.write_bytes(cache.read_bytes()[:-1]),
+        lambda cache: cache.write_bytes(cache.read_bytes().replace(b"(3, 3)", b"(9999999999999, 3)")),
+        lambda cache: np.savez(cache.open("wb"), EXPECTED),
+    ],
+    ids=["other records", "other type", "pickle", "empty", "cut off", "huge", "archive"],
+)
+def test_a_cache_that_does_not_fit_the_records_is_made_again(tmp_path, damage):
+    cache = cache_file(tmp_path, "train")
+    find_class_presence(RECORDS, DATASET, cache)
+    damage(cache)
+    assert np.array_equal(find_class_presence(RECORDS, DATASET, cache), EXPECTED)
+    assert np.array_equal(np.load(cache), EXPECTED)

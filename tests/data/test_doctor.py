@@ -99,7 +99,7 @@ def plant_all(tree: Tree) -> dict[str, dict[str, str]]:
     return {
         "image_without_label": {"train/alone_1.png": "trainannot", "train/alone_2.png": "trainannot"},
         "label_without_image": {"valannot/alone.png": "val/"},
-        "image_unreadable": {"train/cut.png": "truncated", "train/text.png": "identify", "val/empty.png": ""},
+        "image_unreadable": {"train/cut.png": "truncated", "train/text.png": "not a JPEG", "val/empty.png": ""},
         "label_unreadable": {"trainannot/label_cut.png": "cannot be read"},
         "label_no_indices": {"trainannot/colours.png": "RGB"},
         "label_lossy": {"trainannot/lossy.png": ""},
@@ -112,7 +112,7 @@ def plant_all(tree: Tree) -> dict[str, dict[str, str]]:
         "image_grey": {"train/grey.png": "L"},
         "image_transparent": {"train/alpha.png": "RGBA"},
         "image_cmyk": {"train/cmyk.png": "CMYK"},
-        "image_deep": {"train/deep.png": "I;16"},
+        "image_deep": {"train/deep.png": "16 bits"},
         "split_size": {"train": "21 pairs here, 367", "val": "6 pairs here, 101", "test": "0 pairs"},
     }
 

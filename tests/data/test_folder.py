@@ -6,12 +6,14 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_program import run_all
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -327,12 +329,28 @@ def test_a_csv_may_name_the_splits(tmp_path):
 # --- class files ------------------------------------------------------------------------------------------------------
 
 BY_PLACE = {0: 0, 1: 1, 2: 2, 255: 255}
+FOUR_IN_YAML = "{{name: road, value: 0}}, {{name: sky, value: 1}}, {{name: tree, value: 2}}, {{name: {}, value: 255}}"
 CLASS_FILES = {
     "names": ("c.txt", "# mine\nroad\n\n sky \ntree", BY_PLACE),
     "names with Windows line ends": ("c.txt", "road\r\nsky\r\ntree\r\n", BY_PLACE),
     "values": ("c.txt", "7: road\n8 sky\n11=tree", {7: 0, 8: 1, 11: 2, 255: 255}),
     "a first line to ignore": ("c.txt", "ignore\nroad\nsky\ntree", {0: 255, 1: 0, 2: 1, 3: 2, 255: 255}),
     "255 as a class": ("c.txt", "0: road\n1: sky\n255: tree", {0: 0, 1: 1, 255: 2}),
+    "255 ignored in capitals": ("c.txt", "0: road\n1: sky\n2: tree\n255: Ignore", BY_PLACE),
+    "255 as void": ("c.txt", "0: road\n1: sky\n2: tree\n255: VOID", BY_PLACE),
+    "255 unlabelled": ("c.yaml", "classes: [" + FOUR_IN_YAML.format("Unlabelled") + "]", BY_PLACE),
+    "ignored in any place": ("c.txt", "Ignored\nroad\nsky\ntree", {0: 255, 1: 0, 2: 1, 3: 2, 255: 255}),
+    "-1 to ignore": ("c.txt", "0: road\n1: sky\n2: tree\n-1: ignore", {**BY_PLACE, -1: 255}),
+    "-1 to ignore in YAML": ("c.yaml", "classes: [road, sky, tree]\nignore: -1", {**BY_PLACE, -1: 255}),
+    "-1 of 16 bits": ("c.txt", "0: road\n1: sky\n2: tree\n65535: unlabeled", {**BY_PLACE, 65535: 255}),
+    "the first line of labelme": ("c.txt", "__ignore__\nroad\nsky\ntree", {**BY_PLACE, -1: 255}),
+    "the first line of labelme in YAML": ("c.yaml", "[__ignore__, road, sky, tree]", {**BY_PLACE, -1: 255}),
+    "quotes": ("c.txt", '"road"\n\'sky\'\n" tree "', BY_PLACE),
+    "YAML that merges entries": (
+        "c.yaml",
+        "classes: [&first {name: road, value: 0}, {<<: *first, name: sky, value: 1}, {name: tree, value: 2}]",
+        BY_PLACE,
+    ),
     "a YAML list": ("c.yaml", "- road\n- sky\n- tree", BY_PLACE),
     "YAML with values and ignored ones": (
         "c.yml",
@@ -382,6 +400,27 @@ def test_names_can_have_several_words():
     assert parse("traffic light\nTür\n(other)", "c.txt").names == ("traffic light", "Tür", "(other)")
 
 
+def test_names_that_start_with_a_digit_are_written_in_quotes():
+    names = ("2-wheeler", "3D sign", "sky")
+    assert parse("\"2-wheeler\"\n'3D sign'\nsky", "c.txt").names == names
+    assert parse("7: \"2-wheeler\"\n8: '3D sign'\n9: sky", "c.txt").values == {7: 0, 8: 1, 9: 2, 255: 255}
+    assert parse("\"2-wheeler\" 1 2 3\n'3D sign' #040506\nsky 7 8 9", "c.txt").palette[1] == (4, 5, 6)
+
+
+@pytest.mark.parametrize("name", ["void", "unlabeled", "background", "Void"])
+def test_what_may_be_a_class_is_one_unless_its_value_marks_pixels_without_a_class(name):
+    assert parse(f"0: {name}\n1: road\n2: sky", "c.txt").names == (name, "road", "sky")
+    assert parse(f"{name}\nroad\nsky", "c.txt").names == (name, "road", "sky")
+
+
+def test_a_foreground_of_255_stays_a_class():
+    assert parse("0: background\n255: crack", "c.txt").values == {0: 0, 255: 1}
+
+
+def test_names_of_classes_are_the_same_in_every_unicode_form():
+    assert parse("cafe\u0301\nroad", "c.txt").names == parse("caf\u00e9\nroad", "c.txt").names
+
+
 def test_default_colours_differ_and_are_not_black():
     palette = parse("\n".join(f"class{index}" for index in range(255)), "c.txt").palette
     assert len({*palette, (0, 0, 0)}) == 256
@@ -391,6 +430,13 @@ BAD_CLASS_FILES = {
     "empty": ("c.txt", "\n# nothing\n", ["no class"]),
     "one class": ("c.txt", "crack", ["crack", "background"]),
     "a name twice": ("c.txt", "road\nsky\nroad", ["'road'", "more than once"]),
+    "a name in two cases": ("c.txt", "road\nsky\nRoad", ["'road' and 'Road'", "case"]),
+    "a name with a digit first": ("c.txt", "road\n2-wheeler", ["line 2", "'2-wheeler'", "quotes"]),
+    "a value of more bits than masks have": ("c.txt", f"{2**64}: road\n1: sky", ["line 1", "32 bits"]),
+    "a key twice": ("c.yaml", "classes: [road, sky]\nmap: {7: road, 7: sky}", ["7 is given twice"]),
+    "a section twice": ("c.yaml", "classes: [road, sky]\nclasses: [tree, sky]", ["'classes' is given twice"]),
+    "a date that does not exist": ("c.yaml", "classes: [road, 2024-02-31]", ["not valid YAML"]),
+    "YAML that is nested too deeply": ("c.yaml", "classes: " + "[" * 1500, ["not valid YAML"]),
     "a number for a name": ("c.txt", "road\n17\nsky", ["line 2", "'17'"]),
     "some values": ("c.txt", "0: road\nsky", ["value", "'sky'"]),
     "some colours": ("c.txt", "road 1 2 3\nsky", ["colour", "'sky'"]),
@@ -510,13 +556,13 @@ BROKEN = {
     "two images of one name": (lambda root: picture(1).save(root / "images/a1.jpg"), {}, ["images/a1.jpg", IMAGE]),
     "image cut off": (lambda root: (root / IMAGE).write_bytes((root / IMAGE).read_bytes()[:200]), {}, [IMAGE]),
     "mask cut off": (lambda root: (root / MASK).write_bytes((root / MASK).read_bytes()[:70]), {}, [MASK]),
-    "an image of 16 bits that would be cut": (
+    "an image of negative values": (
         lambda root: (
             (root / IMAGE).unlink(),
-            Image.fromarray(np.zeros((11, 14), np.uint16)).save(root / "images/a1.tif"),
+            Image.fromarray(np.full((11, 14), -1, np.int32)).save(root / "images/a1.tif"),
         ),
         {},
-        ["images/a1.tif", "8-bit"],
+        ["images/a1.tif", "-1", "value_range"],
     ),
     "no images folder": (lambda root: shutil.rmtree(root / "images"), {}, ["'images'", "masks", "config.data.source"]),
     "no masks folder": (lambda root: (root / "masks").rename(root / "gt"), {}, ["'masks'", "gt", "folder.masks"]),
@@ -547,7 +593,7 @@ BROKEN = {
     "a CSV without lines": (csv_text("image,mask\n"), CSV, ["pairs.csv", "no pairs"]),
     "a CSV with a missing file": (csv_text(f"image,mask\n{IMAGE},masks/b.png"), CSV, ["line 2", "masks/b.png"]),
     "a CSV with a missing cell": (csv_text(f"image,mask\n{IMAGE}"), CSV, ["line 2", "mask"]),
-    "a CSV with an unknown split": (csv_text(f"image,mask,split\n{IMAGE},{MASK},dev"), CSV, ["line 2", "'dev'"]),
+    "a CSV with an unknown split": (csv_text(f"image,mask,split\n{IMAGE},{MASK},extra"), CSV, ["line 2", "'extra'"]),
     "a CSV with an image twice": (csv_text(f"image,mask\n{IMAGE},{MASK}\n{IMAGE},{MASK}"), CSV, ["line 3", "line 2"]),
     "a CSV with nothing to train on": (csv_text(f"image,mask,split\n{IMAGE},{MASK},val"), CSV, ["only val", "train"]),
 }
@@ -585,6 +631,58 @@ def test_255_is_ignored_except_in_files_of_two_classes():
     assert read(table=parse("0: no\n255: crack", "c.txt")).tolist() == [[0, 1]]
     assert read(table=parse("0: no\n1: crack\n255: ignore", "c.txt")).tolist() == [[0, 255]]
     assert read(table=parse(PLAIN, "c.txt")).tolist() == [[0, 255]]
+
+
+def test_minus_one_in_a_mask_can_be_ignored(tmp_path):
+    Image.fromarray(np.array([[0, -1, 2]], np.int32)).save(tmp_path / "mask.tif")
+    read = partial(mask_reading.training_ids, mask_format="indices", where="mask.tif", assumed=True)
+    table = parse("0: road\n1: sky\n2: tree\n-1: ignore", "c.txt")
+    assert read(Image.open(tmp_path / "mask.tif"), table=table).tolist() == [[0, 255, 2]]
+
+
+# --- pairs that cannot be read ----------------------------------------------------------------------------------------
+
+
+def damaged(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).write_bytes((root / name).read_bytes()[:70])
+    return root
+
+
+def prepare_and_skip(source: Path, data_dir: Path) -> builders.FolderBuilder:
+    dataset = builders.describe_folder(source, FolderLayout())
+    return builders.prepare(dataset, data_dir, source, skip_unreadable=True)
+
+
+def test_faulty_pairs_can_be_skipped_with_a_line_each_and_their_number(tmp_path, capsys):
+    names = [*(f"train/{index}" for index in range(6)), "val/v", "val/w"]
+    source = damaged(
+        write(tmp_path / "own", names=names), "masks/train/0.png", "images/train/2.png", "images/val/w.png"
+    )
+    builder = prepare_and_skip(source, tmp_path / "data")
+    assert set(examples_of(builder)) == {"train/1", "train/3", "train/4", "train/5", "val/v"}
+    lines = capsys.readouterr().err.splitlines()
+    skipped = [line for line in lines if line.startswith("Skipped: ")]
+    assert len(skipped) == 3 and all(any(name in line for line in skipped) for name in ("0.png", "2.png", "w.png"))
+    assert "Note: 2 of 6 pairs of train were skipped, each is named above" in lines
+    assert "Note: 1 of 2 pairs of val were skipped, each is named above" in lines
+    prepare_and_skip(source, tmp_path / "data")
+    assert "Note" not in "".join(capsys.readouterr()), "the skipped pairs are not missed later"
+
+
+def test_faulty_pairs_are_not_skipped_by_default(tmp_path):
+    source = damaged(write(tmp_path / "own"), IMAGE)
+    with pytest.raises(UserError, match=IMAGE):
+        prepare(source, tmp_path / "data")
+
+
+@pytest.mark.parametrize("faulty", [["images/val/v.png"], ["masks/train/x.png", "masks/train/y.png"]])
+def test_a_split_of_which_every_pair_is_faulty_is_refused(faulty, tmp_path):
+    source = damaged(write(tmp_path / "own", names=["train/x", "train/y", "val/v"]), *faulty)
+    with pytest.raises(UserError) as caught:
+        prepare_and_skip(source, tmp_path / "data")
+    assert_one_sentence(caught.value, faulty[-1])
+    assert not list(tmp_path.rglob("*.array_record*"))
 
 
 # --- EXIF orientation -------------------------------------------------------------------------------------------------
@@ -689,6 +787,12 @@ def test_added_images_are_noted(tmp_path, capsys):
     assert len(examples_of(prepare(source, tmp_path / "data"))) == 4
 
 
+def test_class_files_are_found_in_capitals(tmp_path):
+    source = write(tmp_path / "own")
+    (source / "classes.txt").rename(source / "Classes.TXT")
+    assert builders.describe_folder(source, FolderLayout()).classes == NAMES
+
+
 # --- the number of classes --------------------------------------------------------------------------------------------
 
 
@@ -736,6 +840,45 @@ def test_a_users_folder_is_trained_on_with_one_command(tmp_path):
     assert tuple(evaluation["per_class"]) == NAMES and evaluation["images"] == 1
     assert json.loads((tmp_path / "run/config.json").read_text())["data"]["num_classes"] == 3
     assert len(list((tmp_path / "run/predictions/berlin").glob("*.png"))) == 1
+
+
+def test_the_report_says_what_each_mask_value_becomes_and_a_split_folder_in_an_archive_is_honoured(tmp_path):
+    source = write(tmp_path / "own", names=["a0", "a1", "test/a2"], classes="0: road\n1: sky\n2: tree\n255: Ignore\n")
+    with tarfile.open(tmp_path / "own.tar.gz", "w:gz") as archive:
+        archive.add(source, "own")
+    checked, prepared = run_all(
+        [
+            [
+                "--config=configs/folder.py",
+                f"--config.data.source={tmp_path}/own.tar.gz",
+                f"--config.data.dir={tmp_path}/data",
+                f"--workdir={tmp_path}/run",
+                f"--mode={mode}",
+            ]
+            for mode in ("check_data", "prepare")
+        ],
+        {**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert checked.returncode == prepared.returncode == 0, checked.stderr + prepared.stderr
+    rows = [" ".join(line.split()[:3]) for line in checked.stdout.splitlines() if " -> " in line]
+    assert rows == ["0 -> road", "1 -> sky", "2 -> tree", "255 -> ignored"]
+    assert "1 train, 1 test, 1 val" in prepared.stdout
+
+
+def test_the_report_shows_the_values_and_colours_of_the_class_file(tmp_path):
+    source = write(tmp_path / "own")
+    in_colours(source)
+    dataset = builders.describe_folder(source, FolderLayout())
+    examined = examined_data.from_source(builders.make_builder(dataset, tmp_path / "data", source))
+    assert [examined.stored(value) for value in (0, 1, 2, 255)] == [*(" ".join(map(str, c)) for c in COLOURS), "0 0 0"]
+    many = "classes: [road, sky, tree]\nmap: {1: road, 2: road, 3: road, 4: road, 5: road, 6: sky, 7: tree, 0: ignore}"
+    (source / "classes.txt").unlink()
+    (source / "classes.yaml").write_text(many)
+    for index in range(4):
+        save(Image.fromarray(ids(index) % 4 + 4), source / f"masks/a{index}.png")
+    dataset = builders.describe_folder(source, FolderLayout())
+    examined = examined_data.from_source(builders.make_builder(dataset, tmp_path / "data", source))
+    assert [examined.stored(value) for value in (0, 1, 2, 255)] == ["1, 2, 3, 4, ...", "6", "7", "0, 255"]
 
 
 def test_a_mistake_prints_one_line_and_exits_with_2(tmp_path):

@@ -18,20 +18,30 @@ import tensorflow_datasets as tfds
 
 from cpnet_jax.data.builders import object_store
 from cpnet_jax.data.builders.ade20k import Ade20kBuilder
-from cpnet_jax.data.builders.base import SegmentationBuilder
+from cpnet_jax.data.builders.base import EVALUATION, SegmentationBuilder
 from cpnet_jax.data.builders.camvid import CamvidBuilder
 from cpnet_jax.data.builders.cityscapes import CityscapesBuilder
-from cpnet_jax.data.builders.folder import FolderBuilder, describe_folder
+from cpnet_jax.data.builders.folder import FolderBuilder, describe_folder, find_prepared
 from cpnet_jax.data.builders.pascal_context import PascalContext60Builder, PascalContextBuilder
 from cpnet_jax.data.builders.scenes import ScenesBuilder
 from cpnet_jax.data.builders.voc import VocBuilder
 from cpnet_jax.data.catalog import Dataset, FolderDataset
 from cpnet_jax.data.records import Records
 from cpnet_jax.errors import UserError
-from cpnet_jax.runtime import files, progress
+from cpnet_jax.runtime import files, leftovers, progress
 from cpnet_jax.runtime.files import AnyPath
 
-__all__ = ["BUILDERS", "FolderBuilder", "SegmentationBuilder", "describe_folder", "make_builder", "prepare", "records"]
+__all__ = [
+    "BUILDERS",
+    "FolderBuilder",
+    "SegmentationBuilder",
+    "describe_folder",
+    "find_prepared",
+    "make_builder",
+    "prepare",
+    "prepare_for_evaluation",
+    "records",
+]
 
 # Builders of the datasets in the catalog; FolderBuilder is missing, since it needs a descriptor.
 BUILDERS: dict[str, type[SegmentationBuilder]] = {
@@ -48,15 +58,39 @@ BUILDERS: dict[str, type[SegmentationBuilder]] = {
 }
 
 
-def make_builder(dataset: Dataset, data_dir: str | AnyPath, source: str | Path = "") -> SegmentationBuilder:
-    """Makes a dataset's builder, without reading or writing records; see `prepare` for the arguments."""
+def make_builder(
+    dataset: Dataset, data_dir: str | AnyPath, source: str | Path = "", *, for_evaluation: bool = False
+) -> SegmentationBuilder:
+    """Makes a dataset's builder, without reading or writing records; see `prepare` for the arguments.
+
+    Raises:
+      UserError: if records exist whose description is damaged.
+    """
     folder = Path(source).expanduser().resolve() if source and dataset.source_help else None
     make: Any = partial(FolderBuilder, dataset) if isinstance(dataset, FolderDataset) else BUILDERS[dataset.name]
-    return make(data_dir=Path(data_dir).expanduser(), source=folder)
+    data_dir = Path(data_dir).expanduser()
+    try:
+        return make(data_dir=data_dir, source=folder, for_evaluation=for_evaluation)
+    except UserError:
+        raise
+    except Exception as error:  # TFDS reads the description of prepared records, by parsers without a common error
+        damaged = data_dir / dataset.name
+        if not damaged.exists():
+            raise
+        raise UserError(
+            f"the description of the records in {damaged} cannot be read ({' '.join(str(error).split())[:200]}): "
+            f"delete {damaged} and run --mode=prepare again"
+        ) from error
 
 
 def prepare(
-    dataset: Dataset, data_dir: str | AnyPath, source: str | Path = "", *, cache: str | Path = ""
+    dataset: Dataset,
+    data_dir: str | AnyPath,
+    source: str | Path = "",
+    *,
+    cache: str | Path = "",
+    skip_unreadable: bool = False,
+    for_evaluation: bool = False,
 ) -> SegmentationBuilder:
     """Writes the dataset's records under `data_dir` unless they exist, and returns their builder.
 
@@ -66,20 +100,66 @@ def prepare(
     Args:
       dataset: the dataset's descriptor.
       data_dir: folder of all prepared datasets.
-      source: folder or zip archive of the raw files, for datasets that need one.
+      source: folder or archive of the raw files, for datasets that need one.
       cache: folder for this host's copy of the records if `data_dir` is in an object store.
+      skip_unreadable: whether pairs that cannot be read are reported and left out; otherwise the first one raises.
+      for_evaluation: whether splits of the source may be missing, see `prepare_for_evaluation`.
 
     Raises:
       UserError: if the source is missing or faulty, or the records were made from another source.
     """
+    make = partial(make_builder, dataset, source=source, for_evaluation=for_evaluation)
     if files.is_remote(data_dir):
-        return _prepare_in_store(dataset, files.as_path(data_dir), source, files.as_local_path(cache))
-    make = partial(make_builder, dataset, data_dir, source)
+        return _prepare_in_store(make, files.as_path(data_dir), files.as_local_path(cache), skip_unreadable)
+    return _prepare(partial(make, data_dir), skip_unreadable)
+
+
+def prepare_for_evaluation(
+    dataset: Dataset,
+    data_dir: str | AnyPath,
+    source: str | Path = "",
+    *,
+    cache: str | Path = "",
+    skip_unreadable: bool = False,
+) -> SegmentationBuilder:
+    """Does what `prepare` does, but needs no images to train on.
+
+    Records of a source without them are kept apart in data_dir/evaluation, so that training never takes them for a
+    whole dataset.
+    """
+    apart = files.as_path(data_dir) / EVALUATION
+    prepared = partial(_is_prepared, dataset, source=source, cache=cache)
+    is_apart = not prepared(data_dir) and (prepared(apart) or not _can_train(dataset, apart, source))
+    return prepare(
+        dataset,
+        apart if is_apart else data_dir,
+        source,
+        cache=cache,
+        skip_unreadable=skip_unreadable,
+        for_evaluation=is_apart,
+    )
+
+
+def _is_prepared(dataset: Dataset, data_dir: str | AnyPath, *, source: str | Path, cache: str | Path) -> bool:
+    make = partial(make_builder, dataset, source=source)
+    if files.is_remote(data_dir):
+        return object_store.is_complete(_copies(make, files.as_path(data_dir), files.as_local_path(cache))[2])
+    return make(data_dir).is_prepared()
+
+
+def _can_train(dataset: Dataset, data_dir: AnyPath, source: str | Path) -> bool:
+    return not dataset.source_help or make_builder(dataset, data_dir, source, for_evaluation=True).can_train()
+
+
+def _prepare(make: Callable[[], SegmentationBuilder], skip_unreadable: bool) -> SegmentationBuilder:
+    """Writes the records on a local disk unless they exist; returns their builder."""
     builder = make()
+    leftovers.remove_folders(Path(builder.data_dir).parent, "incomplete.*")  # TFDS's name for what it writes
     if not builder.is_prepared():
+        builder.skip_unreadable = skip_unreadable
         builder.examples()  # finds missing files before anything is written
-        files.make_folder(Path(data_dir).expanduser(), "config.data.dir")
-        print(f"Preparing {dataset.name} in {builder.data_dir}", flush=True)
+        files.make_folder(Path(builder.data_dir_root), "config.data.dir")
+        print(f"Preparing {builder.name} in {builder.data_dir}", flush=True)
         _write(builder, make)
         # Another process may have finished first; then its records are used.
         builder = make()
@@ -90,21 +170,29 @@ def prepare(
             f"{builder.data_dir} was prepared from {made_from}, not from {wanted}: delete {builder.data_dir} and run "
             "--mode=prepare again, or set another config.data.dir"
         )
+    builder.compare_with_source()
     return builder
 
 
-def _prepare_in_store(dataset: Dataset, data_dir: AnyPath, source: str | Path, cache: Path) -> SegmentationBuilder:
+def _prepare_in_store(
+    make: Callable[..., SegmentationBuilder], data_dir: AnyPath, cache: Path, skip_unreadable: bool
+) -> SegmentationBuilder:
     """Downloads the records from an object store; if they do not exist there, prepares and uploads them."""
-    folder = cache / quote(str(data_dir), safe="")
-    local = Path(make_builder(dataset, folder, source).data_dir)
-    remote = data_dir / local.relative_to(folder).as_posix()
+    folder, local, remote = _copies(make, data_dir, cache)
     if object_store.is_complete(remote):
         object_store.download(remote, local)
-        return prepare(dataset, folder, source)
+        return _prepare(partial(make, folder), skip_unreadable)
     files.make_folder(data_dir, "config.data.dir")
-    builder = prepare(dataset, folder, source)
+    builder = _prepare(partial(make, folder), skip_unreadable)
     object_store.upload(local, remote)
     return builder
+
+
+def _copies(make: Callable[..., SegmentationBuilder], data_dir: AnyPath, cache: Path) -> tuple[Path, Path, AnyPath]:
+    """This host's counterpart of data_dir in an object store, and the folders of the records here and there."""
+    folder = cache / quote(str(data_dir), safe="")
+    local = Path(make(folder).data_dir)
+    return folder, local, data_dir / local.relative_to(folder).as_posix()
 
 
 def _write(builder: SegmentationBuilder, make: Callable[[], SegmentationBuilder]) -> None:
@@ -134,20 +222,23 @@ def _disk_is_full(error: Exception) -> bool:
 
 def _compare_sizes(builder: SegmentationBuilder) -> None:
     for split, expected in builder.DATASET.splits.items():
+        if builder.for_evaluation and split not in builder.info.splits:
+            continue
         found = builder.info.splits[split].num_examples if split in builder.info.splits else "no"
         if found != expected:
             print(f"Note: split {split} of {builder.name} has {found} examples here, {expected} in the publication")
 
 
 def records(builder: SegmentationBuilder, split: str) -> Records:
-    """Opens a split as a random-access, picklable sequence of undecoded records.
+    """Opens a split, or several joined by "+", as a random-access, picklable sequence of undecoded records.
 
     Raises:
       UserError: if the prepared dataset has no such split.
     """
-    if split not in builder.info.splits:
+    if not set(split.split("+")) <= builder.info.splits.keys():
         raise UserError(
-            f"{builder.name} in {builder.data_dir} has no split {split!r}: use one of {sorted(builder.info.splits)}"
+            f"{builder.name} in {builder.data_dir} has no split {split!r}: set config.data.train_split or eval_split, "
+            f"whichever is {split!r}, to one of {sorted(builder.info.splits)}"
         )
     raw = {"image": tfds.decode.SkipDecoding(), "label": tfds.decode.SkipDecoding()}
     return builder.as_data_source(split, decoders=raw)

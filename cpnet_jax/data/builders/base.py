@@ -1,10 +1,10 @@
 """Base class of the TFDS builders: the record format, pairing by name, and conversion of images and labels."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from io import BytesIO
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -15,13 +15,17 @@ import tensorflow_datasets as tfds
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from cpnet_jax.data import codecs
+from cpnet_jax.data import image_files
+from cpnet_jax.data.builders.look_up import look_up
 from cpnet_jax.data.builders.sources import Source
+from cpnet_jax.data.image_files import JPEG_START
+from cpnet_jax.data.large_images import work_on
+from cpnet_jax.data.value_range import Extremes, ValueRange, to_8_bits, value_range_from
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime.progress import track
 
-JPEG_START = b"\xff\xd8"
-
+# Folder in config.data.dir of the records of sources that can be evaluated on, but not trained on.
+EVALUATION = "evaluation"
 # (id, bytes of the image, bytes of the label's PNG)
 EncodedExample = tuple[str, bytes, bytes]
 
@@ -46,9 +50,26 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     LABEL_RULE: ClassVar[Any]  # dict[int, int], of the class, the instance or a property
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    # Whether a pair that cannot be read is reported and left out; otherwise it raises UserError.
+    skip_unreadable = False
 
-    def __init__(self, *, data_dir: Path, source: Path | None, config: tfds.core.BuilderConfig | None = None) -> None:
-        self.source_path = source
+    def __init__(
+        self,
+        *,
+        data_dir: Path,
+        source: Path | None,
+        for_evaluation: bool = False,
+        config: tfds.core.BuilderConfig | None = None,
+    ) -> None:
+        """Makes the builder, without reading or writing records.
+
+        Args:
+          data_dir: folder of all prepared datasets.
+          source: folder or archive of the raw files.
+          for_evaluation: whether splits may be missing, because the records are not trained on.
+          config: TFDS's own settings.
+        """
+        self.source_path, self.for_evaluation = source, for_evaluation
         super().__init__(data_dir=data_dir, config=config)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -62,9 +83,36 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             raise UserError(f"config.data.source is not set: set it to {self.DATASET.source_help}")
         return Source(self.source_path)
 
+    def find_range(self, images: Mapping[str, Extremes]) -> ValueRange | None:
+        """Returns the range by which images of more than 8 bits are scaled; None: their values are divided by 256.
+
+        Args:
+          images: name -> extremes, of all such images.
+        """
+        del images
+        return None
+
+    @property
+    def value_range(self) -> ValueRange | None:
+        """Range by which images of more than 8 bits were scaled; None: divided by 256, or there were none."""
+        return value_range_from(self.info.metadata)
+
     def pairs(self) -> dict[str, list[Pair]]:
         """Returns the pairs of each split; raises UserError if the source is not what this builder reads."""
         raise NotImplementedError
+
+    def can_train(self) -> bool:
+        """Returns whether the source has images to train and to evaluate on; for a builder made for evaluation."""
+        found = {split for split, pairs in self.pairs().items() if pairs}
+        return {self.DATASET.train_split, self.DATASET.eval_split} <= found
+
+    def held_out_split(self) -> str:
+        """Returns the split of the prepared records to evaluate a network on that was trained on other data."""
+        splits = list(self.info.splits)
+        return splits[0] if len(splits) == 1 else self.DATASET.eval_split
+
+    def compare_with_source(self) -> None:
+        """Prints a note if the source has changed since the records were written; does nothing by default."""
 
     def refuse_unpaired(self, unpaired: dict[str, str], lacks: str) -> None:
         """Raises UserError that names the first file without a partner; `data.doctor` collects them instead.
@@ -81,7 +129,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
 
     def examples(self) -> Mapping[str, Iterable[EncodedExample]]:
         """Returns the examples of each split, read lazily; raises UserError at once if files are missing."""
-        return {split: self._read_all(pairs) for split, pairs in self.pairs().items()}
+        return {split: self._read_all(split, pairs) for split, pairs in self.pairs().items() if pairs}
+
+    def stored_as(self) -> dict[int, list[str]]:
+        """Returns raw label value -> how label files store it, where `read_label` has translated it."""
+        return {}
 
     def read_label(self, pair: Pair) -> Integer[np.ndarray, "h w"]:
         """Reads a pair's raw label values; override this if labels are not index images."""
@@ -91,12 +143,33 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """Reads one pair; raises UserError that names a faulty file."""
         return read_pair(self.source, pair, self.LABEL_RULE, self.read_label)
 
-    def _read_all(self, pairs: list[Pair]) -> Iterator[EncodedExample]:
+    def _read_all(self, split: str, pairs: list[Pair]) -> Iterator[EncodedExample]:
+        skipped = 0
         # Threads suffice, since decoding and compression release Python's lock; exceptions keep their type.
         with ThreadPoolExecutor() as pool:
             # In portions, to limit the memory of examples read ahead of the writer.
-            portions = (pool.map(self.read_example, pairs[start : start + 64]) for start in range(0, len(pairs), 64))
-            yield from track(chain.from_iterable(portions), f"Preparing {self.name}", total=len(pairs))
+            portions = (pool.map(self._try_to_read, pairs[start : start + 64]) for start in range(0, len(pairs), 64))
+            for example in track(chain.from_iterable(portions), f"Preparing {self.name}", total=len(pairs)):
+                if isinstance(example, UserError):
+                    skipped += 1
+                    print(f"Skipped: {example}", file=sys.stderr)  # stdout is hidden while TFDS writes
+                    if skipped == len(pairs):
+                        raise UserError(f"every pair of {split} is faulty, the last one: {example}")
+                else:
+                    yield example
+        if skipped:
+            print(
+                f"Note: {skipped} of {len(pairs)} pairs of {split} were skipped, each is named above", file=sys.stderr
+            )
+            self.info.metadata["skipped"][split] = skipped
+
+    def _try_to_read(self, pair: Pair) -> EncodedExample | UserError:
+        try:
+            return self.read_example(pair)
+        except UserError as error:
+            if not self.skip_unreadable:
+                raise
+            return error
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(
@@ -107,7 +180,7 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             }
         )
         # Metadata is written with the records, in the same atomic rename.
-        metadata = tfds.core.MetadataDict(source=str(self.source_path or ""))
+        metadata = tfds.core.MetadataDict(source=str(self.source_path or ""), skipped={})
         return self.dataset_info_from_configs(features=features, metadata=metadata)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -135,13 +208,17 @@ def match_pairs(
       image_key, label_key: name -> the example's id, equal for an image and its label.
 
     Raises:
-      UserError: if no image or no label matches, or a file lacks its partner.
+      UserError: if no image or no label matches, or a file lacks its partner. For evaluation, both may be missing.
     """
     source = builder.source
-    found = {}
-    for pattern, key in ((images, image_key), (labels, label_key)):
-        found[pattern] = {key(name): name for name in source.glob(pattern)}
-        if not found[pattern]:
+    found = {
+        pattern: {key(name): name for name in source.glob(pattern)}
+        for pattern, key in ((images, image_key), (labels, label_key))
+    }
+    if builder.for_evaluation and not any(found.values()):
+        return []
+    for pattern, files in found.items():
+        if not files:
             raise UserError(
                 f"{source.where(pattern)} matches no file: config.data.source must be {builder.DATASET.source_help}"
             )
@@ -177,8 +254,24 @@ def stored_image(data: bytes, where: str) -> bytes:
     """
     if data.startswith(JPEG_START):
         return data
+    return encode_image(rgb_pixels(open_image(data, where), data, where))
+
+
+def rgb_pixels(
+    image: Image.Image, data: bytes, where: str, value_range: ValueRange | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns an image's pixels as stored, see `to_8_bits`.
+
+    Args:
+      image: the image, opened from `data`.
+      where: name of the file for messages.
+      value_range: range of images of more than 8 bits.
+
+    Raises:
+      UserError: if the image is of a kind that has no RGB pixels; names `where`.
+    """
     try:
-        return encode_image(codecs.decode_image(data).pixels)
+        return to_8_bits(image_files.pixel_values(image, data), value_range)
     except ValueError as error:
         raise UserError(f"{where} cannot be decoded ({error}): save it as JPEG or PNG") from error
 
@@ -200,15 +293,14 @@ def read_pair(
     Raises:
       UserError: if a file cannot be read, the sizes differ or a value is not in the rule; names the file.
     """
-    data = source.read(pair.image)
-    image = open_image(data, source.where(pair.image))
-    label = read_label(pair)
-    check_size(source, pair, image.size, label.shape[::-1])
-    return (
-        pair.name,
-        stored_image(data, source.where(pair.image)),
-        encode_label(translate(label, rule, source.where(pair.label))),
-    )
+    data, where = source.read(pair.image), source.where(pair.image)
+    with work_on(data):
+        image = open_image(data, where)
+        label = read_label(pair)
+        check_size(source, pair, image.size, label.shape[::-1])
+        stored = data if data.startswith(JPEG_START) else encode_image(rgb_pixels(image, data, where))
+        del image
+        return pair.name, stored, encode_label(translate(label, rule, source.where(pair.label)))
 
 
 def read_indices(source: Source, name: str) -> Integer[np.ndarray, "h w"]:
@@ -217,21 +309,25 @@ def read_indices(source: Source, name: str) -> Integer[np.ndarray, "h w"]:
     Raises:
       UserError: if the file cannot be read or has several channels; names the file.
     """
-    label = open_image(source.read(name), source.where(name))
+    data = source.read(name)
+    label = open_image(data, source.where(name))
+    if image_files.has_more_frames(data):
+        raise UserError(f"{source.where(name)} has several pages: save the label as one page of class indices")
     if label.mode not in ("L", "P"):
         raise UserError(f"{source.where(name)} is a {label.mode} image: labels must be one-channel class indices")
-    return np.asarray(label)
+    return image_files.stored_indices(label, image_files.bits_of(label, data))
 
 
 def open_image(data: bytes, where: str) -> Image.Image:
-    """Decodes an image with Pillow; raises UserError that names `where` if the data is damaged or not an image."""
+    """Decodes an image as it is stored; raises UserError that names `where` if `image_files.open_image` cannot."""
     try:
-        image = Image.open(BytesIO(data))
-        image.load()
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).split(" <")[0]  # without the name of Pillow's stream
-        raise UserError(f"{where} cannot be read as an image ({reason}): replace it or remove the pair") from error
-    return image
+        return image_files.open_image(data)
+    except image_files.TooManyPixels as error:
+        raise UserError(
+            f"{where} cannot be read as an image ({error}): cut it and its label into tiles, in the same way"
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{where} cannot be read as an image ({error}): replace it or remove the pair") from error
 
 
 def check_size(source: Source, pair: Pair, image: tuple[int, int], label: tuple[int, int]) -> None:
@@ -245,12 +341,11 @@ def check_size(source: Source, pair: Pair, image: tuple[int, int], label: tuple[
 
 def translate(raw: Integer[np.ndarray, "h w"], rule: dict[int, int], where: str) -> UInt8[np.ndarray, "h w"]:
     """Maps raw label values to training ids; raises UserError that names `where` and the values not in the rule."""
-    table = np.full(max(*rule, int(raw.max()), 255) + 1, -1)
-    table[list(rule)] = list(rule.values())
-    translated = table[raw]
+    translated = look_up(raw, rule)
     if (translated < 0).any():
         unknown = np.unique(raw[translated < 0]).tolist()
-        raise UserError(f"{where} holds label values {unknown}: correct them, this dataset has only {_span(rule)}")
+        some = f"{unknown[:10]}" + (f" and {len(unknown) - 10} more" if len(unknown) > 10 else "")
+        raise UserError(f"{where} holds label values {some}: correct them, this dataset has only {_span(rule)}")
     return translated.astype(np.uint8)
 
 

@@ -1,9 +1,10 @@
 """Builder of a user's own images and masks, described by config.data.folder and a class file."""
 
 import hashlib
+import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -12,32 +13,40 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
+from cpnet_jax.data import image_files
 from cpnet_jax.data.builders.base import (
+    EVALUATION,
     EncodedExample,
     Pair,
     SegmentationBuilder,
     check_size,
+    encode_image,
     encode_label,
     open_image,
-    stored_image,
+    rgb_pixels,
 )
-from cpnet_jax.data.builders.masks import format_of, training_ids
+from cpnet_jax.data.builders.deep_images import range_of_images
+from cpnet_jax.data.builders.masks import Palettes, format_of, training_ids
 from cpnet_jax.data.builders.pairing import FIELD, find_pairs, read_text, refuse_unpaired
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import folder as catalog
 from cpnet_jax.data.catalog.class_file import parse
+from cpnet_jax.data.image_files import UPRIGHT, bits_of, orientation_of, turn_upright
+from cpnet_jax.data.large_images import work_on
+from cpnet_jax.data.value_range import Extremes, ValueRange, find_value_range
 from cpnet_jax.errors import UserError
 
+METADATA = "metadata.json"  # file with the source and the settings of prepared records
+OWN_SPLITS = "own_splits"  # entry of the metadata: splits that the source has; others were drawn
 CLASS_FILES = ("classes.txt", "classes.yaml", "classes.yml")
-UPRIGHT = 1  # EXIF orientation of pixels stored upright
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG followed by a second picture, as some cameras write it
 JPEG_QUALITY = 95  # quality of JPEGs that are encoded again
 
 
 def describe_folder(source: str | Path, layout: catalog.FolderLayout) -> catalog.FolderDataset:
-    """Reads the class file of a user's folder (or zip archive) and makes the dataset's descriptor.
+    """Reads the class file of a user's folder (or archive) and makes the dataset's descriptor.
 
     Raises:
       UserError: if the source or its class file is missing or faulty.
@@ -58,10 +67,36 @@ def describe_folder(source: str | Path, layout: catalog.FolderLayout) -> catalog
     return catalog.describe(parse(text, files.where(name) if name in files.names else name), layout)
 
 
+def find_prepared(data_dir: Path) -> tuple[catalog.FolderDataset, Path, Path]:
+    """Finds the records of a folder whose source is not named; returns its descriptor, data_dir and source.
+
+    Args:
+      data_dir: folder of the prepared datasets, or in it folder/ or folder/SOURCE-HASH.
+
+    Raises:
+      UserError: if it holds no prepared folder, or several.
+    """
+    prepared = f"{catalog.NAME}/*/*/{METADATA}"
+    below = (f"*/{METADATA}", f"*/*/{METADATA}", prepared, f"{EVALUATION}/{prepared}")
+    found = [path for pattern in below for path in sorted(data_dir.glob(pattern)) if path.parts[-4] == catalog.NAME]
+    if len(found) > 1:
+        raise UserError(
+            f"config.data.source is not set, and {data_dir} holds {len(found)} prepared folders: set config.data.dir "
+            f"to one of them, for example {found[0].parents[1]}"
+        )
+    if not found:
+        raise UserError(
+            f"config.data.source is not set, and {data_dir} holds no prepared folder: set config.data.source to the "
+            "folder of your images and masks"
+        )
+    metadata = json.loads(found[0].read_text(encoding="utf-8"))
+    return catalog.describe_prepared(metadata["settings"]), found[0].parents[3], Path(metadata["source"])
+
+
 def _is_class_file(name: str) -> bool:
     """Returns whether a name is a class file at the top level or one folder below, as in many archives."""
     path = PurePosixPath(name)
-    return path.name in CLASS_FILES and len(path.parts) <= 2
+    return path.name.lower() in CLASS_FILES and len(path.parts) <= 2
 
 
 class FolderBuilder(SegmentationBuilder, skip_registration=True):
@@ -75,18 +110,20 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
 
     name = catalog.NAME
 
-    def __init__(self, dataset: catalog.FolderDataset, *, data_dir: Path, source: Path) -> None:
+    def __init__(
+        self, dataset: catalog.FolderDataset, *, data_dir: Path, source: Path, for_evaluation: bool = False
+    ) -> None:
         self.DATASET = dataset
         values = (*range(len(dataset.classes)), dataset.ignore_label)
         self.LABEL_RULE = {value: value for value in values}  # pyrefly: ignore[read-only]
         # Images of the current split that have an EXIF orientation.
         self._turned: list[str] = []
         self._kept: list[str] = []
+        self._palettes = Palettes()
         config = tfds.core.BuilderConfig(name=_config_name(source), description="A user's own images and masks.")
-        super().__init__(data_dir=data_dir, source=source, config=config)
+        super().__init__(data_dir=data_dir, source=source, for_evaluation=for_evaluation, config=config)
         if self.is_prepared():
             self._check_settings()
-            self._compare_with_source()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(type(self), self.DATASET, data_dir=Path(self.data_dir_root), source=self.source_path), ()
@@ -105,17 +142,19 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
                 f"{FIELD} now specify: delete {self.data_dir} and run --mode=prepare again, or undo the change"
             )
 
-    def _compare_with_source(self) -> None:
+    def compare_with_source(self) -> None:
         """Prints a note if images were added to or removed from the source; the records remain valid."""
         try:
-            now = {split: len(pairs) for split, pairs in find_pairs(self.source, self.DATASET.layout)[0].items()}
+            found, _ = find_pairs(self.source, self.DATASET.layout, for_evaluation=self.for_evaluation)
+            now = {split: len(pairs) for split, pairs in found.items()}
         except UserError:  # the source is being edited, or is gone
             return
-        then = {split: info.num_examples for split, info in self.info.splits.items()}
+        skipped = self.info.metadata.get("skipped", {})  # records of earlier versions do not have it
+        then = {split: info.num_examples + skipped.get(split, 0) for split, info in self.info.splits.items()}
         if now != then:
             print(
                 f"Note: {self.source.path} now holds {_counts(now)} images, {self.data_dir} was prepared from "
-                f"{_counts(then)}: to update it, delete {self.data_dir} and run --mode=prepare again",
+                f"{_counts(then)}: to update it, delete {self.data_dir} and run the same command again",
                 flush=True,
             )
 
@@ -125,18 +164,68 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
     def pairs(self) -> dict[str, list[Pair]]:
         return self._found[0]
 
+    def can_train(self) -> bool:
+        splits = self._own_splits()
+        return "train" in splits and ("val" in splits or len(splits["train"]) > 1)
+
+    def held_out_split(self) -> str:
+        """Returns val or test if the source has them, else all splits: a drawn val is held out of training only."""
+        # Records of earlier versions do not say whether val was drawn.
+        own = self.info.metadata.get(OWN_SPLITS, self.info.splits)
+        return next((split for split in ("val", "test") if split in own), "+".join(sorted(self.info.splits)))
+
+    def _own_splits(self) -> dict[str, list[Pair]]:
+        """The splits that the source has, none drawn."""
+        return find_pairs(self.source, self.DATASET.layout, lambda *_: None, for_evaluation=True)[0]
+
     @cached_property
     def _found(self) -> tuple[dict[str, list[Pair]], str]:
         """The pairs of each split, and the format of all masks: as configured, or as the first one is stored."""
-        splits, summary = find_pairs(self.source, self.DATASET.layout, self.refuse_unpaired)
+        splits, summary = find_pairs(
+            self.source,
+            self.DATASET.layout,
+            self.refuse_unpaired,
+            note=_print_note,
+            for_evaluation=self.for_evaluation,
+        )
+        self.info.metadata[OWN_SPLITS] = sorted(self._own_splits())
         mask_format = self.DATASET.layout.mask_format
         if mask_format == "auto":
-            first = splits["train"][0].label
-            mask_format = format_of(open_image(self.source.read(first), self.source.where(first)))
+            mask_format = self._first_format(next(iter(splits.values())))
         print(f"{self.source.path}: {summary}; masks are read as {mask_format}", flush=True)
         return splits, mask_format
 
+    def find_range(self, images: Mapping[str, Extremes]) -> ValueRange:
+        return self.DATASET.layout.value_range or find_value_range(images)
+
+    @cached_property
+    def _value_range(self) -> ValueRange | None:
+        """The range of the images of more than 8 bits; None if there are none."""
+        return range_of_images(
+            self.source, [pair.image for pairs in self.pairs().values() for pair in pairs], self.find_range
+        )
+
+    def _first_format(self, pairs: list[Pair]) -> str:
+        """Returns the format of the first mask, or of the first readable one if unreadable pairs are skipped."""
+        for number, pair in enumerate(pairs, start=1):
+            try:
+                return format_of(open_image(self.source.read(pair.label), self.source.where(pair.label)))
+            except UserError:
+                if not self.skip_unreadable or number == len(pairs):
+                    raise
+        raise ValueError("no pairs")
+
+    def stored_as(self) -> dict[int, list[str]]:
+        """Returns training id -> the mask values or colours that the class file maps to it."""
+        table = self.DATASET.table
+        in_colours = self._found[1] == "colours"
+        found: dict[int, list[str]] = {}
+        for raw, label in (table.colours if in_colours else table.values).items():
+            found.setdefault(label, []).append(" ".join(map(str, raw)) if isinstance(raw, tuple) else str(raw))
+        return found
+
     def examples(self) -> dict[str, Iterable[EncodedExample]]:
+        self.info.metadata["value_range"] = self._value_range and list(self._value_range)
         return {split: self._with_notes(split, examples) for split, examples in super().examples().items()}
 
     def _with_notes(self, split: str, examples: Iterable[EncodedExample]) -> Iterator[EncodedExample]:
@@ -149,35 +238,48 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
                 print(note, file=sys.stderr)  # stdout is hidden while TFDS writes
 
     def read_example(self, pair: Pair) -> EncodedExample:
+        data, mask_data = self.source.read(pair.image), self.source.read(pair.label)
+        value_range = self._value_range  # to find it, all images wait for their turn, too
+        with work_on(data, mask_data):
+            return self._example(pair, data, mask_data, value_range)
+
+    def _example(self, pair: Pair, data: bytes, mask_data: bytes, value_range: ValueRange | None) -> EncodedExample:
         where = self.source.where
-        data = self.source.read(pair.image)
-        image = open_image(data, where(pair.image))
-        mask = open_image(self.source.read(pair.label), where(pair.label))
-        file_format = image.format
-        to_be_turned = self._to_be_turned(pair, image, mask.size)
-        if to_be_turned:
-            image = ImageOps.exif_transpose(image)
-        if to_be_turned or file_format not in (*JPEGS, "PNG") or image.mode == "CMYK":
-            data = _encode(image, file_format or "", where(pair.image))
-        check_size(self.source, pair, image.size, mask.size)
-        return pair.name, stored_image(data, where(pair.image)), encode_label(self._ids(pair, mask))
+        image, mask = open_image(data, where(pair.image)), open_image(mask_data, where(pair.label))
+        orientation = orientation_of(image)
+        to_be_turned = self._to_be_turned(pair, image.size, orientation, mask.size)
+        swapped = to_be_turned and orientation >= 5
+        check_size(self.source, pair, image.size[::-1] if swapped else image.size, mask.size)
+        if to_be_turned or image.format not in JPEGS or image.mode == "CMYK":
+            pixels = rgb_pixels(image, data, where(pair.image), value_range)
+            pixels = turn_upright(pixels, orientation) if to_be_turned else pixels
+            is_jpeg = image.format in JPEGS
+            del image  # as large as its pixels
+            data = _encode_jpeg(pixels) if is_jpeg else encode_image(pixels)
+        return pair.name, data, encode_label(self._ids(pair, mask, mask_data))
 
     def read_label(self, pair: Pair) -> UInt8[np.ndarray, "h w"]:
         """Returns training ids, since the class file defines what a mask's raw values mean."""
-        return self._ids(pair, open_image(self.source.read(pair.label), self.source.where(pair.label)))
+        data = self.source.read(pair.label)
+        return self._ids(pair, open_image(data, self.source.where(pair.label)), data)
 
-    def _ids(self, pair: Pair, mask: Image.Image) -> UInt8[np.ndarray, "h w"]:
+    def _ids(self, pair: Pair, mask: Image.Image, data: bytes) -> UInt8[np.ndarray, "h w"]:
+        table, mask_format, where = self.DATASET.table, self._found[1], self.source.where(pair.label)
         assumed = self.DATASET.layout.mask_format == "auto"
-        return training_ids(mask, self.DATASET.table, self._found[1], self.source.where(pair.label), assumed=assumed)
+        if image_files.has_more_frames(data):
+            raise UserError(f"{where} has several pages: save the mask as one page of class indices or colours")
+        ids = training_ids(mask, table, mask_format, where, assumed=assumed, bits=bits_of(mask, data))
+        if assumed and mask_format == "indices" and mask.mode == "P" and not table.colours:
+            self._palettes.add(mask, ids, where, table)
+        return ids
 
-    def _to_be_turned(self, pair: Pair, image: Image.Image, mask_size: tuple[int, int]) -> bool:
+    def _to_be_turned(self, pair: Pair, size: tuple[int, int], orientation: int, mask_size: tuple[int, int]) -> bool:
         """Returns whether to apply the image's EXIF orientation, so that it fits its mask."""
-        orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
         choice = self.DATASET.layout.orientation
-        if orientation not in range(UPRIGHT + 1, 9) or choice == "stored":
+        if orientation == UPRIGHT or choice == "stored":
             return False
-        turned_size = image.size[::-1] if orientation >= 5 else image.size
-        if choice == "auto" and turned_size == image.size == mask_size:
+        turned_size = size[::-1] if orientation >= 5 else size
+        if choice == "auto" and turned_size == size == mask_size:
             raise UserError(
                 f"{self.source.where(pair.image)} has an EXIF orientation ({orientation}), and its size does not show "
                 f"whether its mask is turned by it: set {FIELD}.orientation to 'turned' if it is, else to 'stored'"
@@ -185,6 +287,10 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         turned = mask_size == turned_size
         (self._turned if turned else self._kept).append(pair.image)
         return turned
+
+
+def _print_note(line: str) -> None:
+    print(f"Note: {line}", flush=True)
 
 
 def _counts(images: dict[str, int]) -> str:
@@ -196,13 +302,7 @@ def _config_name(source: Path) -> str:
     return f"{readable}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
 
 
-def _encode(image: Image.Image, file_format: str, where: str) -> bytes:
-    """Encodes a JPEG as a JPEG, anything else losslessly as a PNG."""
-    if image.mode.startswith(("I", "F")):
-        raise UserError(f"{where} has more than 8 bits a channel ({image.mode}): convert it to an 8-bit image")
+def _encode_jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:
     stream = BytesIO()
-    if file_format in JPEGS:
-        image.convert("RGB").save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    else:
-        image.convert("RGB").save(stream, "PNG")
+    Image.fromarray(pixels).save(stream, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return stream.getvalue()

@@ -1,15 +1,21 @@
 """Converts a user's masks, stored as indices or as colours, to training ids."""
 
+import threading
+
+import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
+from cpnet_jax.data import image_files
+from cpnet_jax.data.builders.look_up import in_bands, look_up
 from cpnet_jax.data.catalog.class_file import ClassTable
 from cpnet_jax.errors import UserError
 
 FIELD = "config.data.folder.mask_format"
 INDEX_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "LA", "PA")
 COLOUR_MODES = ("RGB", "RGBA")
+IGNORED = 255  # training id
 
 
 def format_of(mask: Image.Image) -> str:
@@ -17,8 +23,43 @@ def format_of(mask: Image.Image) -> str:
     return "colours" if mask.mode in COLOUR_MODES else "indices"
 
 
+class PalettesDiffer(UserError):
+    """Two masks show an index in different colours."""
+
+
+class Palettes:
+    """The colours in which the masks of a dataset show their indices; several threads may add masks."""
+
+    def __init__(self) -> None:
+        # index -> its colour, and the first mask that shows it
+        self._shown: dict[int, tuple[tuple[int, ...], str]] = {}
+        self._lock = threading.Lock()
+
+    def add(self, mask: Image.Image, ids: UInt8[np.ndarray, "h w"], where: str, table: ClassTable) -> None:
+        """Adds a palette mask; ignored pixels may have any colour.
+
+        Tools that shrink PNGs renumber the colours of each file, so that its indices are no longer class indices.
+
+        Raises:
+          PalettesDiffer: if an earlier mask shows an index in another colour.
+        """
+        palette = np.reshape(mask.getpalette("RGB") or [], (-1, 3)).tolist()
+        counts = cv2.calcHist([np.asarray(mask)], [0], (ids != IGNORED).view(np.uint8), [256], [0, 256])
+        used = np.flatnonzero(counts).tolist()
+        for index in [index for index in used if index < len(palette)]:
+            colour = tuple(palette[index])
+            with self._lock:
+                other, first = self._shown.setdefault(index, (colour, where))
+            if other != colour:
+                raise PalettesDiffer(
+                    f"{where} shows index {index} in the colour {colour}, but {first} in {other}: set {FIELD} to "
+                    f"'indices' if the indices are right, else give every class its colour in {table.where} (NAME R G "
+                    f"B) and set {FIELD} to 'colours'"
+                )
+
+
 def training_ids(
-    mask: Image.Image, table: ClassTable, mask_format: str, where: str, *, assumed: bool
+    mask: Image.Image, table: ClassTable, mask_format: str, where: str, *, assumed: bool, bits: int = 8
 ) -> UInt8[np.ndarray, "h w"]:
     """Converts a mask to training ids: class indices, or 255 for ignored pixels.
 
@@ -28,13 +69,14 @@ def training_ids(
       mask_format: "indices", or "colours": then palettes and grey values are looked up as the colours they show.
       where: name of the file for messages.
       assumed: whether the format was inferred from another mask; then this mask is checked against it.
+      bits: of each channel in the mask's file.
 
     Raises:
       UserError: if the file does not have that format, or holds a value or colour not in the table; names the pixel.
     """
     _check_storage(mask, where)
     if mask_format == "indices":
-        return _ids_of_indices(mask, table, where, assumed)
+        return _ids_of_indices(mask, table, where, assumed, bits)
     if assumed and format_of(mask) != "colours":
         raise UserError(
             f"{where} is a {mask.mode} image, but other masks are RGB colours: set {FIELD} to 'colours' if this one "
@@ -57,7 +99,9 @@ def _check_storage(mask: Image.Image, where: str) -> None:
             )
 
 
-def _ids_of_indices(mask: Image.Image, table: ClassTable, where: str, assumed: bool) -> UInt8[np.ndarray, "h w"]:
+def _ids_of_indices(
+    mask: Image.Image, table: ClassTable, where: str, assumed: bool, bits: int
+) -> UInt8[np.ndarray, "h w"]:
     if format_of(mask) != "indices":
         remedy = f"set {FIELD} to 'colours'" if table.colours else f"add every class's colour to {table.where}"
         raise UserError(
@@ -66,8 +110,9 @@ def _ids_of_indices(mask: Image.Image, table: ClassTable, where: str, assumed: b
         )
     if not table.values:
         raise UserError(f"{table.where} gives no class a value, but {where} holds indices: add a value to every class")
-    raw = np.asarray(mask.getchannel(0) if mask.mode in ("LA", "PA") else mask).astype(np.int64)
-    ids = _look_up(raw, table.values)
+    raw = image_files.stored_indices(mask, bits)
+    raw = np.where(raw, np.uint8(1), np.uint8(0)) if raw.dtype == bool else raw
+    ids = look_up(raw, table.values)
     if assumed and mask.mode == "P" and table.colours:
         _check_palette(mask, raw, ids, table, where)
     if (ids < 0).any():
@@ -122,16 +167,13 @@ def _ids_of_colours(mask: Image.Image, table: ClassTable, where: str) -> UInt8[n
 
 
 def _ids_by_colour(mask: Image.Image, table: ClassTable) -> Integer[np.ndarray, "h w"]:
-    codes = np.asarray(mask.convert("RGB")).astype(np.int64) @ (1 << 16, 1 << 8, 1)
-    return _look_up(codes, {(r << 16) + (g << 8) + b: label for (r, g, b), label in table.colours.items()})
+    label_of = {(r << 16) + (g << 8) + b: label for (r, g, b), label in table.colours.items()}
 
+    def ids_of(rows: slice) -> Integer[np.ndarray, "rows w"]:
+        colours = np.asarray(mask.crop((0, rows.start, mask.width, rows.stop)).convert("RGB"))
+        return look_up(colours.astype(np.int32) @ (1 << 16, 1 << 8, 1), label_of)
 
-def _look_up(raw: Integer[np.ndarray, "h w"], labels: dict[int, int]) -> Integer[np.ndarray, "h w"]:
-    """Maps raw numbers to training ids; -1 if a number is unknown."""
-    known = np.array(sorted(labels))
-    ids = np.array([labels[number] for number in known.tolist()])
-    place = np.searchsorted(known, raw).clip(max=len(known) - 1)
-    return np.where(known[place] == raw, ids[place], -1)
+    return in_bands(mask.size[::-1], ids_of)
 
 
 def _first(where: np.ndarray) -> str:

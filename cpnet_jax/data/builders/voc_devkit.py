@@ -2,14 +2,13 @@
 
 import re
 from collections.abc import Iterable
-from io import BytesIO
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 from jaxtyping import Integer
 
 from cpnet_jax.data.builders.base import Pair, SegmentationBuilder
+from cpnet_jax.data.builders.mat_file import read_array
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.errors import UserError
 
@@ -43,9 +42,11 @@ def read_ids(builder: SegmentationBuilder, name: str) -> list[str]:
     """Reads a list of ids, one a line; from a line of file names, takes the first one's stem.
 
     Raises:
-      UserError: if the list is missing or empty.
+      UserError: if the list is missing or empty. For evaluation, it may be missing.
     """
     source = builder.source
+    if builder.for_evaluation and name not in source.names:
+        return []
     if name not in source.names:
         raise UserError(f"{source.where(name)} is missing: config.data.source must be {builder.DATASET.source_help}")
     lines = source.read(name).decode(errors="replace").splitlines()
@@ -79,10 +80,12 @@ def pairs_of(builder: SegmentationBuilder, root: str, ids: Iterable[str], labels
       labels: id -> name of the label's file.
 
     Raises:
-      UserError: if an image or a label is missing.
+      UserError: if an image or a label is missing. For evaluation, all images may be missing.
     """
     images = by_stem(files_in(builder.source, f"{root}JPEGImages/", ".jpg"))
     ids = sorted(set(ids))
+    if builder.for_evaluation and images.keys().isdisjoint(ids):
+        return []
     for what, files in (("image", images), ("label", labels)):
         missing = [name for name in ids if name not in files]
         if missing:
@@ -104,18 +107,14 @@ def read_matrix(source: Source, name: str, *path: str) -> Integer[np.ndarray, "h
     Raises:
       UserError: if the file is damaged or holds no such matrix.
     """
-    from scipy.io import loadmat  # imported here, because most datasets have no .mat files
-
     data = source.read(name)
     try:
-        value = loadmat(BytesIO(data), simplify_cells=True)
-    except Exception as error:  # on damaged files, scipy raises exceptions of many types
-        raise UserError(f"{source.where(name)} cannot be read as a .mat file ({error}): download it again") from error
-    for field in path:
-        value = value.get(field) if isinstance(value, dict) else None
-    matrix: Any = value
-    numeric = isinstance(matrix, np.ndarray) and matrix.ndim == 2 and matrix.dtype.kind in "uif"
+        matrix = read_array(data, *path)
+    except ValueError as error:
+        raise UserError(
+            f"{source.where(name)} has no matrix {'.'.join(path)} that can be read ({error}): download it again"
+        ) from error
     # Any numeric type is accepted, since MATLAB's default is a float.
-    if not numeric or not ((matrix >= 0) & (matrix % 1 == 0)).all():
+    if matrix.ndim != 2 or not ((matrix >= 0) & (matrix < 2**31) & (matrix % 1 == 0)).all():
         raise UserError(f"{source.where(name)} has no matrix {'.'.join(path)} of class numbers: download it again")
     return matrix.astype(np.int32)

@@ -6,6 +6,10 @@ A text file has one class a line. Without values, classes have the mask values 0
     sky                  7: sky              sky #4682b4
     ignore               255: ignore         ignore 0 0 0
 
+A name that starts with a digit is written in quotes. "Ignore" and "ignored" are read as "ignore", and so are "void" and
+"unlabeled" for the values that only mark pixels without a class (255, -1). "__ignore__" in the first line, as labelme
+writes it, has no place: the next name has the mask value 0.
+
 A YAML file (.yaml, .yml) can also map several raw values or colours to one class:
 
     classes: [{name: road, value: 7, colour: [128, 64, 128]}, ...]   # or a plain list of names
@@ -14,25 +18,39 @@ A YAML file (.yaml, .yml) can also map several raw values or colours to one clas
 """
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import yaml
 
 from cpnet_jax.data.catalog.dataset import Colour
 from cpnet_jax.data.catalog.voc import voc_palette
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, quoted
 
 IGNORE = "ignore"  # name that stands for IGNORE_LABEL
 IGNORE_LABEL = 255
+# Spellings of IGNORE, without regard to case, "_" and spaces.
+IGNORE_NAMES = {"ignore", "ignored"}
+# What means the same for one of these values. With others, people do train on such a class.
+UNLABELLED_VALUES = (255, -1, 65535)
+UNLABELLED_NAMES = {"void", "unlabeled", "unlabelled", "unknown", "dontcare"}
+LABELME_FIRST = "__ignore__"
 MAX_CLASSES = 255  # training ids are bytes, and one of them is IGNORE_LABEL
+MAX_NAME = 200  # characters
+MAX_ALIASED = 10_000  # YAML nodes
+MAX_DIGITS = 12  # more than any value of 32 bits has
 
 _HEX = r"#[0-9a-fA-F]{6}"
-_RGB = r"\d{1,3}[\s,]+\d{1,3}[\s,]+\d{1,3}"
-_NAME = r"(?P<name>[^\s\d#].*?)"
-_COLOUR_FIRST = re.compile(rf"(?P<colour>{_HEX}|{_RGB})[\s,]+{_NAME}")
-_LINE = re.compile(rf"((?P<value>\d+)(\s*[:=,]\s*|\s+))?{_NAME}([\s,]+(?P<colour>{_HEX}|{_RGB}))?")
+# Separators begin where another character ends and are never given back, so that matching takes linear time.
+_GAP = r"(?<![\s,])[\s,]++"
+_RGB = rf"\d{{1,3}}{_GAP}\d{{1,3}}{_GAP}\d{{1,3}}"
+_NAME = r"""(?P<name>"[^"]+"|'[^']+'|(?!-?\d)[^\s#].*?)"""
+_CONTROL = re.compile(r"[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029]")
+_COLOUR_FIRST = re.compile(rf"(?P<colour>{_HEX}|{_RGB}){_GAP}{_NAME}")
+_LINE = re.compile(rf"((?P<value>-?\d+)(\s*+[:=,]\s*+|\s++))?{_NAME}({_GAP}(?P<colour>{_HEX}|{_RGB}))?")
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,7 @@ class _Content:
     entries: list[_Entry]
     mapping: list[tuple[int | Colour, str]] = field(default_factory=list)  # raw value or colour -> class name or IGNORE
     mapped: bool = False  # whether the file has a map; if so, a class's place is not its raw value
+    first_place: int = 0  # raw value of the first entry, if the entries have none
 
 
 def parse(text: str, where: str) -> ClassTable:
@@ -76,7 +95,8 @@ def parse(text: str, where: str) -> ClassTable:
     Raises:
       UserError: if the text is faulty; names the file and the line or class.
     """
-    content = _parse_yaml(text, where) if where.endswith((".yaml", ".yml")) else _parse_text(text, where)
+    text = unicodedata.normalize("NFC", text)
+    content = _parse_yaml(text, where) if where.lower().endswith((".yaml", ".yml")) else _parse_text(text, where)
     entries = content.entries
     names = tuple(entry.name for entry in entries if entry.name != IGNORE)
     _check_names(names, where)
@@ -85,17 +105,21 @@ def parse(text: str, where: str) -> ClassTable:
     label_of = {name: index for index, name in enumerate(names)} | {IGNORE: IGNORE_LABEL}
 
     by_place = entries[0].value is None and not content.mapped
-    pairs = [(place if by_place else entry.value, entry.name) for place, entry in enumerate(entries)]
+    pairs = [
+        (place if by_place else entry.value, entry.name) for place, entry in enumerate(entries, content.first_place)
+    ]
     pairs += [(entry.colour, entry.name) for entry in entries]
     values, colours = {}, {}
     for raw, name in [*pairs, *content.mapping]:
         if name not in label_of:
-            raise UserError(f"{where} maps {_show(raw)} to {name!r}, which is not one of its classes: correct the name")
+            raise UserError(
+                f"{where} maps {_show(raw)} to {quoted(name)}, which is not one of its classes: correct the name"
+            )
         table = colours if isinstance(raw, tuple) else values
         if raw is not None and table.setdefault(raw, label_of[name]) != label_of[name]:
             raise UserError(f"{where} gives {_show(raw)} to two classes, one of them {name!r}: remove one")
     # 255 usually means "ignored", but "foreground" in most masks of two classes; there the file must define it.
-    if len(names) > 2:
+    if len(names) > 2 or values.get(-1) == IGNORE_LABEL:
         values.setdefault(IGNORE_LABEL, IGNORE_LABEL)
     given = [entry.colour for entry in entries if entry.colour and entry.name != IGNORE]
     # The black of VOC's palette is for ignored pixels.
@@ -104,26 +128,38 @@ def parse(text: str, where: str) -> ClassTable:
 
 
 def _parse_text(text: str, where: str) -> _Content:
-    entries = []
+    entries, first_place = [], 0
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
         if not line or (line.startswith("#") and not _COLOUR_FIRST.fullmatch(line)):
             continue
         match = _COLOUR_FIRST.fullmatch(line) or _LINE.fullmatch(line)
         if not match:
-            raise UserError(f"{where}, line {number}: {line!r} is not a class: write NAME, VALUE: NAME or NAME R G B")
+            raise UserError(
+                f"{where}, line {number}: {quoted(line)} is not a class: write NAME, VALUE: NAME or NAME R G B, with "
+                "NAME in quotes if it starts with a digit"
+            )
         found = match.groupdict()
-        value = int(found["value"]) if found.get("value") else None
+        digits = found.get("value")
+        value = int(digits) if digits and len(digits) <= MAX_DIGITS else None
+        if digits and not _is_value(value):
+            raise UserError(
+                f"{where}, line {number}: the value is {quoted(digits)}: it must be an integer of at most 32 bits"
+            )
         colour = _colour(found["colour"], f"{where}, line {number}") if found["colour"] else None
-        entries.append(_Entry(found["name"], value, colour))
-    return _Content(entries)
+        name = found["name"]
+        name = name[1:-1].strip() if re.fullmatch(r"""("[^"]+"|'[^']+')""", name) else name
+        if name == LABELME_FIRST and not entries:
+            first_place = -1
+        entries.append(_Entry(_class_name(name, value), value, colour))
+    return _Content(entries, first_place=first_place)
 
 
 def _parse_yaml(text: str, where: str) -> _Content:
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{where} is not valid YAML ({' '.join(str(error).split())}): correct it") from error
+        content = yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where} is not valid YAML ({_reason(error)}): correct it") from error
     content = {"classes": content} if isinstance(content, list) else content
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise UserError(f"{where} has no list of classes: write 'classes:' and a line '- NAME' for each")
@@ -136,7 +172,8 @@ def _parse_yaml(text: str, where: str) -> _Content:
         raise UserError(f"{where}: 'map' must map raw values or colours to classes, as in 'map: {{8: road}}'")
     mapping = [(_raw(raw, where), IGNORE) for raw in ignored]
     mapping += [(_raw(raw, where), _target(new, entries, where)) for raw, new in mapped.items()]
-    return _Content(entries, mapping, bool(mapped))
+    first_place = -1 if content["classes"][:1] == [LABELME_FIRST] else 0
+    return _Content(entries, mapping, bool(mapped), first_place)
 
 
 def _yaml_entry(entry: Any, where: str) -> _Entry:
@@ -144,10 +181,10 @@ def _yaml_entry(entry: Any, where: str) -> _Entry:
     _check_keys(entry, {"name", "value", "colour", "color"}, where)
     name, value, colour = entry.get("name"), entry.get("value"), entry.get("colour", entry.get("color"))
     if not isinstance(name, str) or not name.strip():
-        raise UserError(f"{where}: its name is {name!r}, which YAML does not read as text: put it into quotes")
+        raise UserError(f"{where}: its name is {quoted(name)}, which YAML does not read as text: put it into quotes")
     if value is not None and not _is_value(value):
-        raise UserError(f"{where}: its value is {value!r}: it must be an integer, 0 or more")
-    return _Entry(name.strip(), value, None if colour is None else _colour(colour, where))
+        raise UserError(f"{where}: its value is {quoted(value)}: it must be an integer of at most 32 bits")
+    return _Entry(_class_name(name.strip(), value), value, None if colour is None else _colour(colour, where))
 
 
 def _raw(raw: Any, where: str) -> int | Colour:
@@ -159,11 +196,12 @@ def _target(new: Any, entries: list[_Entry], where: str) -> str:
     names = dict(enumerate(entry.name for entry in entries if entry.name != IGNORE)) | {IGNORE_LABEL: IGNORE}
     if _is_value(new) and new not in names:
         raise UserError(f"{where} maps to class {new}, but its classes are 0 to {len(names) - 2}: correct the map")
-    return names[new] if _is_value(new) else str(new)
+    return names[new] if _is_value(new) else _class_name(str(new), None)
 
 
 def _is_value(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+    """Returns whether a value is an integer that a mask of at most 32 bits can hold."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**31) <= value < 2**32
 
 
 def _colour(colour: Any, where: str) -> Colour:
@@ -176,7 +214,9 @@ def _colour(colour: Any, where: str) -> Colour:
         red, green, blue = map(int, numbers)
         if max(red, green, blue) <= 255:
             return red, green, blue
-    raise UserError(f"{where}: {colour!r} is neither a value nor a colour: write R G B, each 0 to 255, or '#rrggbb'")
+    raise UserError(
+        f"{where}: {quoted(colour)} is neither a value nor a colour: write R G B, each 0 to 255, or '#rrggbb'"
+    )
 
 
 def _check_names(names: Sequence[str], where: str) -> None:
@@ -185,9 +225,19 @@ def _check_names(names: Sequence[str], where: str) -> None:
         raise UserError(f"{where} has {have}: name at least two, including the background, one a line")
     if len(names) > MAX_CLASSES:
         raise UserError(f"{where} has {len(names)} classes: there can be at most {MAX_CLASSES}")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise UserError(f"{where} has the class {twice[0]!r} more than once: give each class its own name")
+    first: dict[str, str] = {}
+    for name in names:
+        if len(name) > MAX_NAME:
+            raise UserError(f"{where} has the class {quoted(name)} of {len(name)} characters: write at most {MAX_NAME}")
+        if control := _CONTROL.search(name):
+            raise UserError(
+                f"{where} has the class {name!r}, which contains the control character {control[0]!r}: remove it"
+            )
+        earlier = first.setdefault(name.casefold(), name)
+        if earlier is not name:
+            twice = f"class {name!r} more than once"
+            similar = f"classes {earlier!r} and {name!r}, which differ only in case"
+            raise UserError(f"{where} has the {twice if earlier == name else similar}: give each class its own name")
 
 
 def _check_all_or_none(what: str, given: Sequence[tuple[str, Any]], where: str) -> None:
@@ -196,10 +246,68 @@ def _check_all_or_none(what: str, given: Sequence[tuple[str, Any]], where: str) 
         raise UserError(f"{where} gives some classes a {what}, but {without[0]!r} none: give one to all or to none")
 
 
+def _class_name(name: str, value: int | None) -> str:
+    """Returns IGNORE for a name that means it for this value, else the name."""
+    key = re.sub(r"[\W_]", "", name.casefold())
+    means_ignore = key in IGNORE_NAMES or (key in UNLABELLED_NAMES and value in UNLABELLED_VALUES)
+    return IGNORE if means_ignore else name
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML loader that refuses keys given twice and aliases that stand for many entries.
+
+    PyYAML silently keeps the last of equal keys. A few lines of aliases can stand for billions of entries.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._left = MAX_ALIASED
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")]
+        seen = set()
+        for key in map(self.construct_object, scalars):
+            if key in seen:
+                raise yaml.YAMLError(f"{quoted(key)} is given twice{node.start_mark}")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        alias = self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if alias:
+            self._left -= _size(node, self._left)
+            if self._left <= 0:
+                raise yaml.YAMLError(f"its aliases stand for more than {MAX_ALIASED} entries")
+        return node
+
+
+def _size(node: yaml.Node | None, most: int) -> int:
+    """Counts the nodes below one, through aliases, but at most `most`."""
+    count, waiting = 0, list[Any]([node])
+    while waiting and count < most:
+        count += 1
+        content = waiting.pop().value
+        waiting += (
+            chain.from_iterable(each if isinstance(each, tuple) else (each,) for each in content)
+            if isinstance(content, list)
+            else ()
+        )
+    return count
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it has too many levels of brackets"
+    if isinstance(error, ValueError):
+        return "it has a date that does not exist, or a number of thousands of digits"
+    return " ".join(str(error).split())
+
+
 def _check_keys(found: dict[Any, Any], known: set[str], where: str) -> None:
     unknown = [key for key in found if key not in known]
     if unknown:
-        raise UserError(f"{where} has an unknown entry {unknown[0]!r}: use only {', '.join(sorted(known))}")
+        raise UserError(f"{where} has an unknown entry {quoted(unknown[0])}: use only {', '.join(sorted(known))}")
 
 
 def _show(raw: int | Colour | None) -> str:

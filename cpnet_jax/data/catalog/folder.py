@@ -1,10 +1,12 @@
 """Descriptor of a user's own images, made from a class file."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cpnet_jax.data.catalog.class_file import ClassTable
 from cpnet_jax.data.catalog.dataset import Dataset
+from cpnet_jax.data.catalog.voc import voc_palette
 
 NAME = "folder"
 
@@ -21,6 +23,7 @@ class FolderLayout:
     classes: str = ""
     mask_format: str = "auto"
     orientation: str = "auto"
+    value_range: tuple[float, float] | None = None
     val_fraction: float = 0.1
 
 
@@ -40,6 +43,7 @@ class FolderDataset(Dataset):
         """Returns every setting that affects the records, as JSON types."""
         layout = {name: value for name, value in vars(self.layout).items() if name != "classes"}
         return layout | {
+            "value_range": self.layout.value_range and list(self.layout.value_range),
             "classes": list(self.table.names),
             "values": [list(item) for item in sorted(self.table.values.items())],
             "colours": [[list(colour), label] for colour, label in sorted(self.table.colours.items())],
@@ -52,7 +56,23 @@ def describe(table: ClassTable, layout: FolderLayout) -> FolderDataset:
         name=NAME,
         classes=table.names,
         palette=table.palette,
-        source_help="the folder (or zip archive) of your images and masks, see docs/your_own_data.md",
+        source_help="the folder (or archive) of your images and masks, see docs/your_own_data.md",
         table=table,
         layout=layout,
     )
+
+
+def describe_prepared(settings: Mapping[str, Any]) -> FolderDataset:
+    """Makes the descriptor of prepared records from their settings, see `FolderDataset.settings`."""
+    names = tuple(settings["classes"])
+    table = ClassTable(
+        names=names,
+        palette=voc_palette(len(names) + 1)[1:],
+        values={value: label for value, label in settings["values"]},
+        colours={tuple(colour): label for colour, label in settings["colours"]},
+        where="the prepared records",
+    )
+    layout = {name: settings[name] for name in vars(FolderLayout()) if name in settings and name != "classes"}
+    if layout.get("value_range"):
+        layout["value_range"] = tuple(layout["value_range"])
+    return describe(table, FolderLayout(**layout))

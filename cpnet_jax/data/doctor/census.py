@@ -8,6 +8,7 @@ from functools import cached_property
 from cpnet_jax.data.doctor.examined_data import ExaminedData
 from cpnet_jax.data.doctor.findings import KINDS, Finding, is_fault
 from cpnet_jax.data.doctor.scan import Observation
+from cpnet_jax.data.value_range import Extremes, ValueRange
 
 # A class is rare if its share of the training split's labelled pixels is below this.
 RARE = 1e-4
@@ -68,11 +69,32 @@ class Census:
         return Counter(seen.size for seen in self.observations if seen.size)
 
     @cached_property
+    def deep_images(self) -> dict[str, Extremes]:
+        """Name -> extremes, of the images of more than 8 bits."""
+        return {seen.entry.image: seen.extremes for seen in self.observations if seen.extremes}
+
+    @cached_property
+    def value_range(self) -> ValueRange | None:
+        """The range by which preparing scales images of more than 8 bits; None: divided by 256, or unknown."""
+        return None if self.range_unknown or not self.deep_images else self.data.find_range(self.deep_images)
+
+    @cached_property
+    def range_unknown(self) -> str:
+        """Why the value range of images of more than 8 bits cannot be found; empty if it can."""
+        try:
+            self.deep_images and self.data.find_range(self.deep_images)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    @cached_property
     def findings(self) -> list[Finding]:
         """All problems, faults first."""
         found = [*self.data.unpaired]
         for seen in self.observations:
             found += seen.findings
+        if self.range_unknown:
+            found.append(Finding("unknown_range", self.data.origin, self.range_unknown))
         for look in (_shifted, _repeated, _unlabelled, _classes, _zero_outlines, _split_sizes):
             found += look(self)
         order = list(KINDS)

@@ -1,6 +1,6 @@
 """The data to examine: a builder's raw files, or prepared records."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -9,12 +9,16 @@ from jaxtyping import Integer
 
 from cpnet_jax.data import builders
 from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, open_image
+from cpnet_jax.data.builders.pairing import nearest
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.doctor.findings import Finding
 from cpnet_jax.data.records import Records
+from cpnet_jax.data.value_range import Extremes, ValueRange
 
 # Endings of label files that are images. Others, such as lists of polygons, may hold the labels of many images.
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
+# Raw values of one class that the report shows at most.
+SHOWN_SPELLINGS = 4
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,9 @@ class ExaminedData:
       rule: raw label value -> training id.
       splits: split -> its pairs.
       unpaired: files without a partner.
+      find_range: returns the value range by which preparing scales images of more than 8 bits, from their extremes;
+        raises ValueError if they show none.
+      stored_as: raw label value -> how the label files store it, if they store it in another way.
     """
 
     dataset: Dataset
@@ -54,6 +61,15 @@ class ExaminedData:
     rule: dict[int, int]
     splits: dict[str, list[Entry]]
     unpaired: list[Finding] = field(default_factory=list)
+    find_range: Callable[[Mapping[str, Extremes]], ValueRange | None] = lambda extremes: None
+    stored_as: dict[int, list[str]] = field(default_factory=dict)
+
+    def stored(self, raw: int) -> str:
+        """Returns how the label files store a raw value: "7", "7, 8" or "128 64 128"; "-" if they cannot."""
+        if not self.stored_as:
+            return str(raw)
+        spellings = self.stored_as.get(raw, ["-"])
+        return ", ".join(spellings[:SHOWN_SPELLINGS]) + (", ..." if len(spellings) > SHOWN_SPELLINGS else "")
 
     def becomes(self, raw: int) -> str | None:
         """Returns what a raw value means: a class's name, "ignored", or None if the value is unknown."""
@@ -69,11 +85,22 @@ def from_source(builder: SegmentationBuilder) -> ExaminedData:
 
     def collect(unpaired: dict[str, str], lacks: str) -> None:
         kind = "image_without_label" if lacks == "label" else "label_without_image"
-        findings.extend(Finding(kind, file, f"none among {pattern}") for file, pattern in unpaired.items())
+        for file, pattern in unpaired.items():
+            near = nearest(builder.source, file, lacks)
+            findings.append(Finding(kind, file, f"none among {pattern}" + (f", but there is {near}" if near else "")))
 
     builder.refuse_unpaired = collect
+    builder.skip_unreadable = True  # an unreadable file is a finding, too
     splits = {split: [_file_entry(builder, split, p) for p in pairs] for split, pairs in builder.pairs().items()}
-    return ExaminedData(builder.DATASET, str(builder.source.path), builder.LABEL_RULE, splits, findings)
+    return ExaminedData(
+        dataset=builder.DATASET,
+        origin=str(builder.source.path),
+        rule=builder.LABEL_RULE,
+        splits=splits,
+        unpaired=findings,
+        find_range=builder.find_range,
+        stored_as=builder.stored_as(),
+    )
 
 
 def _file_entry(builder: SegmentationBuilder, split: str, pair: Pair) -> Entry:

@@ -38,6 +38,12 @@ KINDS = {
         "label that cannot be read as class indices",
         "Save one class index per pixel, as a one-channel or palette PNG.",
     ),
+    "palettes_differ": Kind(
+        True,
+        "label whose palette shows an index in another colour than an earlier label's",
+        "Its indices may be renumbered: set config.data.folder.mask_format to 'indices' if the indices are right, else "
+        "give every class its colour in the class file and set it to 'colours'.",
+    ),
     "label_lossy": Kind(
         True,
         "label saved as JPEG",
@@ -83,7 +89,17 @@ KINDS = {
     "image_grey": Kind(False, "greyscale image", "Training uses three equal channels."),
     "image_transparent": Kind(False, "image with transparency", "Alpha is dropped; transparent pixels become visible."),
     "image_cmyk": Kind(False, "CMYK image", "Conversion to RGB is approximate: save it as RGB."),
-    "image_deep": Kind(False, "image of more than 8 bits per channel", "Only the upper 8 bits are used."),
+    "image_frames": Kind(False, "image of several frames or pages", "Training uses the first: save the others apart."),
+    "image_deep": Kind(
+        False,
+        "image of more than 8 bits a channel",
+        "Training scales the values to 8 bits, by the range above: check that it is the range of your camera.",
+    ),
+    "unknown_range": Kind(
+        True,
+        "image values of unknown range",
+        "Set config.data.folder.value_range to the values that shall become black and white.",
+    ),
 }
 
 

@@ -34,6 +34,7 @@ def as_json(census: Census) -> dict[str, Any]:
                 "training_id": data.rule.get(value),
                 "pixels": sum(counts[value] for counts in census.pixels.values()),
                 "images": sum(counts[value] for counts in census.images.values()),
+                **({"stored_as": data.stored_as.get(value, [])} if data.stored_as else {}),
             }
             for value in census.values
         ],
@@ -44,6 +45,12 @@ def as_json(census: Census) -> dict[str, Any]:
         "image_sizes": [
             {"width": size[0], "height": size[1], "images": count} for size, count in sorted(census.sizes.items())
         ],
+        "deep_images": {
+            "images": len(census.deep_images),
+            "lowest": min((found.lowest for found in census.deep_images.values()), default=None),
+            "highest": max((found.highest for found in census.deep_images.values()), default=None),
+            "value_range": census.value_range,
+        },
         "findings": [_kind_as_json(kind, list(found)) for kind, found in _by_kind(census)],
     }
 
@@ -74,7 +81,7 @@ def as_text(census: Census, crop_size: tuple[int, int]) -> str:
     parts = [
         f"{census.data.dataset.name} in {census.data.origin}",
         "\n".join(_splits(census)),
-        "\n".join(_image_sizes(census, crop_size)),
+        "\n".join((*_image_sizes(census, crop_size), *_deep_images(census))),
         "\n".join(_raw_values(census)),
         *("\n".join(_kind(kind, list(found))) for kind, found in _by_kind(census)),
         _verdict(census),
@@ -106,15 +113,34 @@ def _image_sizes(census: Census, crop_size: tuple[int, int]) -> Iterator[str]:
         yield f"  {small} are smaller than the crop of {_size((width, height))}: they are padded unless scaled up"
 
 
+def _deep_images(census: Census) -> Iterator[str]:
+    """Says how images of more than 8 bits are scaled, if there are any."""
+    deep = census.deep_images.values()
+    if not deep:
+        return
+    values = f"{min(found.lowest for found in deep):g} to {max(found.highest for found in deep):g}"
+    fate = "divided by 256"
+    if census.range_unknown:
+        fate = "of unknown range"
+    elif census.value_range:
+        fate = "{:g} to {:g} becomes 0 to 255".format(*census.value_range)
+    yield f"Values of more than 8 bits: {values} in {len(deep)} images; {fate}."
+
+
 def _raw_values(census: Census) -> Iterator[str]:
     """Lists what each raw value becomes, and its share of the pixels of each split."""
     names = {value: census.data.becomes(value) or "UNKNOWN VALUE" for value in census.values}
-    width = max(map(len, names.values()))
-    yield f"{'value':>7}    {'becomes':<{width}}" + "".join(f"{split:>10}" for split in census.pixels) + "      images"
+    stored = {value: census.data.stored(value) for value in names}
+    width, left = max(map(len, names.values())), max(7, *map(len, stored.values()))
+    yield (
+        f"{'value':>{left}}    {'becomes':<{width}}"
+        + "".join(f"{split:>10}" for split in census.pixels)
+        + "      images"
+    )
     for value, name in names.items():
         shares = "".join(f"{_percent(counts[value], counts.total()):>10}" for counts in census.pixels.values())
         images = sum(counts[value] for counts in census.images.values())
-        yield f"{value:>7} -> {name:<{width}}{shares}{images or 'never seen':>12}"
+        yield f"{stored[value]:>{left}} -> {name:<{width}}{shares}{images or 'never seen':>12}"
 
 
 def _kind(name: str, found: list[Finding]) -> Iterator[str]:

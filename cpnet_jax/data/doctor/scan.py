@@ -7,13 +7,25 @@ from functools import partial
 
 import cv2
 import numpy as np
-from jaxtyping import Integer, UInt8
-from PIL import ExifTags, Image
+from jaxtyping import Integer, Shaped, UInt8
+from PIL import Image
 
-from cpnet_jax.data.builders.base import JPEG_START, encode_label, open_image
+from cpnet_jax.data.builders.base import encode_label, open_image
+from cpnet_jax.data.builders.masks import PalettesDiffer
 from cpnet_jax.data.doctor.examined_data import Entry, ExaminedData
 from cpnet_jax.data.doctor.findings import Finding
+from cpnet_jax.data.image_files import (
+    JPEG_START,
+    UPRIGHT,
+    bits_of,
+    has_more_frames,
+    is_deep,
+    orientation_of,
+    pixel_values,
+)
+from cpnet_jax.data.large_images import bands, work_on
 from cpnet_jax.data.records import decode_record
+from cpnet_jax.data.value_range import Extremes, ValueRange, extremes_of, to_8_bits
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime.progress import track
 
@@ -29,6 +41,7 @@ class Observation:
       entry: the pair.
       findings: its problems.
       size: (width, height) of the image; None if it cannot be read.
+      extremes: lowest and highest value of an image of more than 8 bits; None for others.
       values: raw label value -> pixels; empty if the label cannot be read or was saved as a JPEG.
       zero_outline: number of pixels of raw value 0 near another value.
       image_digest, label_digest: hashes of the pixels; empty if they cannot be read.
@@ -37,6 +50,7 @@ class Observation:
     entry: Entry
     findings: list[Finding] = field(default_factory=list)
     size: tuple[int, int] | None = None
+    extremes: Extremes | None = None
     values: dict[int, int] = field(default_factory=dict)
     zero_outline: int = 0
     image_digest: str = ""
@@ -72,41 +86,61 @@ def _look_at_image(seen: Observation) -> bool:
     name = seen.entry.image
     try:
         data = seen.entry.image_file()
-        # Pillow detects truncated files; OpenCV, which training uses, fills them up with grey.
-        picture = open_image(data, name)
+        with work_on(data):
+            return _examine_image(seen, data)
     except UserError as error:
         seen.findings.append(Finding("image_unreadable", name, _without_name(error, name)))
         return False
+
+
+def _examine_image(seen: Observation, data: bytes) -> bool:
+    """Examines the decoded image, see `_look_at_image`; raises UserError if it cannot be decoded."""
+    name = seen.entry.image
+    # Pillow detects truncated files; OpenCV, which training uses, fills them up with grey.
+    picture = open_image(data, name)
     seen.size = picture.size
     try:
-        seen.image_digest = _digest(decode_image(data, picture.size))
-    except UserError:
+        values = _values(picture, data)
+    except (UserError, ValueError):
         reason = f"training cannot decode {picture.format} of mode {picture.mode}: save it as JPEG or PNG"
         seen.findings.append(Finding("image_unreadable", name, reason))
-    orientation = picture.getexif().get(ExifTags.Base.Orientation, 1)
-    if orientation != 1:
+    else:
+        seen.image_digest = _digest(values)
+        if is_deep(data):
+            seen.extremes = extremes_of(values)
+            seen.findings.append(Finding("image_deep", name, f"{bits_of(picture, data)} bits, values {seen.extremes}"))
+    orientation = orientation_of(picture)
+    if orientation != UPRIGHT:
         seen.findings.append(Finding("image_turned", name, f"orientation {orientation}"))
+    if has_more_frames(data):
+        seen.findings.append(Finding("image_frames", name, f"of the format {picture.format}"))
     if kind := _unusual_mode(picture):
         seen.findings.append(Finding(kind, name, f"mode {picture.mode}"))
-    return orientation in (5, 6, 7, 8)
+    return orientation >= 5
 
 
 def _unusual_mode(picture: Image.Image) -> str | None:
     if picture.has_transparency_data:
         return "image_transparent"
-    modes = {"1": "image_grey", "L": "image_grey", "CMYK": "image_cmyk", "I;16": "image_deep", "I": "image_deep"}
-    return modes.get(picture.mode)
+    return {"1": "image_grey", "L": "image_grey", "CMYK": "image_cmyk"}.get(picture.mode)
 
 
-def decode_image(data: bytes, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes an image as training does; raises UserError if training could not.
+def decode_image(data: bytes, value_range: ValueRange | None) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes an image as training does; raises UserError or ValueError if training could not.
 
     Args:
       data: bytes of an image file.
-      size: its (width, height).
+      value_range: range of images of more than 8 bits, see `to_8_bits`.
     """
-    nothing = encode_label(np.zeros(size[::-1], np.uint8))
-    record = {"id": "", "image": data, "label": nothing}
+    return to_8_bits(_values(open_image(data, "the image"), data), value_range)
+
+
+def _values(picture: Image.Image, data: bytes) -> Shaped[np.ndarray, "h w ..."]:
+    """Returns the values of an image before they are scaled to 8 bits."""
+    if not data.startswith(JPEG_START):
+        return pixel_values(picture, data)
+    # Records hold JPEGs as they are, so training's decoder reads them.
+    record = {"id": "", "image": data, "label": encode_label(np.zeros(picture.size[::-1], np.uint8))}
     return decode_record(record, num_classes=1, ignore_label=255)["image"]
 
 
@@ -115,6 +149,10 @@ def _look_at_label(seen: Observation, examined: ExaminedData) -> Integer[np.ndar
     name = seen.entry.label
     try:
         raw = seen.entry.raw_label()
+    except PalettesDiffer as error:
+        fault, _, _ = _without_name(error, name).partition(": set ")  # the report says what to do
+        seen.findings.append(Finding("palettes_differ", name, fault))
+        return None
     except UserError as error:
         kind = "label_no_indices" if _label_opens(seen.entry) else "label_unreadable"
         seen.findings.append(Finding(kind, name, _without_name(error, name)))
@@ -137,7 +175,7 @@ def _look_at_label(seen: Observation, examined: ExaminedData) -> Integer[np.ndar
 def _count(raw: Integer[np.ndarray, "h w"]) -> dict[int, int]:
     """Counts the pixels of each value, sorted by value."""
     if raw.dtype in (np.uint8, np.uint16):  # a histogram is ten times as fast as np.unique, which sorts
-        counts = np.bincount(raw.ravel())
+        counts = np.sum([np.bincount(raw[rows].ravel(), minlength=2**16) for rows in bands(*raw.shape)], axis=0)
         return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist()}
     return dict(zip(*(part.tolist() for part in np.unique(raw, return_counts=True)), strict=True))
 

@@ -7,15 +7,17 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from cpnet_jax.data import fonts
 from cpnet_jax.data.doctor.census import Census
 from cpnet_jax.data.doctor.examined_data import ExaminedData
 from cpnet_jax.data.doctor.findings import KINDS
 from cpnet_jax.data.doctor.scan import Observation, decode_image
-from cpnet_jax.data.pictures import BACKGROUND, GAP, IGNORED_COLOUR, colourise, legend, overlay
+from cpnet_jax.data.pictures import BACKGROUND, GAP, IGNORED_COLOUR, class_names, colourise, legend, overlay
+from cpnet_jax.data.value_range import ValueRange
 
 COLUMNS, ROWS = 4, 6
 TILE_WIDTH, TILE_HEIGHT = 300, 300  # at most
-CAPTION_HEIGHT = 17
+CAPTION_HEIGHT, CAPTION_SIZE = 17, 12
 PAIRS_PER_KIND = 3  # pairs shown for each kind of finding, at most
 FINDING_COLOUR = (200, 0, 0)
 UNKNOWN_COLOUR = (255, 0, 255)
@@ -25,11 +27,12 @@ UNKNOWN = 254
 
 def contact_sheet(census: Census) -> Image.Image | None:
     """Draws up to COLUMNS x ROWS pairs, see `choose`; returns None if no pair can be drawn."""
-    chosen = choose(census.observations, COLUMNS * ROWS)
+    readable = [seen for seen in census.observations if not (seen.extremes and census.range_unknown)]
+    chosen = choose(readable, COLUMNS * ROWS)
     if not chosen:
         return None
     data = census.data
-    tiles = [_tile(seen, data) for seen in chosen]
+    tiles = [_tile(seen, data, census.value_range) for seen in chosen]
     rows = [tiles[start : start + COLUMNS] for start in range(0, len(tiles), COLUMNS)]
     heights = [max(tile.height for tile in row) + GAP for row in rows]
     key = _legend(chosen, data, COLUMNS * (TILE_WIDTH + GAP) - GAP)
@@ -65,14 +68,13 @@ def _has(seen: Observation, kind: str) -> bool:
     return any(finding.kind == kind for finding in seen.findings)
 
 
-def _tile(seen: Observation, data: ExaminedData) -> Image.Image:
+def _tile(seen: Observation, data: ExaminedData, value_range: ValueRange | None) -> Image.Image:
     entry = seen.entry
-    assert seen.size is not None, "only readable images are drawn"
-    image = decode_image(entry.image_file(), seen.size)
+    image = decode_image(entry.image_file(), value_range)
     classes = _translate(entry.raw_label(), data.rule)
     pixels = overlay(image, colourise(classes, data.dataset.palette, data.dataset.ignore_label))
     pixels[classes == UNKNOWN] = UNKNOWN_COLOUR  # opaque, since there may be few
-    captions = [entry.image, *(KINDS[finding.kind].title for finding in seen.findings)]
+    captions = [fonts.drawable(entry.image, CAPTION_SIZE), *(KINDS[finding.kind].title for finding in seen.findings)]
     picture = Image.fromarray(pixels)
     factor = min(TILE_WIDTH / picture.width, TILE_HEIGHT / picture.height)
     size = (max(round(picture.width * factor), 1), max(round(picture.height * factor), 1))
@@ -81,7 +83,8 @@ def _tile(seen: Observation, data: ExaminedData) -> Image.Image:
     draw = ImageDraw.Draw(tile)
     for line, caption in enumerate(captions):
         place = (2, size[1] + line * CAPTION_HEIGHT)
-        draw.text(place, _shortened(caption), fill=FINDING_COLOUR if line else (0, 0, 0), font=_font())
+        colour = FINDING_COLOUR if line else (0, 0, 0)
+        draw.text(place, _shortened(caption), fill=colour, font=_font(caption))
     return tile
 
 
@@ -93,22 +96,24 @@ def _translate(raw: Integer[np.ndarray, "h w"], rule: dict[int, int]) -> UInt8[n
 
 def _shortened(name: str) -> str:
     """Shortens a name at its start to fit a tile."""
-    while _font().getlength(name) > TILE_WIDTH:
+    font = _font(name)
+    while font.getlength(name) > TILE_WIDTH:
         name = "..." + name.removeprefix("...")[1:]
     return name
 
 
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.load_default(12)
+def _font(text: str) -> fonts.Font:
+    return fonts.font_for(text, CAPTION_SIZE) or ImageFont.load_default(CAPTION_SIZE)
 
 
 def _legend(chosen: Sequence[Observation], data: ExaminedData, width: int) -> Image.Image:
     """Draws the legend of the classes that the chosen pairs show, then of ignored and unknown pixels."""
     dataset = data.dataset
     shown = {data.becomes(value) for seen in chosen for value in seen.values}
-    colours = {name: colour for name, colour in zip(dataset.classes, dataset.palette, strict=True) if name in shown}
+    known = zip(dataset.classes, class_names(dataset), dataset.palette, strict=True)
+    entries = [(drawn, colour) for name, drawn, colour in known if name in shown]
     if "ignored" in shown:
-        colours["ignored"] = IGNORED_COLOUR
+        entries.append(("ignored", IGNORED_COLOUR))
     if None in shown:
-        colours["UNKNOWN VALUE"] = UNKNOWN_COLOUR
-    return legend(list(colours), list(colours.values()), width)
+        entries.append(("UNKNOWN VALUE", UNKNOWN_COLOUR))
+    return legend([name for name, _ in entries], [colour for _, colour in entries], width)
