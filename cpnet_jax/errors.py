@@ -1,5 +1,8 @@
 """Errors the user can fix. They are printed as one sentence, without a traceback."""
 
+import reprlib
+from typing import Any
+
 
 class UserError(Exception):
     """A mistake in a config, a flag or the data.
@@ -30,3 +33,29 @@ class Stopped(Exception):
     """Stopped by request with all steps saved. Running the same command again continues."""
 
     exit_status = 75  # EX_TEMPFAIL: try again
+
+
+def quoted(value: Any) -> str:
+    """Returns the repr of a user's value for a message; long, deep and huge ones are shortened."""
+    return _SHORT.repr(value)
+
+
+class _Short(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 100
+        self.maxlevel = 2
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out the digits of huge numbers.
+        return str(x) if x.bit_length() < 256 else f"a number of {x.bit_length()} bits"
+
+
+_SHORT = _Short()
+
+
+def reason(error: Exception) -> str:
+    """An error for use in a message: its first line, behind its type unless that says nothing."""
+    # Messages of TensorStore and XLA have thousands of characters.
+    line = (str(error).splitlines() or [""])[0][:200]
+    return line if type(error) in (UserError, ValueError) else f"{type(error).__name__}: {line}"

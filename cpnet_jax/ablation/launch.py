@@ -88,6 +88,8 @@ def _end(processes: Sequence[subprocess.Popen], number: int) -> None:
 
 def last_error(run: Run) -> str:
     """The last error in a run's log, or its last line if no error is logged."""
-    lines = [line.strip() for line in run.log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [
+        line.strip() for line in run.log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+    ]
     errors = [line for line in lines if line.startswith("error: ")]
     return (errors or lines or ["the log is empty"])[-1].removeprefix("error: ")

@@ -104,7 +104,7 @@ def load_config(run: Run) -> ml_collections.ConfigDict:
 def read_result(run: Run, config: ml_collections.ConfigDict) -> Result | None:
     """Result of a finished run with this config, or None if it is missing or damaged."""
     try:
-        found = json.loads((run.workdir / RESULT).read_text())
+        found = json.loads((run.workdir / RESULT).read_text(encoding="utf-8"))
         return Result(**found["result"]) if found["config"] == as_dict(config) else None
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None  # the run is started again; if it was finished, main.py ends at once and eval.json is read
@@ -119,7 +119,9 @@ def save_result(run: Run, config: ml_collections.ConfigDict) -> Result:
     """
     path = run.workdir / "eval.json"
     try:
-        evaluation, resolved = json.loads(path.read_text()), json.loads((run.workdir / "config.json").read_text())
+        evaluation, resolved = (
+            json.loads(found.read_text(encoding="utf-8")) for found in (path, run.workdir / "config.json")
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): write it again by --mode=eval") from error
     for name, wanted in _evaluation_settings(config, resolved["total_steps"]).items():

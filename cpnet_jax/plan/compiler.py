@@ -146,7 +146,7 @@ class Compiler:
         request = {"config": as_dict(self._config), "topology": self.topology.name, "images": images}
         with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
             request_file, result_file = Path(folder) / "request.json", Path(folder) / "compiled.json.gz"
-            request_file.write_text(json.dumps(request))
+            request_file.write_text(json.dumps(request), encoding="utf-8")
             process = subprocess.Popen(
                 [sys.executable, "-m", "cpnet_jax.plan.worker", request_file, result_file],
                 env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *sys.path])},
@@ -197,17 +197,14 @@ def resolve_config(config: ml_collections.ConfigDict) -> None:
 def cache_folder(config: ml_collections.ConfigDict) -> Path | None:
     """Creates the folder for compiled steps.
 
-    None if config.system.compilation_cache is empty or in an object store: compiled steps are kept on local disks.
-
-    Raises:
-      UserError: if the folder cannot be written to.
+    None if config.system.compilation_cache is empty, not writable or in an object store: compiled steps are kept on
+    local disks.
     """
     name = config.system.compilation_cache
     if not name or files.is_remote(name):
         return None
     cache = files.as_local_path(name) / "plans"
-    files.make_folder(cache, "config.system.compilation_cache")
-    return cache
+    return cache if files.make_cache(cache, "config.system.compilation_cache") else None
 
 
 def write(path: Path, compiled: dict[str, Any]) -> None:

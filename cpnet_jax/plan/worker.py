@@ -17,7 +17,7 @@ PR_SET_PDEATHSIG = 1  # from linux/prctl.h; libtpu exists for Linux only
 def main(request_file: str, result_file: str) -> None:
     # Ends this process with its parent. The compiler runs for minutes, in which Python cannot check that.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    request = json.loads(Path(request_file).read_text())
+    request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     config, images = ml_collections.ConfigDict(request["config"]), request["images"]
     compiled = compile_step(config, topologies.parse(request["topology"]), images)
     compiler.write(Path(result_file), {"images": images, **compiled})

@@ -16,10 +16,14 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.runtime import processes
 from cpnet_jax.runtime.files import AnyPath
 
-# How long the processes of a run wait for each other at its start.
-START_SECONDS = 300
-# If one of these says that there is one process, the launcher is ignored.
-LAUNCHED_BY_OPEN_MPI, LAUNCHED_BY_SLURM = "OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS"
+# How long the processes of a run wait for each other at its start, and how long they do so silently.
+START_SECONDS, SILENT_SECONDS = 300, 30
+OPEN_MPI_PROCESSES = "OMPI_COMM_WORLD_SIZE"
+SLURM_STEP, SLURM_TASKS_OF_JOB, SLURM_TASKS_OF_STEP = "SLURM_STEP_ID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS"
+# Slurm's numbers of the steps that run one shell: the interactive one of `salloc`, and the script of `sbatch`.
+SLURM_SHELLS = ("4294967290", "4294967291")
+KUBERNETES, KUBERNETES_INDEX = "KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"
+ALONE = "to run this process alone, add --num_processes=1"
 
 
 def start(
@@ -49,7 +53,13 @@ def start(
         _start_as_launched(timeout)
         return
     _check(coordinator, num_processes, process_id)
-    with _deadline(timeout, coordinator, process_id):
+    if process_id == 0:
+        waiting = f"{num_processes} processes, this one included, to meet at {coordinator}"
+        reason = f"not all processes connected to process 0 at {coordinator} within {timeout:.0f} s"
+    else:
+        waiting = f"process 0 at {coordinator}"
+        reason = f"process 0 was not reached at {coordinator}, or still waits for others, after {timeout:.0f} s"
+    with _deadline(timeout, reason, waiting=waiting):
         # No detection: under Slurm it would leave each process one device of its host.
         jax.distributed.initialize(
             coordinator, num_processes, process_id, cluster_detection_method="deactivate", **_longer_than(timeout)
@@ -77,7 +87,7 @@ def check_shared(workdir: AnyPath) -> None:
     # A new name each time, so that no network disk answers from its cache.
     marker = workdir / processes.gather(f".seen-by-all-{uuid.uuid4().hex}")[0]
     if processes.is_main_process():
-        marker.write_text("")
+        marker.write_bytes(b"")
     processes.wait_for_all()
     seen = processes.gather(marker.exists())
     if processes.is_main_process():
@@ -90,11 +100,12 @@ def check_shared(workdir: AnyPath) -> None:
 
 
 def _start_as_launched(timeout: float) -> None:
-    launched = os.environ.get(LAUNCHED_BY_OPEN_MPI) or os.environ.get(LAUNCHED_BY_SLURM)
-    if launched == "1":
+    if _was_started_alone():
         return
+    waiting = f"the other processes of this run{_expected()}; {ALONE}"
+    reason = f"not all processes of this run{_expected()} found one another within {timeout:.0f} s"
     try:
-        with _deadline(timeout):
+        with _findable_pods(), _deadline(timeout, reason, waiting=waiting, alternative=f", or, {ALONE}"):
             jax.distributed.initialize(**_longer_than(timeout))
     except ValueError as error:
         # JAX raises this if it detects no launcher. Then this process is alone, unless the environment says otherwise.
@@ -103,11 +114,44 @@ def _start_as_launched(timeout: float) -> None:
                 f"JAX_COORDINATOR_ADDRESS is set but not enough ({error}): give --coordinator, --num_processes "
                 "and --process_id, or unset it"
             ) from error
+        if OPEN_MPI_PROCESSES in os.environ:
+            raise UserError(
+                f"Open MPI started {os.environ[OPEN_MPI_PROCESSES]} processes, and JAX does not recognise this version "
+                f"of it: give --coordinator=HOST:PORT, --num_processes=${OPEN_MPI_PROCESSES} and "
+                f"--process_id=$OMPI_COMM_WORLD_RANK; {ALONE}"
+            ) from error
     except Exception as error:  # detection may raise anything
         raise UserError(
             f"JAX cannot detect the processes of this run ({type(error).__name__}: {error}): give "
             "--coordinator, --num_processes and --process_id, or --num_processes=1 for a single process"
         ) from error
+
+
+def _was_started_alone() -> bool:
+    """Whether the launcher started only this process, even if its job has room for more."""
+    if OPEN_MPI_PROCESSES in os.environ:
+        return os.environ[OPEN_MPI_PROCESSES] == "1"
+    tasks = os.environ.get(SLURM_TASKS_OF_STEP) or os.environ.get(SLURM_TASKS_OF_JOB)
+    return tasks == "1" or os.environ.get(SLURM_STEP) in SLURM_SHELLS
+
+
+def _expected() -> str:
+    """What the launcher says about the number of processes, for messages."""
+    for launcher, variable in (("Open MPI", OPEN_MPI_PROCESSES), ("Slurm", SLURM_TASKS_OF_JOB)):
+        if variable in os.environ:
+            return f" ({launcher} started {os.environ[variable]}, according to {variable})"
+    return ""
+
+
+@contextmanager
+def _findable_pods() -> Iterator[None]:
+    """Hides Kubernetes from JAX, except in the pods of an indexed Job: JAX finds no others, and would warn or fail."""
+    hidden = None if KUBERNETES_INDEX in os.environ else os.environ.pop(KUBERNETES, None)
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            os.environ[KUBERNETES] = hidden
 
 
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -141,26 +185,32 @@ def _check_free(port: int) -> None:
 
 
 @contextmanager
-def _deadline(seconds: float, coordinator: str | None = None, process_id: int | None = None) -> Iterator[None]:
-    """Ends the process with one sentence if it still waits after that time; JAX would abort it by a signal."""
-    address = f" at {coordinator}" if coordinator else ""
-    if process_id == 0:
-        reason = f"not all processes connected to process 0{address} within {seconds:.0f} s"
-    else:
-        reason = f"process 0 was not reached{address}, or still waits for others, after {seconds:.0f} s"
+def _deadline(seconds: float, reason: str, *, waiting: str, alternative: str = "") -> Iterator[None]:
+    """Ends the process with one sentence if it still waits after that time; JAX would abort it by a signal.
+
+    Args:
+      reason: what is wrong then.
+      waiting: what it waits for; printed after SILENT_SECONDS.
+      alternative: further advice at the end.
+    """
     advice = "start the same command on every host within that time, and open that port between them"
 
+    def note() -> None:
+        print(f"Note: waiting up to {seconds:.0f} s for {waiting}", file=sys.stderr, flush=True)
+
     def give_up() -> None:
-        print(f"error: {reason}: {advice}", file=sys.stderr, flush=True)
+        print(f"error: {reason}: {advice}{alternative}", file=sys.stderr, flush=True)
         os._exit(UserError.exit_status)
 
-    timer = threading.Timer(seconds, give_up)
-    timer.daemon = True
-    timer.start()
+    timers = [threading.Timer(SILENT_SECONDS, note), threading.Timer(seconds, give_up)]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
     try:
         yield
     finally:
-        timer.cancel()
+        for timer in timers:
+            timer.cancel()
 
 
 def _longer_than(timeout: float) -> dict[str, Any]:

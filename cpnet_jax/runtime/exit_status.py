@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from cpnet_jax.errors import Stopped, UserError, WriteFailed
-from cpnet_jax.runtime import background, watchdog
+from cpnet_jax.runtime import background, standard_streams, watchdog
 
 PEER_LOST = 69  # EX_UNAVAILABLE
 # Exit status -> meaning, for --help.
@@ -24,19 +24,24 @@ MEANINGS = {
     "4": "a worker process of the input pipeline died; run the same command again",
     "69, 134": "another process of the run died; run the same command on every host again",
     "75": "stopped by request with all steps saved; run the same command again",
-    "130, 143": "stopped at once by Ctrl-C or SIGTERM",
+    "129, 130, 143": "stopped at once by a closed terminal, Ctrl-C or SIGTERM",
     "141": "the reader of the output has exited, as with `| head`",
 }
 # Errors that a file system may report without a defect of this program.
 FILE_SYSTEM_ERRORS = {
     errno.EACCES,
     errno.EDQUOT,
+    errno.EEXIST,
     errno.EFBIG,
     errno.EIO,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
     errno.ENODEV,
     errno.ENOENT,
     errno.ENOSPC,
     errno.ENOTCONN,
+    errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
     errno.ESTALE,
@@ -85,8 +90,8 @@ def _status(program: Callable[[], None]) -> int | str | None:
             raise
         where = error.filename or "standard output or a file"
         return _print_error(
-            f"error: {where} cannot be written or read ({error.strerror}): free space or fix permissions, then run "
-            "the same command again",
+            f"error: {where} cannot be written or read ({error.strerror}): free space, fix permissions, move away "
+            "what is there or name another path, then run the same command again",
             UserError.exit_status,
         )
     except Exception as error:
@@ -107,8 +112,9 @@ def at_once(status: int) -> NoReturn:
 
 
 def _print_error(line: str, status: int) -> int:
+    """Prints one line, whatever the names in it contain."""
     with suppress(OSError):
-        print(line, file=sys.stderr, flush=True)
+        print(standard_streams.one_line(line), file=sys.stderr, flush=True)
     return status
 
 

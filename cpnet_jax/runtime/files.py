@@ -2,8 +2,8 @@
 
 import json
 import os
-import secrets
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import leftovers
 
 # A path on a local disk, or in an object store. epath.Path has the methods of pathlib.Path.
 AnyPath = Path | epath.Path
@@ -53,6 +54,20 @@ def as_local_path(name: str | os.PathLike[str]) -> Path:
         raise UserError(f"{name} names a home folder that does not exist: write the full path") from error
 
 
+def check_is_unicode(path: AnyPath, flag: str) -> None:
+    """Raises UserError if the absolute path has bytes that are no characters: TensorStore and ArrayRecord need them."""
+    name = os.path.abspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        try:
+            os.fsencode(name).decode()
+            advice = "set PYTHONUTF8=1, since this locale has only ASCII characters"
+        except UnicodeDecodeError:
+            advice = "name another folder"
+        raise UserError(f"{flag} is {path}, whose full name is not text in UTF-8: {advice}") from error
+
+
 def is_remote(path: str | os.PathLike[str]) -> bool:
     """Whether the path is in an object store, which has no folders to make and no renaming."""
     return "://" in os.fspath(path)
@@ -60,7 +75,9 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 
 def size(path: AnyPath) -> int:
     """Size of a file in bytes."""
-    return epath.Path(path).stat().length
+    if is_remote(path):
+        return epath.Path(path).stat().length
+    return os.path.getsize(path)  # etils would also look up the owner's name, which may not exist
 
 
 def make_folder(path: AnyPath, flag: str) -> None:
@@ -74,6 +91,16 @@ def make_folder(path: AnyPath, flag: str) -> None:
             pass
     except OSError as error:
         raise UserError(f"{flag} is {path}, which is not writable ({error.strerror}): name another folder") from error
+
+
+def make_cache(path: AnyPath, field: str) -> bool:
+    """Makes the folder of a cache that a field names; if it cannot be written to, prints a note and returns False."""
+    try:
+        make_folder(path, field)
+    except UserError as error:
+        print(f"Note: {error}, or, if it is below your home, set HOME. Nothing new is kept there.", file=sys.stderr)
+        return False
+    return True
 
 
 def _try_to_write(path: AnyPath, flag: str) -> None:
@@ -102,19 +129,29 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
                 shutil.copyfileobj(source, target)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Unique to this writer, and short enough for any file system.
-    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    leftovers.remove_files(Path(path.parent))
+    temporary = path.with_name(leftovers.temporary_name())
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename in (None, str(temporary)):
+            # Name the file that the user knows.
+            error.filename, error.filename2 = str(path), None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def write_bytes(path: AnyPath, data: bytes) -> None:
+    """Writes a file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
 def write_text(path: AnyPath, text: str) -> None:
     """Writes a text file atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: AnyPath, value: Any) -> None:

@@ -1,6 +1,8 @@
 """JAX's process-wide settings."""
 
+import math
 import os
+import sys
 
 import jax
 
@@ -10,6 +12,14 @@ from cpnet_jax.runtime import files
 # Programs that take longer to compile are kept. JAX's default, a second, leaves out most of evaluation's programs.
 CACHED_SECONDS = 0.2
 MINIMUM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
+PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+# Settings that a user may have made for other programs. They would change what this one computes, or break it.
+REQUIRED = {
+    "jax_enable_x64": False,
+    "jax_disable_jit": False,
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "allow",
+}
 
 
 def configure(compilation_cache: str) -> None:
@@ -18,14 +28,42 @@ def configure(compilation_cache: str) -> None:
     Raises:
       UserError: if JAX finds no device.
     """
+    _require_settings()
+    _find_devices()
+    if compilation_cache:
+        _keep_programs(files.as_path(compilation_cache))
+
+
+def _require_settings() -> None:
+    for name, value in REQUIRED.items():
+        if jax.config.values[name] != value:
+            print(f"Note: {name.upper()} is ignored: this program needs JAX's default, {value}", file=sys.stderr)
+            jax.config.update(name, value)
+
+
+def _find_devices() -> None:
+    if platforms := jax.config.values["jax_platforms"]:
+        jax.config.update("jax_platforms", platforms.lower().replace(" ", ""))
     try:
         jax.devices()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
+    except (RuntimeError, AssertionError) as error:  # the latter without a word, if it sees no NVIDIA GPU
+        reason = (str(error).splitlines() or ["this machine has none of that kind"])[0]
+        named = next((name for name in PLATFORM_VARIABLES if os.environ.get(name)), None)
+        if named is None:
+            raise UserError(f"JAX finds no device ({reason}): set JAX_PLATFORMS=cpu to compute on the CPU") from error
         raise UserError(
-            f"JAX finds no device ({reason}): unset JAX_PLATFORMS, or install JAX for the device that it names"
+            f"JAX finds no device for {named}={os.environ[named]} ({reason}): unset {named}, or install JAX for the "
+            "device that it names"
         ) from error
-    if compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(files.as_path(compilation_cache)))
-        if MINIMUM not in os.environ:
-            jax.config.update(MINIMUM.lower(), CACHED_SECONDS)
+
+
+def _keep_programs(folder: files.AnyPath) -> None:
+    if files.make_cache(folder, "config.system.compilation_cache"):
+        minimum = CACHED_SECONDS
+    elif os.access(folder, os.R_OK | os.X_OK):
+        minimum = math.inf  # JAX reads what is there, and would warn about every program that it cannot write
+    else:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if MINIMUM not in os.environ or minimum == math.inf:
+        jax.config.update(MINIMUM.lower(), minimum)

@@ -169,6 +169,6 @@ def _source() -> str:
 def _cpu() -> str:
     """The processor's model and instructions: a program for another one may crash."""
     with suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
         return "".join(next((line for line in lines if line.startswith(kind)), "") for kind in ("model name", "flags"))
     return platform.processor()

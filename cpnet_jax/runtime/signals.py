@@ -1,17 +1,20 @@
-"""Signal handling: SIGTERM, Ctrl-C and a pod's preemption notice.
+"""Signal handling: SIGTERM, Ctrl-C, a closed terminal and a pod's preemption notice.
 
 A thread waits for the signals. So they are noticed while the main thread compiles, and never raise an exception in the
 middle of other code.
 """
 
+import errno
 import os
 import signal
+import termios
 import threading
+from contextlib import suppress
 
 from cpnet_jax.errors import Stopped
 from cpnet_jax.runtime import exit_status
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop:
@@ -41,6 +44,13 @@ class Stop:
         """Makes a stop from here on wait until the steps are saved."""
         self._steps_at_risk = True
 
+    def request(self) -> None:
+        """Requests a stop, as a signal does."""
+        if not self._requested:
+            self._requested = True
+            if _in_jax_runtime():
+                _notify_other_processes()
+
     def requested(self, step: int) -> bool:
         """Whether to stop at this step. All processes must call it at every step, and get the same answer."""
         if not _in_jax_runtime():
@@ -55,6 +65,7 @@ class Stop:
 
     def _receive(self, number: signal.Signals) -> None:
         again = self._requested and number == signal.SIGINT
+        _replace_lost_terminals()
         if not self._training or again:
             _print(f"{number.name}: stopped at once")
             exit_status.at_once(128 + number)
@@ -62,10 +73,8 @@ class Stop:
             _print(f"{number.name}: stopped before the first step, with nothing to save")
             exit_status.at_once(Stopped.exit_status)
         elif not self._requested:
-            self._requested = True
             _print(f"{number.name}: stopping after this step or evaluation, then saving. Press Ctrl-C to stop at once")
-            if _in_jax_runtime():
-                _notify_other_processes()
+            self.request()
 
 
 def _in_jax_runtime() -> bool:
@@ -81,6 +90,17 @@ def _notify_other_processes() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
 
+def _replace_lost_terminals() -> None:
+    """Sends output to /dev/null if its terminal was closed: printing must not fail before the steps are saved."""
+    for descriptor in (1, 2):
+        try:
+            termios.tcgetattr(descriptor)
+        except termios.error as error:
+            if error.args[0] == errno.EIO:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+
+
 def _print(line: str) -> None:
     """Writes to the file descriptor, because the main thread may hold the lock of sys.stderr."""
-    os.write(2, f"\n{line}\n".encode())
+    with suppress(OSError):  # its reader may have exited
+        os.write(2, f"\n{line}\n".encode())

@@ -102,11 +102,11 @@ def test_a_bucket_that_cannot_be_written_to_is_named(bucket, monkeypatch):
 def test_metrics_and_events_in_a_bucket_grow_and_continue_after_a_restart(bucket, monkeypatch):
     workdir = files.as_path("gs://bucket/run")
     monkeypatch.setattr(log_files, "UPLOAD_SECONDS", 0)
-    with MetricsWriter(workdir, 0) as writer:
+    with MetricsWriter(workdir, 0, on_failure=pytest.fail) as writer:
         for step in (1, 2, 3):
             writer.write(step, {"loss": 1.0 / step})
             assert bucket.objects["bucket/run/metrics.jsonl"].count(b"\n") == step
-    with MetricsWriter(workdir, 2) as writer:
+    with MetricsWriter(workdir, 2, on_failure=pytest.fail) as writer:
         writer.write(3, {"loss": 0.5})
     lines = [json.loads(line) for line in bucket.objects["bucket/run/metrics.jsonl"].splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 0.5), (3, 0.5)]
@@ -115,7 +115,7 @@ def test_metrics_and_events_in_a_bucket_grow_and_continue_after_a_restart(bucket
 
 
 def test_metrics_are_not_uploaded_on_every_line(bucket):
-    with MetricsWriter(files.as_path("gs://bucket/run"), 0) as writer:
+    with MetricsWriter(files.as_path("gs://bucket/run"), 0, on_failure=pytest.fail) as writer:
         for step in range(20):
             writer.write(step, {"loss": 1.0})
         assert "bucket/run/metrics.jsonl" not in bucket.objects
@@ -161,6 +161,21 @@ def test_an_interrupted_upload_is_not_used_and_a_newer_one_replaces_the_copy(buc
     save(source / "trainannot" / "3.png", np.zeros((8, 8), np.uint8))
     builders.prepare(catalog.CAMVID, url, source, cache=tmp_path / "host_2")
     assert len(labels(builders.prepare(catalog.CAMVID, url, cache=tmp_path / "host_0"))) == 4
+
+
+@pytest.mark.parametrize(("removed", "split"), [("", "train"), ("train", "val")])
+def test_an_evaluation_prepares_once_for_all_hosts_of_a_bucket_with_and_without_images_to_train_on(
+    removed, split, bucket, source, tmp_path
+):
+    url = "gs://bucket/data"
+    for folder in (removed, f"{removed}annot") if removed else ():
+        shutil.rmtree(source / folder)
+    builders.prepare_for_evaluation(catalog.CAMVID, url, source, cache=tmp_path / "host_0")
+    shutil.rmtree(source)
+    uploads = len(bucket.uploads)
+    second = builders.prepare_for_evaluation(catalog.CAMVID, url, cache=tmp_path / "host_1")
+    assert len(builders.records(second, split)) == 3 and len(bucket.uploads) == uploads
+    assert any("/evaluation/" in name for name in bucket.uploads) == bool(removed)
 
 
 def test_a_local_file_is_uploaded_whole(bucket):

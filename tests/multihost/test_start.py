@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -51,15 +52,52 @@ def test_a_port_in_use_is_named():
             distributed.start(f"localhost:{port}", 2, 0)
 
 
-@pytest.mark.parametrize("launched", [{}, {"SLURM_NTASKS": "1"}, {"OMPI_COMM_WORLD_SIZE": "1"}])
+# A task of Slurm, in a job with four tasks.
+SLURM_TASK = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+SLURM_TASK |= {"SLURM_NTASKS": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_ID": "0"}
+ALONE = {
+    "by hand": {},
+    "a Slurm job with one task": {"SLURM_NTASKS": "1"},
+    "Open MPI with one process": {"OMPI_COMM_WORLD_SIZE": "1"},
+    "the shell of salloc": SLURM_TASK | {"SLURM_STEP_ID": "4294967290"},
+    "the script of sbatch": SLURM_TASK | {"SLURM_STEP_ID": "4294967291"},
+    "a step with one task": SLURM_TASK | {"SLURM_STEP_NUM_TASKS": "1"},
+    "a pod of Kubernetes": {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
+}
+
+
+@pytest.mark.parametrize("launched", ALONE.values(), ids=ALONE)
 def test_a_single_process_starts_no_distributed_runtime(launched):
     """In a new process, since JAX refuses to connect to others after it has used devices."""
     code = (
-        "import jax; from cpnet_jax.runtime import distributed; distributed.start(); "
-        "distributed.start(num_processes=1); assert not jax.distributed.is_initialized()"
+        "import sys, jax; from cpnet_jax.runtime import distributed; "
+        "sys.modules['kubernetes'] = None; "  # JAX would warn that it is missing
+        "distributed.start(); distributed.start(num_processes=1); assert not jax.distributed.is_initialized()"
     )
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **launched}
-    subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, check=True)
+    result = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", code], env=environment, cwd=ROOT, timeout=60
+    )
+    assert result.returncode == 0
+
+
+def test_an_unknown_open_mpi_is_refused():
+    [(status, _, err)] = finish([start("-c", START, OMPI_COMM_WORLD_SIZE="4")])
+    assert status and re.search(r"Open MPI started 4 processes.*--process_id=\$OMPI_COMM_WORLD_RANK", err), err
+
+
+def test_a_process_that_waits_says_for_whom_and_how_to_run_alone():
+    impatient = START.replace("distributed.start(", "distributed.SILENT_SECONDS = 1; distributed.start(")
+    address = f"localhost:{free_port()}"
+    launched = start("-c", impatient, **SLURM_TASK | {"SLURM_JOB_ID": str(free_port())})
+    by_flags = start("-c", impatient, address, 2, 1)
+    (status, _, err), (status_by_flags, _, err_by_flags) = finish([launched, by_flags])
+    assert status == status_by_flags == 2
+    [note, error] = [line for line in err.splitlines() if line.startswith(("Note: ", "error: "))]
+    expected = "(Slurm started 4, according to SLURM_NTASKS)"
+    assert note.startswith("Note: waiting") and expected in note and "--num_processes=1" in note
+    assert expected in error and "--num_processes=1" in error
+    assert f"Note: waiting up to 5 s for process 0 at {address}" in err_by_flags
 
 
 def test_launchers_are_recognised_and_missing_processes_are_reported():
