@@ -1,6 +1,9 @@
 """Checkpoints: state, data position and config, written as one atomic unit. The only module that uses Orbax."""
 
+import json
+import math
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +15,7 @@ from etils import epath
 from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
-from cpnet_jax.errors import Stopped, WriteFailed
+from cpnet_jax.errors import Stopped, UserError, WriteFailed
 from cpnet_jax.runtime import processes
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.training import checksums
@@ -20,18 +23,28 @@ from cpnet_jax.training import checksums
 METRIC = "mIoU"
 # Orbax's names: the files written last, and the mark of a folder that is being written.
 METADATA, COMMITTED, UNFINISHED = "_CHECKPOINT_METADATA", "commit_success.txt", ".orbax-checkpoint-tmp"
+# Where Orbax writes what `save` passes as data.
+POSITION = "data/metadata"
 DAMAGED = ".damaged"
+# The names of checkpoints: steps without leading zeros.
+NAME = re.compile("0|[1-9][0-9]*")
+# Trained parameters hardly compress. A checkpoint that would need so many times more memory than its files have bytes
+# was made to exhaust it; up to the other number of bytes that does no harm.
+MOST_COMPRESSED, ANY_SIZE = 10, 2**30
 
 
-def _miou(metrics: dict[str, float]) -> float:
-    return metrics[METRIC]
+def _miou(metrics: Any) -> float:
+    """The mIoU of a checkpoint's metrics; minus infinity if they hold none."""
+    found = metrics.get(METRIC) if isinstance(metrics, dict) else None
+    return float(found) if isinstance(found, int | float) and math.isfinite(found) else -math.inf
 
 
 class Checkpoints:
     """The checkpoints of a workdir. Keeps the newest one and the best one by validation mIoU.
 
     Saving is asynchronous: training continues while the files are written. A checkpoint gets its final name only when
-    it is complete, with the checksums of its files. Damaged checkpoints are reported on stderr and skipped.
+    it is complete, with the checksums of its files. Damaged checkpoints, and copies under other names, are reported on
+    stderr and skipped.
 
     Args:
       directory: the folder of the checkpoints.
@@ -40,28 +53,31 @@ class Checkpoints:
 
     Attributes:
       damaged: step -> what is wrong with its checkpoint.
+
+    Raises:
+      UserError: if something else is in the directory's place.
     """
 
     def __init__(self, directory: AnyPath, *, read_only: bool = False) -> None:
         self._directory = epath.Path(directory).absolute()
         self._read_only = read_only
+        processes.on_all(self._check_is_folder)
         self.damaged = self._inspect()
         self._report_damage()
         best = preservation.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False)
         keep = preservation.AnyPreservationPolicy([preservation.LatestN(1), best])
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep,
-                # Without best_fn Orbax does not write the metrics, so a resumed run would not know the best step.
-                best_fn=_miou,
-                async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums),
-                create=not read_only,
-                cleanup_tmp_directories=not read_only,
-                read_only=read_only,
-                lightweight_initialize=read_only,  # damaged checkpoints may be present
-            ),
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep,
+            # Without best_fn Orbax does not write the metrics, so a resumed run would not know the best step.
+            best_fn=_miou,
+            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_checksums),
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,
+            read_only=read_only,
+            lightweight_initialize=read_only,  # damaged checkpoints may be present
         )
+        with self._reading("the checkpoint there that was changed last"):
+            self._manager = ocp.CheckpointManager(self._directory, options=options)
         self._saving: int | None = None
         self._identity = self._identify()
 
@@ -83,15 +99,20 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of all complete checkpoints in ascending order."""
-        return sorted(set(self._manager.all_steps()) - self.damaged.keys())
+        # Orbax also counts digits of other scripts.
+        named = (step for step in self._manager.all_steps() if (self._directory / str(step)).exists())
+        return sorted(set(named) - self.damaged.keys())
 
     def latest(self) -> int | None:
         return max(self.steps(), default=None)
 
     def best(self) -> int | None:
         """The step with the highest mIoU; the newest step if none was evaluated."""
-        metrics = {step: self._manager.metrics(step) for step in self.steps()}
-        scored = {step: _miou(found) for step, found in metrics.items() if found}
+        metrics = {}
+        for step in self.steps():
+            with self._reading(step):
+                metrics[step] = self._manager.metrics(step)
+        scored = {step: miou for step, found in metrics.items() if (miou := _miou(found)) > -math.inf}
         return max(scored, key=scored.__getitem__) if scored else self.latest()
 
     def save(self, step: int, state: PyTree, *, position: int, config: dict[str, Any], miou: float | None) -> None:
@@ -104,9 +125,8 @@ class Checkpoints:
           config: the description of the run, see `Experiment.description`.
           miou: validation mIoU in [0, 1]; None if the step was not evaluated.
         """
+        self.finish_saving()
         with self._reporting_failures():
-            self._manager.wait_until_finished()
-            self._complete_checksums()
             self._saving = step
             self._manager.save(
                 step,
@@ -128,9 +148,16 @@ class Checkpoints:
                 self._manager.wait_until_finished()  # raises the errors of its threads
                 self._complete_checksums()
 
+    def finish_saving(self) -> None:
+        """Waits for the write in progress. Raises WriteFailed if it fails."""
+        with self._reporting_failures():
+            self._manager.wait_until_finished()
+            self._complete_checksums()
+
     def config(self, step: int) -> dict[str, Any]:
         """The description of the run that wrote a checkpoint, see `Experiment.description`."""
-        return self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]
+        with self._reading(step):
+            return dict(self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"])
 
     def restore_as_saved(self, step: int) -> dict[str, Any]:
         """The state as nested dicts of arrays on the default device, for inspection."""
@@ -139,11 +166,12 @@ class Checkpoints:
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, int]:
         """Restores the state and the data position. `like` has the wanted shapes, dtypes and shardings."""
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
-        )
-        return restored["state"], restored["data"]["position"]
+        with self._reading(step):
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
+            )
+            return restored["state"], restored["data"]["position"]
 
     def restore_variables(self, step: int, like: PyTree) -> PyTree:
         """Restores the parameters and BatchNorm statistics without the optimiser's state.
@@ -153,8 +181,9 @@ class Checkpoints:
           like: {"params": ..., "batch_stats": ...} with the wanted shapes, dtypes and shardings.
 
         Raises:
-          ValueError: if the checkpoint lacks one of these parameters.
+          ValueError: if the checkpoint lacks one of these parameters, or is far too small to hold them.
         """
+        self._check_size(step, like)
         wanted = ocp.args.PyTreeRestore(
             item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
         )
@@ -164,11 +193,22 @@ class Checkpoints:
             raise ValueError(f"it has no {jax.tree_util.keystr(missing[0], simple=True, separator='/')}")
         return found
 
+    def _check_is_folder(self) -> None:
+        if self._directory.exists() and not self._directory.is_dir():
+            raise UserError(f"{self._directory} is not a folder: move it away, then run the same command again")
+
+    def _check_size(self, step: int, like: PyTree) -> None:
+        """Raises ValueError if the files are too small for the arrays, whose missing parts would be read as zeros."""
+        needed = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(like))
+        stored = checksums.size(self._directory / str(step))
+        if needed > max(MOST_COMPRESSED * stored, ANY_SIZE):
+            raise ValueError(f"its files have {stored:,} bytes, far too few for the {needed:,} bytes of its network")
+
     def _inspect(self) -> dict[int, str]:
         """Step -> what is wrong with its checkpoint. Process 0 reads for all."""
         found = {}
         if processes.is_main_process() and self._directory.is_dir():
-            folders = {int(path.name): path for path in self._directory.iterdir() if path.name.isdecimal()}
+            folders = {int(path.name): path for path in self._directory.iterdir() if NAME.fullmatch(path.name)}
             found = {step: damage for step in sorted(folders) if (damage := _damage(folders[step]))}
         return processes.gather(found)[0]
 
@@ -181,10 +221,12 @@ class Checkpoints:
             if not self._read_only:
                 line += f"; renamed to {_set_aside(self._directory / str(step)).name}"
             print(line, file=sys.stderr, flush=True)
-        if not self._read_only:
-            for path in self._directory.iterdir():
-                if UNFINISHED in path.name:
-                    print(f"{path} is removed: it is an unfinished checkpoint", file=sys.stderr, flush=True)
+        for path in self._directory.iterdir():
+            if path.name.isdecimal() and not NAME.fullmatch(path.name):
+                line = f"Note: {path} is ignored: the checkpoint of step {int(path.name)} is named {int(path.name)}"
+                print(line, file=sys.stderr, flush=True)
+            if UNFINISHED in path.name and not self._read_only:
+                print(f"{path} is removed: it is an unfinished checkpoint", file=sys.stderr, flush=True)
 
     def _write_checksums(self) -> None:
         """Called by Orbax when all files are written, before their folder gets its final name."""
@@ -210,6 +252,20 @@ class Checkpoints:
         return found.st_dev, found.st_ino
 
     @contextmanager
+    def _reading(self, what: int | str) -> Iterator[None]:
+        """Raises UserError if a step's checkpoint cannot be read, although its checksums are right."""
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore share no error type
+            if processes.is_lost_peer(error):
+                raise
+            where, which = (self._directory / str(what), "it") if isinstance(what, int) else (self._directory, what)
+            raise UserError(
+                f"{where} cannot be read ({_reason(error)}): move {which} away, then run the same command again to use "
+                "an older checkpoint"
+            ) from error
+
+    @contextmanager
     def _reporting_failures(self) -> Iterator[None]:
         try:
             yield
@@ -228,7 +284,7 @@ class Checkpoints:
 
     def _committed(self) -> list[epath.Path]:
         with suppress(OSError):
-            return [p for p in self._directory.iterdir() if p.name.isdecimal() and (p / COMMITTED).exists()]
+            return [p for p in self._directory.iterdir() if NAME.fullmatch(p.name) and (p / COMMITTED).exists()]
         return []
 
 
@@ -237,9 +293,18 @@ def _damage(folder: epath.Path) -> str | None:
     if not (folder / COMMITTED).exists():
         return f"{COMMITTED} is missing"
     try:
-        return checksums.damage(folder)
+        return checksums.damage(folder) or _wrong_position(folder)
     except FileNotFoundError:
         return f"{checksums.NAME} is missing"
+
+
+def _wrong_position(folder: epath.Path) -> str | None:
+    """What is wrong if a checkpoint was not saved under this name: one global batch is taken a step."""
+    try:
+        position = json.loads((folder / POSITION).read_text(encoding="utf-8"))["position"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return f"{POSITION} cannot be read"
+    return None if position == int(folder.name) else f"it is the checkpoint of step {str(position)[:20]}"
 
 
 def _set_aside(folder: epath.Path) -> epath.Path:

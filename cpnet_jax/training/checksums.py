@@ -8,6 +8,8 @@ from typing import Any, cast
 
 from etils import epath
 
+from cpnet_jax.runtime import files
+
 NAME = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 END = "# {} files"  # the last line; a comment to `sha256sum --check`
@@ -19,7 +21,7 @@ def write(folder: epath.Path, *, unfinished: Collection[str] = ()) -> None:
     digests = known | _digests(folder, [name for name in _files(folder) if name not in {*known, *unfinished}])
     lines = [f"{digest}  {name}" for name, digest in sorted(digests.items())]
     temporary = folder / f".{NAME}.tmp"
-    temporary.write_text("\n".join([*lines, END.format(len(lines)), ""]))
+    temporary.write_text("\n".join([*lines, END.format(len(lines)), ""]), encoding="utf-8")
     temporary.replace(folder / NAME)
 
 
@@ -41,10 +43,15 @@ def damage(folder: epath.Path) -> str | None:
     return f"{changed[0]} has changed since it was written" if changed else None
 
 
+def size(folder: epath.Path) -> int:
+    """Bytes of all files that the list covers or could cover."""
+    return sum(files.size(folder / name) for name in _files(folder))
+
+
 def _read(folder: epath.Path) -> dict[str, str]:
     """File name -> digest. Raises ValueError if the list is damaged or cut short."""
     try:
-        *lines, end, rest = (folder / NAME).read_text().split("\n")
+        *lines, end, rest = (folder / NAME).read_text(encoding="utf-8").split("\n")
     except ValueError:  # two lines at least, of text
         lines, end, rest = [], "", ""
     matches = [match for line in lines if (match := LINE.fullmatch(line))]

@@ -25,10 +25,10 @@ class AppendedText:
         self._path = path
         self._remote = files.is_remote(path)
         if self._remote:
-            self._text = path.read_text() if path.exists() else ""
+            self._text = path.read_text(encoding="utf-8") if path.exists() else ""
             self._uploaded = time.monotonic()
         else:
-            self._file = path.open("a")
+            self._file = path.open("a", encoding="utf-8")
 
     def write(self, text: str) -> None:
         if not self._remote:
@@ -43,7 +43,7 @@ class AppendedText:
         self._upload() if self._remote else self._file.close()
 
     def _upload(self) -> None:
-        self._path.write_text(self._text)
+        self._path.write_text(self._text, encoding="utf-8")
         self._uploaded = time.monotonic()
 
 

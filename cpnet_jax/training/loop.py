@@ -1,9 +1,12 @@
 """The training loop. Its order is a contract, which resuming relies on:
 
-    evaluate > save > next(batch) > step
+    evaluate > save > publish > next(batch) > step
 
-The checkpoint of step t is written after the evaluation of step t and before batch t is taken. A run that resumes from
-it takes batch t next, so it repeats nothing and skips nothing.
+The checkpoint of step t is written after the evaluation of step t, whose mIoU it holds, and before batch t is taken. A
+run that resumes from it takes batch t next, so it repeats nothing and skips nothing.
+
+The evaluation is published after the checkpoint, so that a failure to publish costs no step. A run that resumes at a
+step whose evaluation was not published evaluates it again, publishes it, and goes on.
 """
 
 from collections.abc import Callable, Iterator
@@ -38,27 +41,29 @@ def train(
     total: int,
     eval_every: int,
     checkpoint_every: int,
+    published: bool,
     evaluate: Callable[[TrainState], Found],
-    report: Callable[[Found, TrainState, int], None],
     save: Callable[[TrainState, int, Found | None], None],
+    publish: Callable[[Found, TrainState, int, float], None],
     check_saves: Callable[[], None],
     monitor: Monitor,
     profile: Profile,
     stop: StopRequests,
-) -> Found:
-    """Takes the steps from `start` to `total`; returns the last evaluation.
+) -> None:
+    """Takes the steps from `start` to `total`.
 
     Args:
       state: after `start` steps.
       train_step: (state, batch) -> (state, metrics); it may donate the state passed in.
       batches: global batches from number `start` on.
-      start: steps taken so far.
+      start: steps taken so far; equal to `total` if only the last evaluation is left.
       total: steps at the end of training.
       eval_every: steps between evaluations; 0: only at the end.
       checkpoint_every: steps between checkpoints. Each evaluation is followed by one, too.
-      evaluate: state -> figures.
-      report: publishes the figures of (evaluation, state, step).
+      published: whether the evaluation of step `start` was published, or none is due.
+      evaluate: state -> evaluation.
       save: starts writing a checkpoint of (state, step, evaluation if there was one).
+      publish: writes the results of (evaluation, state, step, seconds that the evaluation took).
       check_saves: raises if the save in progress has failed; does not wait for it.
       monitor: reads the metrics of the steps.
       profile: traces the steps chosen by the user.
@@ -75,18 +80,24 @@ def train(
 
             # evaluate
             evaluation: Any = None
-            if last or (fresh and _due(step, eval_every)):
-                with monitor.pause("evaluation", step):
-                    evaluation = evaluate(state)
-                    report(evaluation, state, step)
+            seconds = 0.0
+            if (last or _due(step, eval_every)) and (fresh or not published):
+                elapsed = monitor.pause()
+                evaluation = evaluate(state)
+                seconds = elapsed()
 
             # save
             stopping = stop.requested(step)
             if fresh and (evaluation is not None or stopping or _due(step, checkpoint_every)):
-                with monitor.pause("checkpoint", step):
-                    save(state, step, evaluation)
+                elapsed = monitor.pause()
+                save(state, step, evaluation)
+                monitor.log(step, {"checkpoint_seconds": elapsed()})
+
+            # publish
+            if evaluation is not None:
+                publish(evaluation, state, step, seconds)
             if last:
-                return evaluation
+                return
             if stopping:
                 raise Stopped(f"Stopped at step {step} with all steps saved. Run the same command again to continue.")
 
@@ -102,7 +113,7 @@ def train(
         except NonFiniteStep as found:
             found.state = state  # the steps taken since then have not changed it
             raise
-    raise ValueError(f"start is {start} and total is {total}: there must be steps left to take")
+    raise ValueError(f"start is {start}, beyond the last step {total}")
 
 
 def _due(step: int, every: int) -> bool:

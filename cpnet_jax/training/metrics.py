@@ -2,9 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Any
 
 from PIL import Image
 
@@ -14,70 +16,130 @@ from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.training.log_files import AppendedText
 from cpnet_jax.training.tensorboard import EventFile
 
+# The entry that the line of a published evaluation has, and no other line.
+EVALUATED = "evaluation_seconds"
+
 
 class MetricsWriter:
     """Appends to DIR/metrics.jsonl and DIR/tensorboard, on the main process only.
 
+    A failure to write raises nothing at once, so that the steps taken can be saved first: it ends the writing, and
+    `check` raises it.
+
     Args:
       workdir: DIR.
       step: the step that the run starts from. Entries of later steps are dropped, because these steps are taken again.
+      on_failure: called at the first failure to write.
+
+    Raises:
+      UserError: on every process, if the files cannot be opened.
     """
 
-    def __init__(self, workdir: AnyPath, step: int) -> None:
-        self._path, self._writes = workdir / "metrics.jsonl", processes.is_main_process()
-        if self._writes:
-            _drop_after(self._path, step)
-            self._file = AppendedText(self._path)
-            self._tensorboard = EventFile(workdir / "tensorboard", step + 1)
+    def __init__(self, workdir: AnyPath, step: int, *, on_failure: Callable[[], None]) -> None:
+        self._workdir, self._on_failure = workdir, on_failure
+        self._writes = processes.is_main_process()
+        self._failure: UserError | None = None
+        processes.on_all(lambda: self._open(step) if self._writes else None)
 
     def __enter__(self) -> "MetricsWriter":
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not self._writes:
-            return
-        # Do not let close() hide the original exception.
-        with suppress(*(() if error is None else (UserError,))), self._reporting_failures():
-            self._file.close()
-            self._tensorboard.close()
+        if self._writes:
+            with self._noting_failures():
+                self._file.close()
+                self._tensorboard.close()
+        if error is None:  # otherwise do not hide it
+            self.check()
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Writes the values of a step as one line of JSON and as TensorBoard scalars."""
-        if not self._writes:
-            return
-        with self._reporting_failures():
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
-                self._tensorboard.scalar(name, value, step)
-            self._tensorboard.flush()
+        """Writes the values of a step as TensorBoard scalars and as one line of JSON."""
+        if self._writes and not self._failure:
+            with self._noting_failures():
+                for name, value in values.items():
+                    self._tensorboard.scalar(name, value, step)
+                self._tensorboard.flush()
+                # Last, since this line says that an evaluation is published.
+                self._file.write(json.dumps({"step": step, **values}) + "\n")
 
     def picture(self, name: str, picture: Image.Image, step: int) -> None:
         """Writes a picture to TensorBoard."""
-        if self._writes:
-            with self._reporting_failures():
+        if self._writes and not self._failure:
+            with self._noting_failures():
                 self._tensorboard.picture(name, picture, step)
 
+    def check(self) -> None:
+        """Raises UserError if something could not be written."""
+        if self._failure:
+            raise self._failure
+
+    def _open(self, step: int) -> None:
+        try:
+            _drop_after(_file_in(self._workdir), step)
+            self._file = AppendedText(_file_in(self._workdir))
+            self._tensorboard = EventFile(self._workdir / "tensorboard", step + 1)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     @contextmanager
-    def _reporting_failures(self) -> Iterator[None]:
+    def _noting_failures(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise UserError(
-                f"{self._path} and {self._path.parent}/tensorboard cannot be written ({error.strerror}): free space or "
-                "fix permissions there, then run the same command again"
-            ) from error
+            if not self._failure:
+                self._failure = self._unwritable(error)
+                self._on_failure()
+
+    def _unwritable(self, error: OSError) -> UserError:
+        where = error.filename or f"{_file_in(self._workdir)} or {self._workdir / 'tensorboard'}"
+        return UserError(
+            f"{where} cannot be written ({error.strerror or error}): free space, fix permissions or move away what is "
+            "there, then run the same command again"
+        )
+
+
+def is_published(workdir: AnyPath, step: int) -> bool:
+    """Whether DIR/metrics.jsonl holds the evaluation of a step, which is the last thing written of it."""
+    path = _file_in(workdir)
+    if not path.is_file():
+        return False
+    return any(entry.get("step") == step and EVALUATED in entry for entry in map(_entry, _lines(path)))
+
+
+def _file_in(workdir: AnyPath) -> AnyPath:
+    return workdir / "metrics.jsonl"
+
+
+def _lines(path: AnyPath) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True)
 
 
 def _drop_after(path: AnyPath, step: int) -> None:
+    """Drops the entries of later steps, and with a note the lines that are no entries."""
     if not path.exists():
         return
-    kept = [line for line in path.read_text().splitlines(keepends=True) if _step(line) <= step]
-    files.write_text(path, "".join(kept))
+    lines = _lines(path)
+    steps = [_step(line) for line in lines]
+    files.write_bytes(path, b"".join(line for line, found in zip(lines, steps, strict=True) if found <= step))
+    # A crash may cut off the last line.
+    damaged = [number for number, found in enumerate(steps, 1) if found == math.inf and number < len(steps)]
+    if damaged:
+        print(
+            f"Note: {path} has {len(damaged)} damaged line(s), the first one is line {damaged[0]}; they are dropped",
+            file=sys.stderr,
+        )
 
 
-def _step(line: str) -> float:
-    """The step of a line; infinite if the line was cut off by a crash."""
+def _step(line: bytes) -> float:
+    """The step of a line; infinite if the line is damaged or cut off."""
+    step = _entry(line).get("step")
+    return step if isinstance(step, int) and line.endswith(b"\n") else math.inf
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    """The entry of a line; empty if the line is damaged."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

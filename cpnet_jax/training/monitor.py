@@ -131,13 +131,15 @@ class Monitor:
         self._read_pending()
         self._free = None
 
-    @contextmanager
-    def pause(self, what: str, step: int) -> Iterator[None]:
-        """Catches up, then logs how long the block takes as `what`_seconds."""
+    def pause(self) -> Callable[[], float]:
+        """Catches up as `catch_up`; returns a function that returns the seconds since then."""
         self.catch_up()
         began = time.monotonic()
-        yield
-        self._writer.write(step, {f"{what}_seconds": time.monotonic() - began})
+        return lambda: time.monotonic() - began
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Writes further figures of a step."""
+        self._writer.write(step, values)
 
     def _read_pending(self) -> None:
         if self._pending is None:

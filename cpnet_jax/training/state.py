@@ -33,6 +33,11 @@ class TrainState:
     rng: jax.Array
     skipped: Int[Array, ""]
 
+    @property
+    def variables(self) -> PyTree:
+        """The network's variables, {"params": ..., "batch_stats": ...}."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
 
 # Value of `skipped` after too many non-finite steps: no later step changes the state.
 STOPPED = -1

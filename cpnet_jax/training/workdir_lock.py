@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,8 @@ def locked(workdir: AnyPath) -> Iterator[None]:
     On a file system without locks a warning is printed.
 
     Raises:
-      UserError: on every process, if another run holds the lock; the message names its host and process.
+      UserError: on every process, if another run holds the lock, or the file cannot be written; the message names the
+        other run's host and process.
     """
     descriptor, refusal = _take(workdir / NAME) if processes.is_main_process() else (None, None)
     try:
@@ -42,27 +44,31 @@ def _take(path: AnyPath) -> tuple[int | None, str | None]:
     descriptor = None
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor, f"{path} is not a regular file: move it away, then run the same command again"
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.truncate(descriptor, 0)
+        os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
     except BlockingIOError:
-        if descriptor is not None:
-            os.close(descriptor)
-        return None, f"{path.parent} is in use by another run{_holder(path)}: stop that run, or name another --workdir"
+        used = f"{path.parent} is in use by another run{_holder(path)}"
+        return descriptor, f"{used}: stop that run, or name another --workdir"
     except OSError as error:
         if error.errno not in WITHOUT_LOCKS:
-            raise
+            return descriptor, (
+                f"{path} cannot be written ({error.strerror}): free space, fix permissions or move it away, then run "
+                "the same command again"
+            )
         print(
-            f"{path.parent} has no locks ({error.strerror}): make sure that no second run starts there",
+            f"Note: {path.parent} has no locks ({error.strerror}): make sure that no second run starts there",
             file=sys.stderr,
         )
-        return descriptor, None
-    os.truncate(descriptor, 0)
-    os.write(descriptor, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
     return descriptor, None
 
 
 def _holder(path: AnyPath) -> str:
+    """The run that holds the lock, for messages; empty if the file does not say."""
     try:
-        found = json.loads(path.read_text())
-        return f", process {found['pid']} on {found['host']}"
-    except (OSError, ValueError, KeyError):  # the other run is just taking the lock
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return f", process {int(found['pid'])} on {str(found['host'])[:100]}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # the other run is just taking the lock
         return ""

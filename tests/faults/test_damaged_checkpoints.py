@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from cpnet_jax.errors import UserError
 from cpnet_jax.training import checksums
 from cpnet_jax.training.checkpoint import Checkpoints
 
@@ -130,3 +131,107 @@ def test_without_a_whole_checkpoint_there_is_no_latest(directory):
         flip(directory / str(step) / "SHA256SUMS")
     with Checkpoints(directory) as checkpoints:
         assert checkpoints.latest() is None and checkpoints.best() is None
+
+
+@pytest.mark.parametrize("name", ["04", "000004", "00", "1٠", "٤"])  # noqa: RUF001
+def test_another_spelling_of_a_step_is_ignored_and_said(directory, capsys, name):
+    shutil.copytree(directory / str(OLDER), directory / name)
+    for read_only in (True, False):
+        with Checkpoints(directory, read_only=read_only) as checkpoints:
+            assert checkpoints.steps() == [OLDER, NEWEST] and not checkpoints.damaged
+            assert checkpoints.best() == OLDER
+        said = capsys.readouterr().err
+        assert f"Note: {directory / name} is ignored: the checkpoint of step {int(name)} is named {int(name)}" in said
+
+
+def test_a_copy_under_another_step_is_damaged(directory, capsys):
+    shutil.copytree(directory / str(NEWEST), directory / "7")
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.latest() == NEWEST and checkpoints.damaged.keys() == {7}
+        save(checkpoints, 7)
+    assert (
+        f"7 is damaged and skipped: it is the checkpoint of step {NEWEST}; renamed to 7.damaged"
+        in capsys.readouterr().err
+    )
+
+
+def test_checkpoints_that_are_a_file_are_named(tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(UserError, match="checkpoints is not a folder"):
+        Checkpoints(epath.Path(tmp_path / "checkpoints"))
+
+
+JSON = [
+    "config/metadata",
+    "data/metadata",
+    "metrics/metrics",
+    "state/_METADATA",
+    "_CHECKPOINT_METADATA",
+    "state/manifest.ocdbt",
+]
+
+
+def mutated(data, rng):
+    content = bytearray(data)
+    place, length = int(rng.integers(0, len(content))), int(rng.integers(1, 9))
+    content[place : place + length * int(rng.integers(0, 2))] = rng.bytes(int(rng.integers(0, 9)))
+    return bytes(content)
+
+
+def hostile(name, kind, data, rng):
+    """Another content of a checkpoint's JSON file: random changes, or what a program does not expect."""
+    return {
+        "mutated": lambda: mutated(data, rng),
+        "empty": lambda: b"",
+        "a number": lambda: b"1",
+        "a list": lambda: b"[1, 2]",
+        "null": lambda: b"null",
+        "deep": lambda: b"[" * 100_000,
+        "a long number": lambda: b'{"position": 1' + b"0" * 5000 + b"}",
+    }[kind]()
+
+
+def read_everything(directory):
+    """Reads a folder of checkpoints as training and prediction do; what it refuses, it refuses by UserError."""
+    like = {"weights": jnp.zeros((300, 200)), "step": jnp.array(0)}
+    try:
+        with Checkpoints(directory, read_only=True) as checkpoints:
+            checkpoints.best()
+            step = checkpoints.latest()
+            assert isinstance(checkpoints.config(step), dict)
+            checkpoints.restore(step, like)
+        with Checkpoints(directory) as checkpoints:
+            save(checkpoints, step + 1, miou=0.3)
+    except UserError as error:
+        message = str(error)
+        assert str(directory) in message and "\n" not in message and len(message) < 1000, message
+        return False
+    return True
+
+
+def try_hostile(whole, folder, cases):
+    """Reads checkpoints with hostile files and right checksums; returns how many were read and refused."""
+    counts = {True: 0, False: 0}
+    for seed, (name, kind) in enumerate(cases):
+        rng = np.random.default_rng(seed)
+        directory = shutil.copytree(whole, folder / "hostile")
+        path = directory / str(NEWEST) / name
+        path.write_bytes(hostile(name, kind, path.read_bytes(), rng))
+        (directory / str(NEWEST) / checksums.NAME).unlink()
+        checksums.write(epath.Path(directory / str(NEWEST)))
+        counts[read_everything(directory)] += 1
+        shutil.rmtree(directory)
+    return counts
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_hostile_files_with_right_checksums_are_read_or_refused(whole, tmp_path, name):
+    kinds = ["empty", "a number", "a list", "null", "deep", "a long number", *["mutated"] * 10]
+    counts = try_hostile(whole, tmp_path, [(name, kind) for kind in kinds])
+    assert sum(counts.values()) == len(kinds)
+
+
+@pytest.mark.long
+def test_many_hostile_files_with_right_checksums_are_read_or_refused(whole, tmp_path):
+    cases = [(name, "mutated") for name in JSON for _ in range(10_000 // len(JSON))]
+    print(try_hostile(whole, tmp_path, cases))

@@ -78,7 +78,7 @@ def test_killed(folder, undisturbed, table, when):
     table(f"kill -9 {when}", len(lost), span(lost), f"{finished} run(s) resumed and finished, bit for bit the same")
 
 
-@pytest.mark.parametrize(("name", "tries"), [("SIGTERM", 4), ("SIGINT", 4)])
+@pytest.mark.parametrize(("name", "tries"), [("SIGTERM", 4), ("SIGINT", 4), ("SIGHUP", 4)])
 def test_asked_to_stop_at_any_moment(folder, undisturbed, table, name, tries):
     rng = np.random.default_rng(tries + len(name))
     workdir, lost = folder / name, []

@@ -1,0 +1,54 @@
+"""A run whose results cannot be written loses no step, and writes them once it is started again."""
+
+import json
+import os
+
+import pytest
+from faults.tiny_run import STEPS, Run, assert_as_uninterrupted, checkpoint_steps
+
+
+def refused(run, path, saved):
+    """Checks that the run ended with one sentence that names the path, after it had saved this step."""
+    assert run.status() == 2, run.output()
+    [line] = run.errors()
+    assert str(path) in line and "Traceback" not in run.output(), run.output()
+    assert checkpoint_steps(run.workdir)[-1] == saved
+
+
+def test_results_that_cannot_be_written_cost_no_step_and_are_written_later(folder, undisturbed):
+    workdir = folder / "unpublished"
+    (workdir / "eval.json").mkdir(parents=True)
+    with Run(folder, workdir, eval_every=4) as run:
+        refused(run, workdir / "eval.json", saved=4)
+
+    (workdir / "eval.json").rmdir()
+    (workdir / "report").write_text("in the way")
+    with Run(folder, workdir, eval_every=4) as run:
+        refused(run, workdir / "report", saved=STEPS)
+    assert run.resumed_at() == 4 and "bicyclist" in run.output(), "the figures were printed all the same"
+
+    (workdir / "report").unlink()
+    with Run(folder, workdir, eval_every=4) as run:
+        assert run.status() == 0, run.output()
+    assert_as_uninterrupted(workdir, undisturbed)
+    assert json.loads((workdir / "eval.json").read_text())["settings"]["step"] == STEPS
+    assert (workdir / "report" / "index.html").is_file()
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "mIoU" in line] == [4, 8, STEPS]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, STEPS + 1))
+
+    with Run(folder, workdir, eval_every=4) as run:
+        assert run.status() == 0 and "is finished" in run.output(), run.output()
+
+
+@pytest.mark.long
+def test_a_reader_of_the_output_that_exits_costs_no_evaluated_step(folder, undisturbed):
+    workdir = folder / "piped"
+    reading, writing = os.pipe()
+    with Run(folder, workdir, eval_every=4, stdout=writing) as run:
+        os.close(writing)
+        with open(reading) as pipe:
+            assert any("training for" in line for line in pipe)
+        assert run.status() == 141, run.output()
+    assert "Traceback" not in run.output()
+    assert checkpoint_steps(workdir) == [4], "its figures were the first thing that could not be printed"
