@@ -72,6 +72,8 @@ class Window(NamedTuple):
       rows, columns: rows and columns of the tile that it reaches.
       flipped: whether it is mirrored left to right.
       first, last: whether it is the first or last window of its tile.
+      begins, ends: whether it is the first or last window of its pass over the tile. The logits of a pass can be
+        averaged before they become probabilities.
     """
 
     pixels: UInt8[np.ndarray, "h w 3"]
@@ -83,6 +85,8 @@ class Window(NamedTuple):
     flipped: bool
     first: bool
     last: bool
+    begins: bool
+    ends: bool
 
 
 class ImageQueue:
@@ -134,26 +138,31 @@ def cut(images: ImageQueue, model: TrainedModel, protocol: Protocol) -> Iterator
 
 
 def _windows(tile: Tile, model: TrainedModel, protocol: Protocol) -> Iterator[Window]:
-    """Windows scale by scale, row by row; with flip, each window is followed by its mirror image."""
-    positions = list(_positions(tile, model.crop_size, protocol))
+    """Windows pass by pass, row by row; a mirrored window follows its original if they are of one pass."""
+    passes = list(_passes(tile, model.crop_size, protocol))
     image, scaled, scaled_as = tile.image.example["image"], None, None
-    for index, position in enumerate(positions):
-        if scaled is None or position.scale != scaled_as:
-            scaled, scaled_as = _scaled(image, position.size, model), position.scale
-        (top, left), (height, width) = (position.top, position.left), model.crop_size
-        pixels = scaled[top : top + height, left : left + width]
-        first, last = index == 0, index == len(positions) - 1
-        corner, rows, columns = (top, left), position.rows, position.columns
-        window = Window(pixels, tile, position.scale, corner, rows, columns, False, first, last)
-        if protocol.flip:
-            yield window._replace(last=False)
-            yield window._replace(pixels=pixels[:, ::-1], flipped=True, first=False)
-        else:
-            yield window
+    for number, positions in enumerate(passes):
+        for index, position in enumerate(positions):
+            if scaled is None or position.scale != scaled_as:
+                scaled, scaled_as = _scaled(image, position.size, model), position.scale
+            begins, ends = index == 0, index == len(positions) - 1
+            yield Window(
+                pixels=_crop(scaled, position, model.crop_size),
+                tile=tile,
+                scale=position.scale,
+                corner=(position.top, position.left),
+                rows=position.rows,
+                columns=position.columns,
+                flipped=position.flipped,
+                first=begins and number == 0,
+                last=ends and number == len(passes) - 1,
+                begins=begins,
+                ends=ends,
+            )
 
 
 class _Position(NamedTuple):
-    """A window's scale index, the image's size at that scale, the window's corner there, and its reach in the tile."""
+    """A window's scale index, the image's size at that scale, and the window's place there and in the tile."""
 
     scale: int
     size: tuple[int, int]
@@ -161,20 +170,48 @@ class _Position(NamedTuple):
     left: int
     rows: Reach
     columns: Reach
+    flipped: bool
 
 
-def _positions(tile: Tile, crop_size: tuple[int, int], protocol: Protocol) -> Iterator[_Position]:
-    size = tile.image.example["image"].shape[:2]
-    for number, scale in enumerate(protocol.scales):
-        average = protocol.overlap == "average"
-        sides = [Side(side, scale, crop, average=average) for side, crop in zip(size, crop_size, strict=True)]
-        rows, columns = (
-            [(offset, reached) for offset in side.offsets if (reached := side.reach(offset, *span))]
-            for side, span in zip(sides, (tile.rows, tile.columns), strict=True)
-        )
-        scaled = (sides[0].scaled, sides[1].scaled)
-        for (top, row_reach), (left, column_reach) in itertools.product(rows, columns):
-            yield _Position(number, scaled, top, left, row_reach, column_reach)
+def _passes(tile: Tile, crop_size: tuple[int, int], protocol: Protocol) -> Iterator[list[_Position]]:
+    """Yields the windows of each pass: those of one scale, and for averaged logits only the mirrored ones or the rest.
+
+    Averaged logits are those of the mirrored image, cut into windows from its own left edge.
+    """
+    flips = (False, True) if protocol.flip else (False,)
+    of_mirrored_image = protocol.overlap == "average_logits"
+    for scale in range(len(protocol.scales)):
+        for flips_of_pass in [(flipped,) for flipped in flips] if of_mirrored_image else [flips]:
+            mirrored = of_mirrored_image and flips_of_pass[0]
+            places = _places(tile, scale, crop_size, protocol, mirrored)
+            yield [place._replace(flipped=flipped) for place in places for flipped in flips_of_pass]
+
+
+def _places(
+    tile: Tile, scale: int, crop_size: tuple[int, int], protocol: Protocol, mirrored: bool
+) -> Iterator[_Position]:
+    """Yields the places of a scale's windows that reach the tile, row by row."""
+    height, width = tile.image.example["image"].shape[:2]
+    factor, average = protocol.scales[scale], protocol.overlap != "sum"
+    sides = (
+        Side(height, factor, crop_size[0], average=average),
+        Side(width, factor, crop_size[1], average=average, mirrored=mirrored),
+    )
+    rows, columns = (
+        [(offset, reached) for offset in side.offsets if (reached := side.reach(offset, *span))]
+        for side, span in zip(sides, (tile.rows, tile.columns), strict=True)
+    )
+    scaled = (sides[0].scaled, sides[1].scaled)
+    for (top, row_reach), (left, column_reach) in itertools.product(rows, columns):
+        yield _Position(scale, scaled, top, left, row_reach, column_reach, False)
+
+
+def _crop(
+    scaled: UInt8[np.ndarray, "rows columns 3"], position: _Position, crop_size: tuple[int, int]
+) -> UInt8[np.ndarray, "h w 3"]:
+    (height, width), (top, left) = crop_size, (position.top, position.left)
+    pixels = scaled[top : top + height, left : left + width]
+    return pixels[:, ::-1] if position.flipped else pixels
 
 
 def _scaled(

@@ -1,8 +1,8 @@
 """Reads image files as 8-bit RGB.
 
-Up to rounding, the values are those that training reads (`data.codecs`):
+Up to rounding, the values are those that training reads (`data.image_files`, `data.codecs`):
 
-- 16-bit values are divided by 256, whatever range they use.
+- More than 8 bits are scaled by the range of the training images, see `data.value_range`.
 - Alpha is dropped; transparent pixels become visible.
 - CMYK is converted without colour profiles.
 - Of several frames or pages, the first is read.
@@ -10,7 +10,6 @@ Up to rounding, the values are those that training reads (`data.codecs`):
 Unlike training, it follows the camera's orientation, so that a prediction matches what an image viewer shows.
 """
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,47 +18,39 @@ from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import ExifTags, Image
 
+from cpnet_jax.data.image_files import TooManyPixels, open_image, orientation_of, pixel_values, turn_upright
+from cpnet_jax.data.value_range import ValueRange, to_8_bits
 from cpnet_jax.errors import UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-# Restricted, because some of Pillow's other readers start external programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-# EXIF orientation -> the operation that turns the stored picture upright.
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-
-
-def read_image(path: Path, *, upright: bool = True) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(
+    path: Path, *, upright: bool = True, value_range: ValueRange | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
     """Reads a JPEG, PNG, WebP, BMP, TIFF or GIF file as RGB.
 
     Args:
       upright: whether to apply the EXIF orientation; otherwise the pixels are returned as stored.
+      value_range: range of values of more than 8 bits; None: 16 bits are divided by 256.
 
     Raises:
       UserError: if the file is not an image, is damaged or truncated, has values of unknown range, or exceeds Pillow's
         limit against decompression bombs (179 million pixels).
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            # Read after load(), because Pillow turns TIFFs itself and then removes the tag.
-            turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-            rgb = _as_rgb(image)
-            return np.asarray(rgb.transpose(turn) if turn is not None and upright else rgb)
-    except Exception as error:  # Pillow raises many kinds of errors on damaged files
-        raise UserError(f"{path} cannot be read: {_reason(path, error)}") from error
+        data = path.read_bytes()
+        image = open_image(data)
+        pixels = to_8_bits(pixel_values(image, data), value_range)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except TooManyPixels as error:
+        raise UserError(f"{path} cannot be read: {error}: cut it into smaller images") from error
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    return turn_upright(pixels, orientation_of(image)) if upright else pixels
 
 
 def read_ahead(read: Callable[[T], R], items: Iterable[T], *, threads: int) -> Iterator[R]:
@@ -75,32 +66,3 @@ def read_ahead(read: Callable[[T], R], items: Iterable[T], *, threads: int) -> I
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        raise _UnknownRange("its pixels are 32-bit values of unknown range: save it with 8 or 16 bits")
-    if image.mode == "RGBa":  # colours premultiplied by alpha
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-class _UnknownRange(Exception):
-    pass
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, _UnknownRange):
-        return str(error)
-    if isinstance(error, Image.DecompressionBombError):
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        return f"it has more than {most} million pixels: split it into smaller images"
-    if isinstance(error, OSError) and error.strerror:  # from the operating system: permissions, missing file
-        return f"{error.strerror.lower()}"
-    if os.path.getsize(path) == 0:
-        return "it is empty"
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "it is damaged, or not a JPEG, PNG, WebP, BMP, TIFF or GIF"
-    return f"it is damaged or truncated ({' '.join(str(error).split()) or type(error).__name__})"

@@ -1,5 +1,6 @@
 """Loads a trained network from its workdir; needs neither data nor a config file."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,7 +14,10 @@ from jaxtyping import PyTree
 from cpnet_jax import sharding
 from cpnet_jax.config import build
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.errors import UserError
+from cpnet_jax.data.value_range import ValueRange, value_range_from
+from cpnet_jax.errors import UserError, reason
+from cpnet_jax.inference.finite import check_finite
+from cpnet_jax.inference.metadata import check_run
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import compiled_logits
 from cpnet_jax.models import CPNet
@@ -24,11 +28,12 @@ from cpnet_jax.training.state import initial_variables
 
 @dataclass(frozen=True)
 class Restored:
-    """A checkpoint's config, step, dataset, model and variables."""
+    """A checkpoint's config, step, dataset, value range, model and variables."""
 
     config: ml_collections.ConfigDict
     step: int
     dataset: Dataset
+    value_range: ValueRange | None
     model: CPNet
     variables: PyTree
 
@@ -49,23 +54,22 @@ def restore(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest", *, n
       named_by: the flag or field that names the workdir, for messages.
 
     Raises:
-      UserError: if there is no such checkpoint, or it cannot be read.
+      UserError: if there is no such checkpoint, it cannot be read, or it is not finite.
     """
     check_holds_checkpoints(workdir, named_by)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
         step = choose_step(checkpoints, checkpoint, workdir, named_by)
+        saved = checkpoints.config(step)
         try:
-            saved = checkpoints.config(step)
+            check_run(saved)
             dataset = _dataset(saved)
             config = ml_collections.ConfigDict(saved)
             model = build.make_model(config)
             variables = checkpoints.restore_variables(step, _abstract_variables(config, model, mesh))
+            check_finite(variables)
         except Exception as error:  # Orbax and TensorStore have no common base class
-            raise UserError(
-                f"{workdir}/checkpoints/{step} cannot be read ({type(error).__name__}: {_first_line(error)}): choose "
-                f"another checkpoint of {checkpoints.steps()}, or train again"
-            ) from error
-    return Restored(config, step, dataset, model, variables)
+            raise unusable(workdir, step, checkpoints.steps(), error) from error
+    return Restored(config, step, dataset, value_range_from(saved["trained_on"]), model, variables)
 
 
 def from_workdir(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest") -> TrainedModel:
@@ -81,6 +85,7 @@ def from_workdir(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest")
         crop_size=tuple(data.crop_size),
         mean=mean,
         std=std,
+        value_range=found.value_range,
         logits=partial(compiled_logits(found.model, mesh, mean=mean, std=std), found.variables),
         origin={
             "workdir": str(workdir),
@@ -89,6 +94,17 @@ def from_workdir(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest")
             "eval": found.config.eval.to_dict(),
         },
     )
+
+
+def unusable(workdir: AnyPath, step: int, steps: Sequence[int], error: Exception) -> UserError:
+    """The error about a checkpoint that cannot be used.
+
+    Args:
+      steps: the steps of all checkpoints.
+    """
+    others = [other for other in steps if other != step]
+    advice = f"choose another checkpoint of {others}, or train again" if others else "train again"
+    return UserError(f"{workdir}/checkpoints/{step} cannot be used ({reason(error)}): {advice}")
 
 
 def choose_step(checkpoints: Checkpoints, checkpoint: Any, workdir: AnyPath, named_by: str = "--workdir") -> int:
@@ -127,7 +143,3 @@ def _dataset(saved: dict[str, Any]) -> Dataset:
         palette=tuple(tuple(colour) for colour in known["palette"]),
         ignore_label=known["ignore_label"],
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]  # TensorStore's messages have thousands of characters

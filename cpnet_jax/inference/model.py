@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Array, Float, UInt8
 
 from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.value_range import ValueRange
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class TrainedModel:
       crop_size: (height, width) of its input windows.
       mean, std: normalisation constants, RGB, in units of 0 .. 255.
       logits: maps windows to logits at output stride 8; both are split over the mesh along their first axis.
+      value_range: range by which training images of more than 8 bits were scaled; None: divided by 256, or there were
+        none.
       origin: experiment, step and file that it comes from, for reports.
     """
 
@@ -26,4 +29,5 @@ class TrainedModel:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     logits: Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h/8 w/8 k"]]
+    value_range: ValueRange | None = None
     origin: dict[str, Any] = field(default_factory=dict)

@@ -2,19 +2,26 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
+import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree, UInt8
 
 from cpnet_jax import sharding
 from cpnet_jax.data.normalize import normalize
+from cpnet_jax.inference.settings import windows_at_once
 from cpnet_jax.models import CPNetOutput
+from cpnet_jax.runtime.programs import Programs, Traceable
 
 # Maps windows to logits at output stride 8, both split over a mesh.
 Logits = Callable[[UInt8[Array, "b h w 3"]], Float[Array, "b h/8 w/8 k"]]
+# The same with the network's other outputs.
+Network = Callable[[UInt8[Array, "b h w 3"]], CPNetOutput]
 
 
 def compiled_logits(model: nn.Module, mesh: Mesh, *, mean: Sequence[float], std: Sequence[float]) -> Callable:
@@ -45,3 +52,38 @@ def compiled_network(model: nn.Module, mesh: Mesh, *, mean: Sequence[float], std
         return CPNetOutput(logits, aux_logits, None if prior is None else replace(prior, features=features))
 
     return jax.jit(sharding.in_context(network, mesh))
+
+
+class CompiledNetworks:
+    """The network of a config on this process's devices: compiled once, for the variables of any step.
+
+    Args:
+      config: of the run; eval.batch_size is the number of windows of a device.
+      model: the network.
+      programs: where the compiled program is kept.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, model: nn.Module, programs: Programs) -> None:
+        self._data, self._model, self._programs = config.data, model, programs
+        self._mesh = sharding.local_mesh()
+        self._batch_size = windows_at_once(config.eval.batch_size, self._mesh)
+
+    def start_compiling(self, variables: Callable[[], PyTree]) -> None:
+        """Starts to load or compile the network in the background.
+
+        Args:
+          variables: returns variables, or the shapes and dtypes of some.
+        """
+        self._programs.start("network", lambda: self._traceable(variables()))
+
+    def of(self, variables: PyTree) -> Network:
+        """The network with these variables, which may be on another mesh."""
+        variables = sharding.on_mesh(self._mesh, variables)
+        return partial(self._programs.get("network", lambda: self._traceable(variables)), variables)
+
+    def _traceable(self, variables: PyTree) -> Traceable:
+        data, replicated = self._data, sharding.replicated(self._mesh)
+        variables = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), variables)
+        shape = (self._batch_size, *data.crop_size, 3)
+        windows = jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding.split(self._mesh))
+        return compiled_network(self._model, self._mesh, mean=data.mean, std=data.std), (variables, windows)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.data.pictures import MAX_WIDTH, PANEL_HEIGHT, colourise, legend, overlay
+from cpnet_jax.data.pictures import MAX_WIDTH, PANEL_HEIGHT, class_names, colourise, legend, overlay
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.submissions import Submission
@@ -34,6 +34,9 @@ class PredictionWriter:
       description: contents of predictions.json; None writes none.
       overlays: whether to draw overlays.
       submission: a benchmark submission to write the predictions to, too.
+
+    Attributes:
+      written: number of predictions whose files exist; of all of them after the context manager's end.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class PredictionWriter:
         self._pool = ThreadPoolExecutor(threads)
         self._waiting: deque[Future] = deque()
         self._most_waiting = threads
+        self.written = 0
 
     def __enter__(self) -> "PredictionWriter":
         return self
@@ -58,7 +62,7 @@ class PredictionWriter:
     def __exit__(self, kind: type | None, *_: Any) -> None:
         try:
             while kind is None and self._waiting:
-                self._waiting.popleft().result()
+                self._finish_first()
         finally:
             self._pool.shutdown(cancel_futures=True)
 
@@ -82,7 +86,11 @@ class PredictionWriter:
             probabilities = probabilities.astype(np.float16)  # halves the memory of the queue
         self._waiting.append(self._pool.submit(self._write, file, image, classes, probabilities))
         while len(self._waiting) > self._most_waiting:
-            self._waiting.popleft().result()
+            self._finish_first()
+
+    def _finish_first(self) -> None:
+        self._waiting.popleft().result()
+        self.written += 1
 
     def _write(
         self,
@@ -139,7 +147,8 @@ def overlay_picture(
     count = np.bincount(classes.ravel(), minlength=len(dataset.classes))
     shown = [index for index in np.argsort(-count, kind="stable") if count[index]]
     width = max(size[0], MIN_LEGEND)
-    names = [f"{dataset.classes[index]} {_percent(count[index] / classes.size)}" for index in shown]
+    known = class_names(dataset)
+    names = [f"{known[index]} {_percent(count[index] / classes.size)}" for index in shown]
     caption = np.asarray(legend(names, [dataset.palette[index] for index in shown], width))
     canvas = np.full((size[1] + caption.shape[0], width, 3), 255, np.uint8)
     canvas[: size[1], : size[0]] = overlay(resized, colours)

@@ -1,12 +1,13 @@
 """Predicts image files and hands the results to a writer."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from cpnet_jax.data.value_range import ValueRange
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.images import read_ahead, read_image
 from cpnet_jax.inference.inputs import InputImage
@@ -17,6 +18,8 @@ from cpnet_jax.inference.protocol import Protocol
 from cpnet_jax.runtime.progress import Progress
 
 READING_THREADS = 2
+# An image without a brighter value is almost black; values of 12 bits divided by 256 are at most 15.
+ALMOST_BLACK = 15
 
 
 def predict_files(
@@ -25,26 +28,36 @@ def predict_files(
     writer: PredictionWriter,
     *,
     upright: bool = True,
+    value_range: ValueRange | None = None,
     probabilities: bool = False,
 ) -> list[UserError]:
     """Predicts and writes every image that can be read; returns one error for each of the others.
 
+    Prints a note if images are almost black.
+
     Args:
-      upright: whether to follow the camera's orientation; see `read_image`.
+      upright, value_range: how to read the images; see `read_image`.
       probabilities: whether to write the probabilities, too.
 
     Raises:
       UserError: if a prediction cannot be written.
     """
     unreadable: list[UserError] = []
+    dark: list[InputImage] = []
+    read = partial(_read, upright=upright, value_range=value_range)
     with Progress(len(images), "Predicting", unit="image") as progress:
         counted = 0
-        predictions = _predictions(predictor, _examples(images, upright, unreadable), probabilities)
+        predictions = _predictions(predictor, _examples(images, read, unreadable, dark), probabilities)
         for done, (example, classes, scores) in enumerate(predictions, start=1):
             writer.write(example["input"], example["image"], classes, scores)
             for _ in range(counted, done + len(unreadable)):
                 progress.advance()
             counted = done + len(unreadable)
+    if dark:
+        print(
+            f"Note: {len(dark)} image(s) are almost black, such as {dark[0].path}: if their values have fewer bits "
+            "than their files, multiply the values, or train on such images"
+        )
     return unreadable
 
 
@@ -58,18 +71,26 @@ def description(model: TrainedModel, protocol: Protocol) -> dict[str, Any]:
     }
 
 
-def _examples(images: Sequence[InputImage], upright: bool, unreadable: list[UserError]) -> Iterator[dict[str, Any]]:
-    read = partial(_read, upright=upright)
+def _examples(
+    images: Sequence[InputImage],
+    read: Callable[[InputImage], UInt8[np.ndarray, "h w 3"] | UserError],
+    unreadable: list[UserError],
+    dark: list[InputImage],
+) -> Iterator[dict[str, Any]]:
     for image, pixels in zip(images, read_ahead(read, images, threads=READING_THREADS), strict=True):
         if isinstance(pixels, UserError):
             unreadable.append(pixels)
         else:
+            if pixels.max() <= ALMOST_BLACK:
+                dark.append(image)
             yield {"input": image, "image": pixels}
 
 
-def _read(image: InputImage, *, upright: bool) -> UInt8[np.ndarray, "h w 3"] | UserError:
+def _read(
+    image: InputImage, *, upright: bool, value_range: ValueRange | None
+) -> UInt8[np.ndarray, "h w 3"] | UserError:
     try:
-        return read_image(image.path, upright=upright)
+        return read_image(image.path, upright=upright, value_range=value_range)
     except UserError as error:
         return error
 

@@ -9,7 +9,7 @@ earlier results.
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from cpnet_jax import sharding
-from cpnet_jax.inference.canvas import GRANULE, Accumulator
+from cpnet_jax.inference.canvas import GRANULE, Accumulator, Canvas
 from cpnet_jax.inference.cutting import ImageQueue, Window, cut
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.protocol import Protocol
@@ -59,8 +59,9 @@ class Predictor:
         self._model, self._mesh, self._protocol = model, mesh, protocol
         self._batch_size = batch_size or usual_batch_size(mesh)
         self._classes = len(model.dataset.classes)
-        # Per pixel: the scores, and the classes after each window of this batch and the previous one.
-        pixel_bytes = 4 * self._classes + 2 * self._batch_size
+        self._averages_logits = protocol.overlap == "average_logits"
+        # Per pixel: the scores, their logits, and the classes after each window of this batch and the previous one.
+        pixel_bytes = 4 * self._classes * (1 + self._averages_logits) + 2 * self._batch_size
         self._largest_side = max(math.isqrt(canvas_bytes // pixel_bytes) // GRANULE, 1) * GRANULE
         rows = block_bytes // (4 * self._classes * model.crop_size[1])
         self._block_rows = 2 ** min(max(rows, 1).bit_length() - 1, GRANULE.bit_length() - 1)
@@ -96,7 +97,7 @@ class Predictor:
         # A canvas must be read before the next tile is added to it.
         for batch in self._batches(images, end_with_tile=True):
             canvas, _ = self._run(batch, canvas)
-            _store_probabilities(batch, canvas)
+            _store_probabilities(batch, canvas.scores)
             yield from images.finished()
 
     def _images(self, examples: Iterable[Example]) -> ImageQueue:
@@ -119,10 +120,12 @@ class Predictor:
             yield batch
 
     def _run(
-        self, batch: WindowBatch, canvas: Array | None, logits_of: BatchLogits | None = None
-    ) -> tuple[Array, UInt8[Array, "b h w"]]:
+        self, batch: WindowBatch, canvas: Canvas | None, logits_of: BatchLogits | None = None
+    ) -> tuple[Canvas, UInt8[Array, "b h w"]]:
         canvas = self._resized(canvas, batch)
-        accumulator = Accumulator(canvas.shape[1:3], self._model.crop_size, self._protocol.scales, self._block_rows)
+        accumulator = Accumulator(
+            canvas.scores.shape[1:3], self._model.crop_size, self._protocol.scales, self._block_rows
+        )
         blank = np.zeros((*self._model.crop_size, 3), np.uint8)
         pixels, placements = [], []
         for windows in batch:
@@ -134,7 +137,7 @@ class Predictor:
         placements = jax.tree.map(lambda *values: np.stack(values), *placements)
         return _compiled(accumulator, self._mesh)(canvas, logits, sharding.to_devices(self._mesh, placements))
 
-    def _resized(self, canvas: Float[Array, "d h w k"] | None, batch: WindowBatch) -> Float[Array, "d h2 w2 k"]:
+    def _resized(self, canvas: Canvas | None, batch: WindowBatch) -> Canvas:
         """The canvas, resized if needed so that every tile of the batch fits.
 
         Every size is compiled once, so it grows in large steps and shrinks only if most of it is unused.
@@ -143,27 +146,30 @@ class Predictor:
         needed = tuple(min(_stride(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True))
         if canvas is None:
             shape = (self._mesh.size, *needed, self._classes)
-            return jnp.zeros(shape, jnp.float32, device=sharding.split(self._mesh))
-        size = tuple(map(max, needed, canvas.shape[1:3]))
+            blank = partial(jnp.zeros, shape, jnp.float32, device=sharding.split(self._mesh))
+            return Canvas(blank(), blank() if self._averages_logits else None)
+        size = tuple(map(max, needed, canvas.scores.shape[1:3]))
         if math.prod(size) > LARGEST_EXCESS * math.prod(needed):
             size = needed
-        if size == canvas.shape[1:3]:
+        if size == canvas.scores.shape[1:3]:
             return canvas
-        kept = canvas[:, : size[0], : size[1]]
-        return jnp.pad(
-            kept, [(0, 0), *((0, new - old) for new, old in zip(size, kept.shape[1:3], strict=True)), (0, 0)]
-        )
+        return jax.tree.map(partial(_with_size, size=size), canvas)
 
 
 # Cached: the evaluations of a training run differ only in the model's parameters.
 @lru_cache
-def _compiled(accumulator: Accumulator, mesh: Mesh) -> Callable[..., tuple[Array, Array]]:
+def _compiled(accumulator: Accumulator, mesh: Mesh) -> Callable[..., tuple[Canvas, Array]]:
     return jax.jit(sharding.per_device(accumulator.add, mesh), donate_argnums=0)
 
 
 def usual_batch_size(mesh: Mesh) -> int:
     """Default number of windows per device: CPUs are slower with more (10 % with 4), accelerators with fewer."""
     return 2 if sharding.is_on_cpus(mesh) else 8
+
+
+def _with_size(x: Float[Array, "d h w k"], size: tuple[int, ...]) -> Float[Array, "d h2 w2 k"]:
+    kept = x[:, : size[0], : size[1]]
+    return jnp.pad(kept, [(0, 0), *((0, new - old) for new, old in zip(size, kept.shape[1:3], strict=True)), (0, 0)])
 
 
 def _take(windows: Iterator[Window | None], count: int, end_with_tile: bool) -> list[Window]:

@@ -1,10 +1,13 @@
 """Translates the fields of config.eval, from a config, checkpoint or exported file, into arguments."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
+
+from jax.sharding import Mesh
 
 from cpnet_jax.errors import UserError
-from cpnet_jax.inference.protocol import Protocol
+from cpnet_jax.inference.predictor import usual_batch_size
+from cpnet_jax.inference.protocol import Overlap, Protocol
 
 
 def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) -> Protocol:
@@ -15,9 +18,14 @@ def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) 
       multi_scale: whether to use the settings' scales and flip; None: as the settings say.
 
     Raises:
-      UserError: if scales are wanted, but the settings have none.
+      UserError: if scales are wanted, but the settings have none; or if this version does not know the overlap.
     """
     overlap = settings.get("overlap", Protocol.overlap)
+    if overlap not in get_args(Overlap):
+        raise UserError(
+            f"the network's file says eval.overlap={overlap!r}, and this program knows {list(get_args(Overlap))}: "
+            "update cpnet_jax"
+        )
     if not (settings.get("multi_scale", False) if multi_scale is None else multi_scale):
         return Protocol(overlap=overlap)
     if "scales" not in settings:
@@ -32,3 +40,8 @@ def limits(settings: Mapping[str, Any]) -> dict[str, int]:
     """The arguments of `Predictor` that bound its memory; unset ones are left out."""
     found = {"batch_size": settings.get("batch_size"), "canvas_bytes": settings.get("canvas_mib", 0) * 2**20}
     return {name: value for name, value in found.items() if value}
+
+
+def windows_at_once(batch_size: int, mesh: Mesh) -> int:
+    """Windows in a batch of all devices of the mesh, for a value of config.eval.batch_size."""
+    return (batch_size or usual_batch_size(mesh)) * mesh.size

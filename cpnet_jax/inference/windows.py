@@ -61,11 +61,14 @@ class Side:
       scale: see `scaled_size`.
       crop: length of the windows.
       average: whether overlapping windows are averaged; otherwise they are added.
+      mirrored: whether the windows lie as those of the mirrored side.
     """
 
-    def __init__(self, size: int, scale: float, crop: int, *, average: bool = False) -> None:
+    def __init__(self, size: int, scale: float, crop: int, *, average: bool = False, mirrored: bool = False) -> None:
         self.scaled = scaled_size(size, scale)
         self.offsets = window_offsets(self.scaled, crop)
+        if mirrored:
+            self.offsets = [self.offsets[-1] - offset for offset in self.offsets]
         self._crop = crop
         self._taps = bilinear_taps(self.scaled, size)
         covering = np.zeros(max(self.scaled, crop))

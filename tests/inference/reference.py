@@ -15,6 +15,11 @@ def scores(image, network, *, crop, mean, scales=(1.0,), flip=False, overlap="su
     total = 0.0
     for scale in scales:
         scaled = scaled_image(image, scale)
+        if overlap == "average_logits":
+            for mirrored in (False, True) if flip else (False,):
+                found = averaged_logits(scaled, network, crop=crop, mean=mean, mirrored=mirrored)
+                total = total + softmax(resize(found, image.shape[:2]))
+            continue
         at_scale = scaled_scores(scaled, network, crop=crop, mean=mean, flip=flip, overlap=overlap)
         total = total + resize(at_scale, image.shape[:2])
     return total
@@ -35,6 +40,26 @@ def scaled_scores(image, network, *, crop, mean, flip, overlap):
     if overlap == "average":
         total = total / windows
     return total[: image.shape[0], : image.shape[1]]
+
+
+def averaged_logits(image, network, *, crop, mean, mirrored):
+    """(h, w, K): the mean over the windows of their logits; those of the mirrored image are mirrored back."""
+    canvas = padded(image, crop, mean)
+    if mirrored:
+        canvas = mirror(canvas)
+    total, windows = 0.0, np.zeros((*canvas.shape[:2], 1))
+    for top in starts(canvas.shape[0], crop[0]):
+        for left in starts(canvas.shape[1], crop[1]):
+            place = np.s_[top : top + crop[0], left : left + crop[1]]
+            found = resize(network(canvas[place]), crop)
+            placed = np.zeros((*canvas.shape[:2], found.shape[-1]))
+            placed[place] = found
+            total = total + placed
+            windows[place] += 1
+    mean_logits = total / windows
+    if mirrored:
+        mean_logits = mirror(mean_logits)
+    return mean_logits[: image.shape[0], : image.shape[1]]
 
 
 def window_scores(window, network, flip):

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import cv2
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -24,6 +26,8 @@ from cpnet_jax.data.catalog import CAMVID, Dataset
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.export import artifact, export_model, load_exported
 from cpnet_jax.inference.export.verify import TOLERANCE, Agreement, probe_images, verify
+from cpnet_jax.inference.images import read_image
+from cpnet_jax.inference.load import from_workdir
 from cpnet_jax.models import CPNet, PriorOptions, upsample
 from cpnet_jax.modes import export as export_mode
 from cpnet_jax.modes.export import export_workdir
@@ -311,7 +315,7 @@ def test_a_newer_format_is_refused_and_named(exported, tmp_path):
     path = rewritten(exported[0], tmp_path / "newer.cpnet", format_version=artifact.FORMAT_VERSION + 1)
     with pytest.raises(UserError) as error:
         load_exported(path, sharding.make_mesh())
-    assert "format version 2 and this program knows up to 1" in one_sentence(error)
+    assert "format version 3 and this program knows up to 2" in one_sentence(error)
 
 
 def newer_calling_convention(path):
@@ -359,6 +363,26 @@ def test_the_example_runs_without_our_code_and_draws_the_classes(exported, logit
     assert DATASET.classes[np.bincount(classes.ravel()).argmax()] in result.stdout
 
 
+def test_the_example_scales_more_than_8_bits_as_training_does(exported, logits, tmp_path, monkeypatch):
+    model = rewritten(exported[0], tmp_path / "deep.cpnet", value_range=[0, 4095])
+    cv2.imwrite(str(tmp_path / "in.png"), WINDOWS[0][..., ::-1].astype(np.uint16) << 4)
+    assert np.array_equal(read_image(tmp_path / "in.png", value_range=(0, 4095)), WINDOWS[0])
+    example = ROOT / "examples" / "run_exported_model.py"
+    monkeypatch.setattr(sys, "argv", list(map(str, (example, model, tmp_path / "in.png", tmp_path / "out.png"))))
+    runpy.run_path(str(example))
+    classes = np.asarray(outputs(logits[:1])["classes"][0])
+    np.testing.assert_array_equal(Image.open(tmp_path / "out.png"), np.uint8(DATASET.palette)[classes])
+
+
+def test_only_a_file_with_a_value_range_needs_a_new_reader(exported, tmp_path):
+    old = artifact.read(exported[0])
+    assert old.metadata["format_version"] == 1
+    metadata = {key: value for key, value in old.metadata.items() if not key.startswith("format")}
+    artifact.write(tmp_path / "deep.cpnet", dataclasses.replace(old, metadata={**metadata, "value_range": [0, 1023]}))
+    assert artifact.read(tmp_path / "deep.cpnet").metadata["format_version"] == 2
+    assert load_exported(tmp_path / "deep.cpnet", sharding.make_mesh()).value_range == (0, 1023)
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     """A run with a better evaluation at step 1 than at step 2; its data do not exist."""
@@ -369,6 +393,7 @@ def workdir(tmp_path_factory):
         "classes": list(CAMVID.classes),
         "palette": [list(colour) for colour in CAMVID.palette],
         "ignore_label": 255,
+        "value_range": [0, 1023],
     }
     description = as_dict(config) | {"trained_on": known}
     model = MODEL.clone(num_classes=len(CAMVID.classes))
@@ -376,7 +401,7 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         for step, miou in ((1, 0.5), (2, 0.4)):
-            checkpoints.save(step, state, position=0, config=description, miou=miou)
+            checkpoints.save(step, state, position=step, config=description, miou=miou)
     return folder
 
 
@@ -389,6 +414,7 @@ def test_one_command_exports_a_workdir_without_config_and_data(workdir, tmp_path
     assert "differ from the live network's by at most" in result.stdout
     model = load_exported(tmp_path / "lake.cpnet", sharding.make_mesh())
     assert model.origin["step"] == 2 and model.dataset.classes == CAMVID.classes
+    assert model.value_range == from_workdir(workdir, sharding.make_mesh()).value_range == (0, 1023)
 
 
 @pytest.mark.parametrize(("checkpoint", "step"), [("best", 1), ("latest", 2)])

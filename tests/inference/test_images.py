@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from cpnet_jax.data.codecs import decode_image
+from cpnet_jax.data.image_files import TURNS
 from cpnet_jax.errors import UserError
-from cpnet_jax.inference.images import UPRIGHT, read_ahead, read_image
+from cpnet_jax.inference.images import read_ahead, read_image
 
 SIZE = (40, 60)
 BLOCKS = np.random.default_rng(0).integers(40, 216, (4, 5, 3)).astype(np.uint8)
@@ -99,7 +100,7 @@ def turned(orientation: int) -> np.ndarray:
     return np.ascontiguousarray(stored[orientation])
 
 
-@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("orientation", TURNS)
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp", "a.jpg"])
 def test_the_cameras_orientation_is_followed(tmp_path, orientation, name):
     exif = Image.Exif()

@@ -31,6 +31,8 @@ PROTOCOLS = {
     "single scale": Protocol(),
     "the paper's": Protocol(scales=(0.5, 0.75, 1.0, 1.5, 1.75), flip=True),
     "averaged": Protocol(scales=(0.75, 1.25), flip=True, overlap="average"),
+    "averaged logits": Protocol(overlap="average_logits"),
+    "mmsegmentation's": Protocol(scales=(0.5, 1.0, 1.75), flip=True, overlap="average_logits"),
     "extreme scales": Protocol(scales=(0.1, 2.3)),
 }
 # Two scores that differ by less may come in either order.
@@ -147,7 +149,9 @@ def test_the_protocols_give_different_results():
         Protocol(scales=(1.5,)),
         Protocol(scales=(1.0, 1.5)),
         Protocol(scales=(1.0, 1.5), overlap="average"),
+        Protocol(scales=(1.0, 1.5), overlap="average_logits"),
         Protocol(scales=(1.0, 1.5), flip=True),
+        Protocol(scales=(1.0, 1.5), flip=True, overlap="average_logits"),
     ]
     for one, other in itertools.combinations(
         [reference.probabilities(slow(image, variant)) for variant in variants], 2
@@ -165,7 +169,9 @@ def test_devices_and_the_size_of_the_batches_change_nothing(devices, batch_size)
     assert_agrees(toy_predictor("averaged", devices, batch_size), make_images(), expected(PROTOCOLS["averaged"]))
 
 
-@pytest.mark.parametrize(("name", "windows"), [("single scale", 0), ("the paper's", 2), ("averaged", 7)])
+@pytest.mark.parametrize(
+    ("name", "windows"), [("single scale", 0), ("the paper's", 2), ("averaged", 7), ("mmsegmentation's", 5)]
+)
 def test_a_canvas_cut_into_tiles_gives_the_same(name, windows):
     """Holds for any canvas size."""
     predictor = Predictor(

@@ -72,6 +72,44 @@ def test_scores_of_overlapping_windows_are_added_or_averaged(overlap, twice):
     np.testing.assert_allclose(found[:, :, 0], expected)
 
 
+def test_averaged_logits_are_those_of_mmsegmentation():
+    """Its slide_inference and aug_test, in torch: the image is scaled, then mirrored, then cut into windows."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (21, 61, 3)).astype(np.uint8)
+    kernel = rng.normal(0, 0.1, (5, 3, 8, 8))
+    places = rng.normal(0, 1, (5, CROP[0] // 8, CROP[1] // 8))
+
+    def logits(windows):
+        return torch.nn.functional.conv2d(windows, torch.tensor(kernel), stride=8) + torch.tensor(places)
+
+    def network(window):
+        tensor = torch.tensor(window.transpose(2, 0, 1).copy(), dtype=torch.float64)[None]
+        return logits(tensor)[0].permute(1, 2, 0).numpy()
+
+    def slide(images):
+        (height, width), stride = images.shape[2:], [side * 2 // 3 for side in CROP]
+        total, count = torch.zeros(1, 5, height, width, dtype=torch.float64), torch.zeros(1, 1, height, width)
+        for row in range(max(height - CROP[0] + stride[0] - 1, 0) // stride[0] + 1):
+            for column in range(max(width - CROP[1] + stride[1] - 1, 0) // stride[1] + 1):
+                bottom = min(row * stride[0] + CROP[0], height)
+                right = min(column * stride[1] + CROP[1], width)
+                place = np.s_[:, :, bottom - CROP[0] : bottom, right - CROP[1] : right]
+                total[place] += torch.nn.functional.interpolate(logits(images[place]), CROP, mode="bilinear")
+                count[place] += 1
+        return total / count
+
+    expected = 0
+    for scale in (1.0, 1.5):
+        scaled = torch.tensor(reference.scaled_image(image, scale).transpose(2, 0, 1), dtype=torch.float64)[None]
+        for flips in ([], [3]):
+            found = slide(scaled.flip(flips)).flip(flips)
+            expected += torch.nn.functional.interpolate(found, image.shape[:2], mode="bilinear").softmax(dim=1)
+    options = {"crop": CROP, "mean": MEAN, "scales": (1.0, 1.5), "flip": True, "overlap": "average_logits"}
+    found = reference.scores(image, network, **options)
+    np.testing.assert_allclose(found, expected[0].permute(1, 2, 0).numpy(), atol=1e-9)
+
+
 def test_with_flip_each_window_is_also_predicted_mirrored():
     def left_half(window):
         logits = np.zeros((2, 3, 2))

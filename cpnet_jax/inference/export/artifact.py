@@ -9,21 +9,30 @@ constants of the function would be compiled into it: four times slower, twice th
 """
 
 import json
+import math
+import struct
 import zipfile
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, reason
+from cpnet_jax.inference import metadata
+from cpnet_jax.inference.metadata import shown
 from cpnet_jax.runtime.files import AnyPath
 
 FORMAT = "cpnet_jax exported network"
-# Increased whenever a reader of the previous version could misread the file.
-FORMAT_VERSION = 1
+# Increased whenever a reader of the previous version could misread the file. Files without a `value_range` are still
+# written as version 1.
+FORMAT_VERSION = 2
 
-METADATA, PROGRAM, WEIGHTS = "metadata.json", "model.stablehlo", "weights/"
+METADATA, PROGRAM, WEIGHTS, ARRAY = "metadata.json", "model.stablehlo", "weights/", ".npy"
+LARGEST_METADATA = 2**20  # bytes
+ENCRYPTED = 1  # the bit of an entry's flags
+# What zipfile, numpy and json raise on damaged files. RuntimeError includes NotImplementedError and RecursionError.
+DAMAGE = (zipfile.BadZipFile, EOFError, LookupError, ValueError, ArithmeticError, OSError, RuntimeError, struct.error)
 
 Weights = dict[str, Shaped[Array | np.ndarray, "..."]]
 
@@ -45,17 +54,20 @@ class Artifact:
 
 def write(path: AnyPath, artifact: Artifact) -> None:
     """Writes the file; overwrites an existing one."""
-    metadata = {"format": FORMAT, "format_version": FORMAT_VERSION, **artifact.metadata}
+    version = FORMAT_VERSION if artifact.metadata.get("value_range") else 1
+    described = {"format": FORMAT, "format_version": version, **artifact.metadata}
     with path.open("wb") as file:
         arrays: Any = {f"{WEIGHTS}{name}": array for name, array in artifact.weights.items()}
         np.savez(file, **arrays)
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(METADATA, json.dumps(metadata, indent=2))
+        archive.writestr(METADATA, json.dumps(described, indent=2))
         archive.writestr(PROGRAM, artifact.program)
 
 
 def read(path: AnyPath) -> Artifact:
-    """Reads the whole file and verifies its checksums.
+    """Reads the whole file. Verifies its checksums, its entries and the types of its metadata.
+
+    No more is read into memory than the file holds, since its entries are neither compressed nor pickled.
 
     Raises:
       UserError: if the file is missing, damaged, of another kind or of a newer format.
@@ -63,38 +75,85 @@ def read(path: AnyPath) -> Artifact:
     if not path.is_file():
         raise UserError(f"{path} is not a file: name one written by --mode=export")
     try:
-        with zipfile.ZipFile(path) as archive:
-            metadata = _metadata(path, archive)
-            program = archive.read(PROGRAM)
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            if METADATA not in archive.namelist():
+                raise UserError(f"{path} is an archive without {METADATA}: name a file written by --mode=export")
+            entries = _entries(archive, size=file.seek(0, 2))
+            described = _metadata(path, archive, entries[METADATA])
+            program = archive.read(entries[PROGRAM])
             weights: Weights = {
-                name.removeprefix(WEIGHTS).removesuffix(".npy"): _array(archive, name)
-                for name in archive.namelist()
+                name.removeprefix(WEIGHTS).removesuffix(ARRAY): _array(archive, entry)
+                for name, entry in entries.items()
                 if name.startswith(WEIGHTS)
             }
-    except (zipfile.BadZipFile, EOFError, KeyError, ValueError, OSError, NotImplementedError) as error:
+    except DAMAGE as error:
         raise UserError(
-            f"{path} is damaged or not an exported network ({type(error).__name__}: {error}): copy it again, or export "
-            "the network again"
+            f"{path} is damaged or not an exported network ({reason(error)}): copy it "
+            "again, or export the network again"
         ) from error
-    return Artifact(metadata, program, weights)
+    return Artifact(described, program, weights)
 
 
-def _metadata(path: AnyPath, archive: zipfile.ZipFile) -> dict[str, Any]:
-    if METADATA not in archive.namelist():
-        raise UserError(f"{path} is an archive without {METADATA}: name a file written by --mode=export")
-    metadata = json.loads(archive.read(METADATA))
-    if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
+    """The entries by name, in the order of the file.
+
+    Raises:
+      ValueError: if there is an entry that `write` would not make, or one is missing.
+    """
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) != len(archive.infolist()):
+        raise ValueError("two entries have the same name")
+    for name, entry in entries.items():
+        if name not in (METADATA, PROGRAM) and not (name.startswith(WEIGHTS) and name.endswith(ARRAY)):
+            raise ValueError(f"it has an unknown entry {shown(name)}")
+        if entry.flag_bits & ENCRYPTED:
+            raise ValueError(f"{shown(name)} is encrypted")
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise ValueError(f"{shown(name)} is compressed")
+    if PROGRAM not in entries:
+        raise ValueError(f"{PROGRAM} is missing")
+    if entries[METADATA].file_size > LARGEST_METADATA:
+        raise ValueError(f"{METADATA} has more than {LARGEST_METADATA} bytes")
+    if sum(entry.file_size for entry in entries.values()) > size:
+        raise ValueError("its entries overlap")
+    return entries
+
+
+def _metadata(path: AnyPath, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> dict[str, Any]:
+    found = metadata.parse(archive.read(entry))
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"{path} is an archive of another kind: name a file written by --mode=export")
-    if metadata["format_version"] > FORMAT_VERSION:
+    version = found.get("format_version")
+    if type(version) is int and version > FORMAT_VERSION:
         raise UserError(
-            f"{path} has format version {metadata['format_version']} and this program knows up to {FORMAT_VERSION}: "
+            f"{path} has format version {shown(version)} and this program knows up to {FORMAT_VERSION}: "
             "update cpnet_jax, or export with this version"
         )
-    return metadata
+    try:
+        metadata.check(found, {"format_version": metadata.whole(1, FORMAT_VERSION)})
+        metadata.check_exported(found)
+    except (ValueError, UserError) as error:
+        raise UserError(
+            f"{path}: its {METADATA} has a missing or invalid entry ({reason(error)}): export the network again"
+        ) from error
+    return found
 
 
-def _array(archive: zipfile.ZipFile, name: str) -> Shaped[np.ndarray, "..."]:
-    with archive.open(name) as file:
-        array = np.lib.format.read_array(file, allow_pickle=False)
-        file.read()  # to the end, because the checksum is compared there
-    return array
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Shaped[np.ndarray, "..."]:
+    with archive.open(entry) as file:
+        shape, by_columns, dtype = _header(file, shown(entry.filename))
+        values = file.read()  # to the end, because the checksum is compared there
+    # Compared before numpy allocates the array.
+    if dtype.hasobject or min(shape, default=0) < 0 or len(values) != math.prod(shape) * dtype.itemsize:
+        raise ValueError(f"{shown(entry.filename)} does not hold the values that its header announces")
+    return np.frombuffer(values, dtype).reshape(shape, order="F" if by_columns else "C")
+
+
+def _header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether its values are in the order of Fortran, and dtype of an array."""
+    try:
+        if np.lib.format.read_magic(file) == (1, 0):
+            return np.lib.format.read_array_header_1_0(file)
+    except Exception as error:  # numpy parses it with Python's tokeniser and parser
+        raise ValueError(f"{name} has a damaged header") from error
+    raise ValueError(f"{name} is not of the version of numpy's format that --mode=export writes")

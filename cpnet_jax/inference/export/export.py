@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree, UInt8
 import cpnet_jax
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.normalize import normalize
+from cpnet_jax.data.value_range import ValueRange
 from cpnet_jax.inference.export import artifact
 from cpnet_jax.inference.export.artifact import Artifact
 from cpnet_jax.inference.export.load import deserialise
@@ -31,6 +32,7 @@ def export_model(
     crop_size: tuple[int, int],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    value_range: ValueRange | None = None,
     origin: dict[str, Any],
 ) -> Agreement:
     """Writes the file, reads it back and compares it with the live network; then replaces `path` in one step.
@@ -41,6 +43,7 @@ def export_model(
       dataset: its classes, their colours and the ignore label.
       crop_size: (height, width) of its input windows.
       mean, std: normalisation constants, RGB, in units of 0 .. 255.
+      value_range: range of the training images of more than 8 bits, see `TrainedModel`.
       origin: experiment and step that it comes from, as JSON.
 
     Raises:
@@ -54,7 +57,7 @@ def export_model(
 
     weights = weights_for(model, variables, crop_size)
     program = serialise(make_network(model, mean, std), weights, crop_size)
-    metadata = _metadata(dataset, crop_size, mean, std, origin)
+    metadata = _metadata(dataset, crop_size, mean, std, value_range, origin)
     with files.replacing(path) as temporary:
         artifact.write(temporary, Artifact(metadata, program, weights))
         written = artifact.read(temporary)
@@ -71,6 +74,7 @@ def _metadata(
     crop_size: tuple[int, int],
     mean: tuple[float, float, float],
     std: tuple[float, float, float],
+    value_range: ValueRange | None,
     origin: dict[str, Any],
 ) -> dict[str, Any]:
     return {
@@ -82,6 +86,7 @@ def _metadata(
         "output_stride": OUTPUT_STRIDE,
         "mean": list(mean),
         "std": list(std),
+        "value_range": value_range and list(value_range),
         "origin": origin,
         "platforms": list(PLATFORMS),
         "versions": {"cpnet_jax": cpnet_jax.__version__, "jax": jax.__version__},

@@ -1,6 +1,6 @@
 """Loads an exported network onto all devices."""
 
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,9 +10,11 @@ from jaxtyping import Array, Float, UInt8
 
 from cpnet_jax import sharding
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.errors import UserError
+from cpnet_jax.data.value_range import value_range_from
+from cpnet_jax.errors import UserError, reason
 from cpnet_jax.inference.export import artifact
 from cpnet_jax.inference.export.artifact import Artifact, Weights
+from cpnet_jax.inference.export.interface import check_interface
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.runtime.files import AnyPath
 
@@ -20,11 +22,19 @@ from cpnet_jax.runtime.files import AnyPath
 def load_exported(path: AnyPath, mesh: Mesh) -> TrainedModel:
     """Loads a file written by `export_model`, for prediction on all devices of the mesh.
 
+    The file may come from a stranger: everything in it is checked before it is run.
+
     Raises:
-      UserError: if the file is missing, damaged, of another kind, or too new for this program or this JAX.
+      UserError: if the file is missing, damaged, of another kind, or too new for this program or this JAX; if its
+        entries contradict each other, or weights are not finite. The model's `logits` raises it, too, if the program
+        cannot be compiled or run.
     """
     loaded = artifact.read(path)
     network = deserialise(path, loaded)
+    try:
+        check_interface(network, loaded.metadata, loaded.weights)
+    except Exception as error:  # `network` may hold anything
+        raise UserError(f"{path} cannot be used ({reason(error)}): export the network again") from error
 
     def logits(weights: Weights, windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
         return network.call(weights, windows)["logits"]
@@ -32,12 +42,20 @@ def load_exported(path: AnyPath, mesh: Mesh) -> TrainedModel:
     # The exported program is for one device, so each device runs it on its own windows.
     run = jax.jit(sharding.per_device(logits, mesh, replicated=1))
     weights = jax.device_put(loaded.weights, sharding.replicated(mesh))
-    return _described(path, loaded.metadata, partial(run, weights))
+
+    def guarded(windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
+        try:
+            return run(weights, windows)
+        except Exception as error:  # JAX, MLIR and XLA have no common base class
+            raise UserError(
+                f"{path} holds a program that cannot be run ({reason(error)}): export the network again"
+            ) from error
+
+    return _described(path, loaded.metadata, guarded)
 
 
 def deserialise(path: AnyPath, loaded: Artifact) -> export.Exported:
     """Deserialises the program; raises UserError if this JAX cannot read it."""
-    written_with = loaded.metadata.get("versions", {}).get("jax")
     try:
         network = export.deserialize(bytearray(loaded.program))
         newest = export.maximum_supported_calling_convention_version
@@ -47,28 +65,24 @@ def deserialise(path: AnyPath, loaded: Artifact) -> export.Exported:
     except Exception as error:  # flatbuffers, MLIR and JAX have no common base class
         raise UserError(
             f"{path} holds a program that this JAX ({jax.__version__}) cannot read; it was written with JAX "
-            f"{written_with}: install that version or a newer one, or export the network again"
+            f"{loaded.metadata['versions']['jax']}: install that version or a newer one, or export the network again"
         ) from error
     return network
 
 
-def _described(path: AnyPath, metadata: dict[str, Any], logits: Any) -> TrainedModel:
-    try:
-        dataset = Dataset(
-            name=metadata["dataset"],
-            classes=tuple(metadata["classes"]),
-            palette=tuple(tuple(colour) for colour in metadata["palette"]),
-            ignore_label=metadata["ignore_label"],
-        )
-        return TrainedModel(
-            dataset=dataset,
-            crop_size=tuple(metadata["crop_size"]),
-            mean=tuple(metadata["mean"]),
-            std=tuple(metadata["std"]),
-            logits=logits,
-            origin={**metadata["origin"], "file": path.name, "exported": metadata["date"]},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: its metadata.json has a missing or invalid entry ({error}): export the network again"
-        ) from error
+def _described(path: AnyPath, described: Mapping[str, Any], logits: Any) -> TrainedModel:
+    """The model of metadata that `artifact.read` has checked."""
+    return TrainedModel(
+        dataset=Dataset(
+            name=described["dataset"],
+            classes=tuple(described["classes"]),
+            palette=tuple(tuple(colour) for colour in described["palette"]),
+            ignore_label=described["ignore_label"],
+        ),
+        crop_size=tuple(described["crop_size"]),
+        mean=tuple(described["mean"]),
+        std=tuple(described["std"]),
+        value_range=value_range_from(described),
+        logits=logits,
+        origin={**described["origin"], "file": path.name, "exported": described["date"]},
+    )

@@ -2,22 +2,19 @@
 
 import re
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
+from cpnet_jax.data.image_files import open_image, stored_size
 from cpnet_jax.inference.submissions.format import Format
 from cpnet_jax.runtime.progress import track
 
 # "P": with a palette, pixel values are still class numbers.
 MODES = ("L", "P")
-# Errors that Pillow and zipfile raise on damaged data; RuntimeError on encrypted archives.
-UNREADABLE = (OSError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error, Image.DecompressionBombError)
 THREADS = 4
 
 Read = Callable[[str], bytes]
@@ -37,7 +34,7 @@ def validate(form: Format, path: Path, images: Iterable[Path] | None = None) -> 
     with ExitStack() as stack:
         try:
             files, read = _open(path, stack)
-        except UNREADABLE as error:
+        except Exception as error:  # zipfile raises exceptions of many types on damaged archives
             return [f"{path} cannot be opened as a folder or zip archive ({_reason(error)})"]
         expected = None if images is None else {form.key_of(image.name) or image.name: image for image in images}
         problems, predictions = _check_names(form, files, expected)
@@ -59,7 +56,7 @@ def _open(path: Path, stack: ExitStack) -> tuple[list[str], Read]:
         names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if not file.is_dir())
         return names, lambda name: (path / name).read_bytes()
     archive = stack.enter_context(zipfile.ZipFile(path))
-    return [info.filename for info in archive.infolist() if not info.is_dir()], archive.read
+    return [name for name in archive.namelist() if not name.endswith("/")], archive.read
 
 
 def _check_names(
@@ -97,9 +94,8 @@ def _check_presence(
 def _faults(form: Format, read: Read, name: str, image: Path | None) -> list[str]:
     """The faults of one prediction, without its name."""
     try:
-        picture = Image.open(BytesIO(read(name)))
-        picture.load()
-    except UNREADABLE as error:
+        picture = open_image(read(name))
+    except Exception as error:  # as above
         return [f"cannot be read ({_reason(error)})"]
     if picture.format != "PNG":
         return [f"is a {picture.format} file, not a PNG"]
@@ -112,9 +108,8 @@ def _size_faults(form: Format, picture: Image.Image, image: Path | None) -> list
     size, of_what = form.size, "test images"
     if image is not None:
         try:
-            with Image.open(image) as opened:
-                size, of_what = opened.size, str(image)  # as stored, without applying the orientation
-        except UNREADABLE as error:
+            size, of_what = stored_size(image), str(image)
+        except (OSError, ValueError) as error:
             return [f"cannot be compared with {image}, which cannot be read ({_reason(error)})"]
     if size is None or picture.size == size:
         return []
