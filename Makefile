@@ -7,7 +7,7 @@ TORCH ?= 1
 JOBS ?= 2
 BIN = $(VENV)/bin
 
-.PHONY: quickstart test test-layouts test-faults test-parity lint docs bench compare clean
+.PHONY: quickstart test test-layouts test-faults test-fuzz test-parity lint docs bench compare clean
 
 quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, draw predictions.
 	$(BIN)/python main.py --config=configs/quickstart.py
@@ -23,6 +23,9 @@ test-parity: $(VENV)/.ready-test-1  ## Compare networks of every kind with PyTor
 
 test-faults: $(VENV)/.ready-test-0  ## Break runs in the ways they break on pods; a quarter of an hour.
 	$(BIN)/python -m pytest -s -m long tests/faults
+
+test-fuzz: $(VENV)/.ready-test-0  ## Read damaged files, MUTATED_FILES=100000 of them; minutes.
+	$(BIN)/python -m pytest -s -m long tests/faults/test_mutated_files.py
 
 lint: $(VENV)/.ready-test-$(TORCH)  ## Check style, formatting and types.
 	$(BIN)/ruff check .

@@ -41,7 +41,7 @@ def get_config() -> ml_collections.ConfigDict:
     data.cat_max_ratio = 1.0  # largest share of one class in a crop; up to 10 crops are drawn; 1: no limit
     data.photometric_jitter = False  # random brightness, contrast, saturation and hue, as in mmsegmentation
     data.class_uniform = False  # draw an image of each class in turn, however rare the class is
-    data.on_error = "stop"  # at an unreadable training example: "stop", or "skip": report it and draw another
+    data.on_error = "stop"  # at an unreadable example: "stop", or "skip": report it and leave it out or draw another
 
     # Fields of the dataset "folder", your own images. Paths are relative to data.source. See docs/your_own_data.md.
     data.folder = folder = ml_collections.ConfigDict()
@@ -53,6 +53,8 @@ def get_config() -> ml_collections.ConfigDict:
     folder.classes = ""  # class file; empty: classes.txt, classes.yaml or classes.yml
     folder.mask_format = "auto"  # "indices" or "colours"; "auto": as the first mask is stored
     folder.orientation = "auto"  # masks of photographs with an EXIF orientation fit them as "stored" or as "turned"
+    # Values that become 0 and 255 in images of more than 8 bits, such as (0, 4095); None: found from all images.
+    folder.value_range = placeholder(tuple)
     folder.val_fraction = 0.1  # share of the images drawn for validation, by name, if there is no val split
 
     config.model = model = ml_collections.ConfigDict()
@@ -103,6 +105,7 @@ def get_config() -> ml_collections.ConfigDict:
     loss.exclude_diagonal = True  # leave i = j out of precision and recall, as the release; False: the paper's formula
     loss.ignored = "class"  # ignored positions are "class": one more class (the release); "mask": left out of all sums
     loss.class_weights = ()  # weights of the classes in the cross entropies, one for each; empty: all 1
+    loss.mean_over = "labelled"  # divide the cross entropies by the "labelled" pixels, or by "all" (the release)
     loss.ohem = False  # bootstrapped cross entropy: the segmentation loss is the mean over the hard pixels
     loss.ohem_threshold = 0.7  # a pixel is hard if the probability of its class is lower
     loss.ohem_min_kept = 100_000  # lower bound on pixels kept per image, pooled over the batch
@@ -124,11 +127,14 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Evaluation and prediction.
     config.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.class_names = ()  # pairs of a class of other data and the network's name for it: (("auto", "car"),)
     evaluation.checkpoint = "latest"  # checkpoint of --mode=eval: "latest" or "best" (by validation mIoU)
     evaluation.multi_scale = False  # True: the paper's protocol, at all scales below and flipped
     evaluation.scales = (0.5, 0.75, 1.0, 1.5, 1.75)  # factors on the image's sides, with multi_scale
     evaluation.flip = True  # also predict the mirrored image, with multi_scale
-    evaluation.overlap = "sum"  # scores where windows overlap: "sum" (the authors' evaluator) or "average"
+    # Scores where windows overlap: "sum" (the authors' evaluator) or "average" of the probabilities, or
+    # "average_logits": of the logits, before the softmax (mmsegmentation).
+    evaluation.overlap = "sum"
     evaluation.batch_size = 0  # windows at once on each device; 0: 2 on CPUs, 8 on accelerators
     evaluation.canvas_mib = 1024  # MiB of scores kept on a device; larger images are tiled, with equal results
     evaluation.pictures = 8  # images drawn in the report, in predictions/ and in TensorBoard (at most 4 there)

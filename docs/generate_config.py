@@ -81,4 +81,4 @@ def _comments(source: str) -> tuple[dict[int, str], dict[int, str]]:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(page(SOURCE.read_text()))
+    PAGE.write_text(page(SOURCE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -74,6 +74,12 @@ def test_each_data_library_is_known_to_one_place():
     assert all(module.startswith("data.builders") for module in users("tensorflow_datasets"))
 
 
+def test_image_files_are_opened_in_one_place():
+    assert {module for module, path in MODULES.items() if "Image.open(" in path.read_text()} == {
+        "cpnet_jax.data.image_files"
+    }
+
+
 def loaded(module):
     """Modules that importing `module` in a fresh interpreter brings in."""
     code = f"import sys, {module}; print('\\n'.join(sys.modules))"

@@ -7,7 +7,7 @@ from typing import Any
 
 import ml_collections
 
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, quoted
 from cpnet_jax.models.backbones import BACKBONES
 from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
@@ -33,8 +33,9 @@ CHOICES = {
     "system.forms": ("auto", "cpu", "gpu", "tpu"),
     "system.remat": ("none", "blocks"),
     "loss.ignored": ("class", "mask"),
+    "loss.mean_over": ("labelled", "all"),
     "eval.checkpoint": ("latest", "best"),
-    "eval.overlap": ("sum", "average"),
+    "eval.overlap": ("sum", "average", "average_logits"),
     "data.on_error": ("stop", "skip"),
     "data.folder.mask_format": ("auto", "indices", "colours"),
     "data.folder.orientation": ("auto", "stored", "turned"),
@@ -103,7 +104,9 @@ def check_config(config: ml_collections.ConfigDict) -> None:
         scales = _field(config, field)
         if not scales or not all(_is_finite(scale) and 0.01 <= scale <= 16 for scale in scales):
             raise UserError(f"config.{field} is {tuple(scales)}: give at least one number, each from 0.01 to 16")
+    _check_class_names(config)
     _check_normalisation(config)
+    _check_value_range(config)
     _check_optimizer(config)
     profiled_steps(config)
     _check_class_weights(config)
@@ -125,6 +128,8 @@ def _check_paths(config: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.name is {config.name!r}: it names a folder in runs/, so give a word without a slash")
     if not config.data.dir:
         raise UserError("config.data.dir is empty: name the folder for prepared datasets")
+    if not files.is_remote(config.data.dir):
+        files.check_is_unicode(files.as_local_path(config.data.dir), "config.data.dir")
     if not config.system.data_cache or files.is_remote(config.system.data_cache):
         raise UserError(f"config.system.data_cache is {config.system.data_cache!r}: name a folder on a local disk")
     if files.is_remote(config.data.source):
@@ -134,12 +139,35 @@ def _check_paths(config: ml_collections.ConfigDict) -> None:
         )
 
 
+def _check_class_names(config: ml_collections.ConfigDict) -> None:
+    pairs = config.eval.class_names
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(isinstance(name, str) for name in pair):
+            raise UserError(
+                f"config.eval.class_names has {pair!r}: give pairs of a class of the data and the network's name for "
+                "it, as in (('auto', 'car'),)"
+            )
+    twice = [name for name, _ in pairs if [first for first, _ in pairs].count(name) > 1]
+    if twice:
+        raise UserError(f"config.eval.class_names has two pairs for {twice[0]!r}: give one")
+
+
 def _check_normalisation(config: ml_collections.ConfigDict) -> None:
     for field in ("data.mean", "data.std"):
         if len(_field(config, field)) != 3 or not all(map(_is_finite, _field(config, field))):
             raise UserError(f"config.{field} is {tuple(_field(config, field))}: it must be three numbers, R, G and B")
     if min(config.data.std) <= 0:
         raise UserError(f"config.data.std is {tuple(config.data.std)}: it must be positive")
+
+
+def _check_value_range(config: ml_collections.ConfigDict) -> None:
+    given = config.data.folder.value_range
+    if given is None:
+        return
+    if len(given) != 2 or not all(map(_is_finite, given)) or given[0] >= given[1]:
+        raise UserError(
+            f"config.data.folder.value_range is {tuple(given)}: give two numbers, the lower one first, as (0, 4095)"
+        )
 
 
 def _check_optimizer(config: ml_collections.ConfigDict) -> None:
@@ -222,11 +250,11 @@ def profiled_steps(config: ml_collections.ConfigDict) -> range:
     value = config.system.profile_steps
     if not value:
         return range(0)
-    match = re.fullmatch(r"(\d+):(\d+)", value)
+    match = re.fullmatch(r"(\d{1,18}):(\d{1,18})", value)
     if not match or not 1 <= int(match[1]) <= int(match[2]):
         raise UserError(
-            f"config.system.profile_steps is {value!r}: give the first and the last step to trace, counted from 1, "
-            "as in 10:15"
+            f"config.system.profile_steps is {quoted(value)}: give the first and the last step to trace, counted from "
+            "1, as in 10:15"
         )
     return range(int(match[1]), int(match[2]) + 1)
 

@@ -59,7 +59,7 @@ def _value(argv: list[str], flag: str) -> str | None:
     for argument, following in zip(argv, [*argv[1:], ""], strict=True):
         if argument in (f"--{flag}", f"-{flag}"):
             return following
-        if match := re.match(rf"--?{flag}=(.*)", argument):
+        if match := re.match(rf"--?{flag}=(.*)", argument, re.DOTALL):
             return match[1]
     return None
 

@@ -12,6 +12,7 @@ OTHER_FIELDS = (
     *("data.dir", "data.source", "data.train_split", "data.eval_split", "data.folder", "data.on_error"),
     *("data.scales", "data.flip_probability", "data.cat_max_ratio", "data.photometric_jitter", "data.class_uniform"),
     *("init", "eval.checkpoint", "eval.multi_scale", "eval.scales", "eval.flip", "eval.overlap", "eval.pictures"),
+    "eval.class_names",
     *("system.compilation_cache", "system.data_cache", "system.threads", "system.workers", "system.batches_ahead"),
     *("system.log_every", "system.profile_steps"),
 )

@@ -16,6 +16,9 @@ from cpnet_jax.runtime.files import AnyPath
 
 FREE_SECTIONS = ("system.", "eval.")
 
+# Fields that runs of earlier versions do not record -> what those versions did.
+ADDED_LATER = {"loss.mean_over": "labelled"}
+
 FREE_ON_RESUME = {
     "data.dir",
     "data.source",
@@ -45,7 +48,7 @@ FREE_ON_EACH_HOST = {
 }
 
 # Weights converted from another program do not know their data, nor how many steps an epoch has.
-UNKNOWN_TO_CONVERTED = {"trained_on.fingerprint", *EPOCHS.values()}
+UNKNOWN_TO_CONVERTED = {"trained_on.fingerprint", "trained_on.value_range", *EPOCHS.values()}
 
 
 def as_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -61,7 +64,7 @@ def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: AnyPath
       saved: the description in the workdir's checkpoint.
       workdir: the folder of the saved run, for the message.
     """
-    ours, theirs = dict(flat(ours)), dict(flat(saved))
+    ours, theirs = dict(flat(ours)), ADDED_LATER | dict(flat(saved))
     free = FREE_ON_RESUME | (UNKNOWN_TO_CONVERTED if "trained_on.weights" in theirs else set())
     differences = [
         f"config.{field} is {_value(theirs, field)} there and {_value(ours, field)} here"

@@ -1,33 +1,30 @@
-"""Evaluates training states on a split, as the config says."""
+"""Evaluates networks on labelled images, as the config says."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from cpnet_jax import losses, sharding
 from cpnet_jax.config import build
 from cpnet_jax.data import augment
-from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.data.records import Example, Records, decode_record
+from cpnet_jax.data.records import Example
 from cpnet_jax.data.stream import examples
+from cpnet_jax.evaluation.data import EvaluationData
 from cpnet_jax.evaluation.evaluate import Evaluation, evaluate, merge
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.evaluation.window_losses import WindowLosses, compiled_losses, mean_losses
 from cpnet_jax.inference.model import TrainedModel
-from cpnet_jax.inference.network import compiled_network
-from cpnet_jax.inference.predictor import Predictor, WindowBatch, usual_batch_size
+from cpnet_jax.inference.network import Network
+from cpnet_jax.inference.predictor import Predictor, WindowBatch
 from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows, prior_rows
-from cpnet_jax.inference.settings import limits, make_protocol
-from cpnet_jax.models import CPNet, CPNetOutput
+from cpnet_jax.inference.settings import limits, make_protocol, windows_at_once
 from cpnet_jax.runtime import processes
-from cpnet_jax.runtime.programs import Programs, Traceable
 from cpnet_jax.runtime.progress import track
-from cpnet_jax.training.state import TrainState
 
 # Rows of the context prior shown per window.
 PRIOR_ROWS = 3
@@ -46,29 +43,25 @@ class Validation(NamedTuple):
 
 
 class Evaluator:
-    """Evaluates states of a model on the records of a split; compiles once for all states.
+    """Evaluates networks of one config on labelled images.
 
     Each process evaluates its share of the images on its own devices. Only the results are gathered.
+
+    Args:
+      config: of the networks' run; its section `eval` says how to evaluate.
+      data: the images.
     """
 
-    def __init__(
-        self,
-        config: ml_collections.ConfigDict,
-        dataset: Dataset,
-        model: CPNet,
-        split: str,
-        records: Records,
-        programs: Programs,
-    ) -> None:
-        self._config, self._dataset, self._model, self._programs = config, dataset, model, programs
-        self.split, self._records = split, records
+    def __init__(self, config: ml_collections.ConfigDict, data: EvaluationData) -> None:
+        self._config, self._data, self._dataset = config, data, data.dataset
+        self.split = data.split
         self._mesh = sharding.local_mesh()
         self._protocol = make_protocol(config.eval.to_dict())
-        self._batch_size = (config.eval.batch_size or usual_batch_size(self._mesh)) * self._mesh.size
+        self._batch_size = windows_at_once(config.eval.batch_size, self._mesh)
 
     def __len__(self) -> int:
-        """Number of images in the split."""
-        return len(self._records)
+        """Number of images."""
+        return len(self._data.records)
 
     def settings(self) -> dict[str, Any]:
         """The settings of the evaluation, for eval.json."""
@@ -82,21 +75,14 @@ class Evaluator:
             "flip": protocol.flip,
             "overlap": protocol.overlap,
             "window": list(self._config.data.crop_size),
+            **self._data.settings,
         }
 
-    def start_compiling(self, state: Callable[[], TrainState]) -> None:
-        """Starts to load or compile the network in the background.
-
-        Args:
-          state: returns a state, or the shapes and dtypes of one.
-        """
-        self._programs.start("network", lambda: self._traceable(state()))
-
-    def evaluate(self, state: TrainState) -> Evaluation:
+    def evaluate(self, network: Network) -> Evaluation:
         """Evaluates every image once, at its label's own size; returns the same result on every process."""
-        return self._evaluate(state, None)
+        return self._evaluate(network, None)
 
-    def validate(self, state: TrainState) -> Validation:
+    def validate(self, network: Network) -> Validation:
         """Evaluates as `evaluate`, and computes the training loss from the same outputs of the network."""
         losses = WindowLosses(
             self._losses,
@@ -105,12 +91,10 @@ class Evaluator:
             batch_size=self._batch_size // self._mesh.size,
             ignore_label=self._dataset.ignore_label,
         )
-        evaluation = self._evaluate(state, losses)
+        evaluation = self._evaluate(network, losses)
         return Validation(evaluation, mean_losses(processes.gather(losses.sums())))
 
-    def _evaluate(self, state: TrainState, losses: WindowLosses | None) -> Evaluation:
-        network = self._network(state)
-
+    def _evaluate(self, network: Network, losses: WindowLosses | None) -> Evaluation:
         def logits(windows: UInt8[Array, "b h w 3"], batch: WindowBatch) -> Float[Array, "b h/8 w/8 k"]:
             output = network(windows)
             if losses is not None:
@@ -122,9 +106,9 @@ class Evaluator:
         predictions = track(predictions, f"Evaluating on {self.split}", total=len(places))
         return merge(processes.gather(evaluate(predictions, self._dataset, start=places.start, step=places.step)))
 
-    def samples(self, state: TrainState, places: Sequence[int]) -> list[Sample]:
+    def samples(self, network: Network, places: Sequence[int]) -> list[Sample]:
         """The images at these places of the split, with their predictions."""
-        predictions = self._predictor(self._network(state)).classes(self._examples(places))
+        predictions = self._predictor(network).classes(self._examples(places))
         return [self._sample(example, predicted) for example, predicted in predictions]
 
     def _sample(self, example: Example, predicted: UInt8[np.ndarray, "h w"]) -> Sample:
@@ -132,13 +116,13 @@ class Evaluator:
         figures = {"mIoU": alone["mIoU"], "pixel accuracy": alone["pixel_accuracy"]}
         return Sample(example["id"], example["image"], example["label"], predicted, figures)
 
-    def prior_samples(self, state: TrainState, places: Sequence[int]) -> list[PriorSample]:
+    def prior_samples(self, network: Network, places: Sequence[int]) -> list[PriorSample]:
         """Rows of the context prior of the images' central crops; empty if the network has no context prior."""
-        if not self._model.context_prior:
+        if not self._config.model.context_prior:
             return []
         crops = [self._central_crop(example) for example in self._examples(places)]
         shown = [self._positions(crop) for crop in crops]
-        rows = self._rows(state, [crop["image"] for crop in crops], [_flat(*found) for found in shown])
+        rows = self._rows(network, [crop["image"] for crop in crops], [_flat(*found) for found in shown])
         return [
             PriorSample(
                 id=crop["id"],
@@ -151,10 +135,9 @@ class Evaluator:
         ]
 
     def _rows(
-        self, state: TrainState, windows: list[UInt8[np.ndarray, "h w 3"]], positions: list[Int[np.ndarray, " p"]]
+        self, network: Network, windows: list[UInt8[np.ndarray, "h w 3"]], positions: list[Int[np.ndarray, " p"]]
     ) -> Iterator[Float[np.ndarray, "p n"]]:
         """Yields the prior rows of each window at its positions."""
-        network = self._network(state)
         inputs = list(zip(windows, positions, strict=True))
         for begin in range(0, len(inputs), self._batch_size):
             chunk = inputs[begin : begin + self._batch_size]
@@ -163,7 +146,7 @@ class Evaluator:
             images, places = (sharding.to_devices(self._mesh, np.stack(part)) for part in zip(*padded, strict=True))
             yield from np.asarray(self._prior_rows(network(images).prior, places))[: len(chunk)]
 
-    def _positions(self, crop: Example) -> tuple[list[Position], Int[np.ndarray, "h8 w8"]]:
+    def _positions(self, crop: Example) -> tuple[list[Position], Integer[np.ndarray, "h8 w8"]]:
         """The positions whose prior rows are shown, and the classes at all positions."""
         size = build.prior_size(self._config)
         classes = np.asarray(losses.downsample_labels(crop["label"][None], size)).reshape(size)
@@ -171,10 +154,8 @@ class Evaluator:
 
     def _examples(self, places: Sequence[int]) -> Iterator[Example]:
         """The decoded examples at these places, at their own size."""
-        decoder = partial(
-            decode_record, num_classes=len(self._dataset.classes), ignore_label=self._dataset.ignore_label
-        )
-        return examples(self._records, decode=decoder, threads=self._config.system.threads, places=places)
+        data = self._data
+        return examples(data.records, decode=data.decode, threads=self._config.system.threads, places=places)
 
     def _central_crop(self, example: Example) -> Example:
         """The part of an example that fits in one window."""
@@ -187,7 +168,7 @@ class Evaluator:
         )
         return {"id": example["id"], "image": image, "label": label}
 
-    def _predictor(self, network: Callable[[UInt8[Array, "b h w 3"]], CPNetOutput]) -> Predictor:
+    def _predictor(self, network: Network) -> Predictor:
         data = self._config.data
         model = TrainedModel(
             dataset=self._dataset,
@@ -198,20 +179,6 @@ class Evaluator:
         )
         return Predictor(model, self._mesh, protocol=self._protocol, **limits(self._config.eval.to_dict()))
 
-    def _network(self, state: TrainState) -> Callable[[UInt8[Array, "b h w 3"]], CPNetOutput]:
-        """The compiled network with the variables of a state."""
-        variables = sharding.on_mesh(self._mesh, _variables(state))
-        return partial(self._programs.get("network", lambda: self._traceable(state)), variables)
-
-    def _traceable(self, state: TrainState) -> Traceable:
-        data, replicated = self._config.data, sharding.replicated(self._mesh)
-        variables = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated), _variables(state)
-        )
-        shape = (self._batch_size, *data.crop_size, 3)
-        windows = jax.ShapeDtypeStruct(shape, np.uint8, sharding=sharding.split(self._mesh))
-        return compiled_network(self._model, self._mesh, mean=data.mean, std=data.std), (variables, windows)
-
     @cached_property
     def _losses(self) -> Callable[..., dict[str, Array]]:
         return compiled_losses(build.make_loss(self._config), self._mesh)
@@ -221,11 +188,7 @@ class Evaluator:
         return jax.jit(prior_rows)
 
 
-def _variables(state: TrainState) -> PyTree:
-    return {"params": state.params, "batch_stats": state.batch_stats}
-
-
-def _flat(positions: Sequence[Position], classes: Int[np.ndarray, "h8 w8"]) -> Int[np.ndarray, " p"]:
+def _flat(positions: Sequence[Position], classes: Integer[np.ndarray, "h8 w8"]) -> Int[np.ndarray, " p"]:
     """Row-major indices, padded with 0 to PRIOR_ROWS so that all windows have equal shapes."""
     flat = np.zeros(PRIOR_ROWS, np.int32)
     flat[: len(positions)] = [row * classes.shape[1] + column for row, column in positions]

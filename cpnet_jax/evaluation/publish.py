@@ -1,6 +1,7 @@
 """Writes the results of an evaluation: eval.json, the report and pictures."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from PIL import Image
@@ -13,9 +14,9 @@ from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.evaluation.prior_pictures import prior_panel
 from cpnet_jax.evaluation.report import write_report
 from cpnet_jax.evaluation.samples import Sample
+from cpnet_jax.inference.network import Network
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
-from cpnet_jax.training.state import TrainState
 
 
 def figures(evaluation: Evaluation, evaluator: Evaluator, step: int) -> dict[str, Any]:
@@ -23,10 +24,16 @@ def figures(evaluation: Evaluation, evaluator: Evaluator, step: int) -> dict[str
     return evaluation.as_json(step=step, **evaluator.settings())
 
 
+def write_figures(workdir: AnyPath, evaluation: Evaluation, evaluator: Evaluator, *, step: int) -> None:
+    """Writes eval.json into the workdir; raises UserError if it cannot be written."""
+    with _reporting_failures(workdir):
+        files.write_json(workdir / "eval.json", figures(evaluation, evaluator, step))
+
+
 def write_all(
-    workdir: AnyPath, evaluation: Evaluation, evaluator: Evaluator, state: TrainState, *, step: int, count: int
+    folder: AnyPath, evaluation: Evaluation, evaluator: Evaluator, network: Network, *, step: int, count: int
 ) -> None:
-    """Writes eval.json, report/index.html and predictions/ID_panel.png into the workdir.
+    """Writes eval.json, report/index.html and predictions/ID_panel.png into a folder.
 
     Args:
       count: number of images in the report, half of them the worst and half the best. Every other one is shown with
@@ -37,23 +44,29 @@ def write_all(
     """
     found = figures(evaluation, evaluator, step)
     worst, best = chosen(evaluation, count)
-    try:
-        files.write_json(workdir / "eval.json", found)
+    with _reporting_failures(folder):
+        files.write_json(folder / "eval.json", found)
         write_report(
-            workdir / "report" / "index.html",
+            folder / "report" / "index.html",
             figures=found,
             confusion=evaluation.confusion,
             dataset=evaluation.dataset,
-            worst=evaluator.samples(state, worst),
-            best=evaluator.samples(state, best),
-            priors=evaluator.prior_samples(state, [*worst[::2], *best[::2]]),
+            worst=evaluator.samples(network, worst),
+            best=evaluator.samples(network, best),
+            priors=evaluator.prior_samples(network, [*worst[::2], *best[::2]]),
         )
-        for sample in evaluator.samples(state, range(min(count, len(evaluator)))):
-            _save_panel(sample, evaluation.dataset, workdir / "predictions" / f"{sample.id}_panel.png")
+        for sample in evaluator.samples(network, range(min(count, len(evaluator)))):
+            _save_panel(sample, evaluation.dataset, folder / "predictions" / f"{sample.id}_panel.png")
+
+
+@contextmanager
+def _reporting_failures(workdir: AnyPath) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(
-            f"cannot write results to {workdir} ({error.filename}: {error.strerror}): free space or fix permissions, "
-            "then rerun with --mode=eval"
+            f"cannot write results to {error.filename or workdir} ({error.strerror or error}): free space, fix "
+            "permissions or move away what is there, then run the same command again"
         ) from error
 
 
@@ -70,7 +83,7 @@ def _save_panel(sample: Sample, dataset: Dataset, path: AnyPath) -> None:
 
 
 def draw(
-    show: Callable[[str, Image.Image], None], evaluator: Evaluator, dataset: Dataset, state: TrainState, *, count: int
+    show: Callable[[str, Image.Image], None], evaluator: Evaluator, dataset: Dataset, network: Network, *, count: int
 ) -> None:
     """Draws predictions and prior rows of the split's first `count` images, the same ones at every evaluation.
 
@@ -78,8 +91,8 @@ def draw(
       show: takes the name of a picture and the picture, as TensorBoard does.
     """
     places = range(min(count, len(evaluator)))
-    for sample in evaluator.samples(state, places):
+    for sample in evaluator.samples(network, places):
         panel = pictures.panel(sample.image, sample.label, sample.prediction, dataset)
         show(f"prediction/{sample.id}", panel)
-    for sample in evaluator.prior_samples(state, places):
+    for sample in evaluator.prior_samples(network, places):
         show(f"context_prior/{sample.id}", prior_panel(sample))

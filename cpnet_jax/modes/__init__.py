@@ -68,8 +68,8 @@ MODES = {
     ),
     "eval": Mode(
         _from("evaluate"),
-        "Evaluate a trained network on the evaluation split; write eval.json and the report.",
-        flags=(flags.CHECKPOINT, flags.MULTI_SCALE),
+        "Evaluate a trained network on labelled images; write eval.json and the report.",
+        flags=(flags.MODEL, flags.CHECKPOINT, flags.MULTI_SCALE),
         needs_config=True,
         several_processes=True,
     ),

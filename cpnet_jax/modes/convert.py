@@ -16,7 +16,7 @@ from cpnet_jax.modes import Call, flags
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.weights import tensor_files, workdirs
-from cpnet_jax.weights.convert import cpnet_tensors
+from cpnet_jax.weights.convert import check_finite, cpnet_tensors
 from cpnet_jax.weights.convertible import check_convertible, multi_grid_note
 from cpnet_jax.weights.dilation import dilation_warning
 from cpnet_jax.weights.input_normalization import InputNormalization, adapt
@@ -62,12 +62,14 @@ def convert(
     ours = workdirs.normalization_of(config) if config else InputNormalization()
     loaded = _adapted(load(weights), normalization, ours)
     if output:
+        check_finite(loaded.tensors, loaded.location, "name weights that were saved before the network diverged")
         workdirs.write_weights(loaded, output)
         print(f"{output}: {len(loaded.tensors)} tensors with unchanged names, for {loaded.normalization}.")
         return
     assert config is not None  # checked above
     workdir = workdir or Path(f"runs/{config.name}")
-    workdirs.write_workdir(loaded, config, workdir)
+    for note in workdirs.write_workdir(loaded, config, workdir):
+        print(f"Note: {note}", file=sys.stderr, flush=True)
     print(f"{workdir}/checkpoints/0: the CPNet of {weights}, a checkpoint to evaluate, predict or continue from.")
 
 
@@ -87,6 +89,8 @@ def _workdir_to_file(workdir: AnyPath, output: AnyPath | None, checkpoint: str |
     check_convertible(found.config.model)
     path = output or workdir / f"{found.config.name}{tensor_files.SAFETENSORS}"
     tensors = cpnet_tensors(jax.device_get(found.variables), batches_tracked=found.step)
+    advice = "choose another one by --checkpoint, or train again"
+    check_finite(tensors, f"{workdir}/checkpoints/{found.step}", advice)
     for line in (dilation_warning(tensors, str(path)), multi_grid_note(found.config.model, str(path))):
         if line:
             print(line, file=sys.stderr, flush=True)

@@ -1,48 +1,174 @@
-"""--mode=eval: evaluates a workdir's checkpoint on the evaluation split."""
+"""--mode=eval: evaluates a trained network on labelled images, those of its run or any others."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import ml_collections
+from jaxtyping import Array, UInt8
 
-from cpnet_jax.config.same_run import check_same_run
+from cpnet_jax import sharding
+from cpnet_jax.config.check import check_config
+from cpnet_jax.config.compiled_fields import compiled_fields
+from cpnet_jax.config.same_run import as_dict, check_same_everywhere, flat
+from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.records import fingerprint
+from cpnet_jax.data.value_range import ValueRange
+from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation import publish
-from cpnet_jax.inference.load import check_holds_checkpoints, choose_step
+from cpnet_jax.evaluation.data import EvaluationData, open_data
+from cpnet_jax.evaluation.evaluator import Evaluator
+from cpnet_jax.inference.load import check_holds_checkpoints, restore
+from cpnet_jax.inference.network import CompiledNetworks, Network
+from cpnet_jax.models import CPNetOutput
 from cpnet_jax.modes import Call, flags
-from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.runtime import distributed, files, processes
 from cpnet_jax.runtime.files import AnyPath
-from cpnet_jax.training.checkpoint import Checkpoints
+from cpnet_jax.runtime.programs import Programs
+
+# Fields that come from the trained network. Others that an evaluation does not read may be given and have no effect.
+OF_THE_NETWORK = ("model.", "data.crop_size", "data.mean", "data.std")
 
 
-def evaluate_workdir(config: ml_collections.ConfigDict, workdir: AnyPath, checkpoint: str | int = "latest") -> None:
-    """Evaluates a checkpoint; writes DIR/eval.json and DIR/report, prints the table.
+@dataclass(frozen=True)
+class Trained:
+    """A trained network to evaluate.
 
-    Args:
-      config: the config of the run.
-      workdir: DIR.
-      checkpoint: "latest", "best" (by validation mIoU) or a step.
-
-    Raises:
-      UserError: if the workdir holds no such checkpoint, or one of a run with another config.
+    Attributes:
+      config: of its run, with the user's sections `eval` and `system`.
+      dataset: its classes.
+      step: the step that it is from.
+      network: loads or compiles it.
+      value_range: range by which its training images of more than 8 bits were scaled.
+      run: the description of its run, see `Experiment.description`; None for an exported network.
     """
-    processes.on_all(lambda: check_holds_checkpoints(workdir) if processes.is_main_process() else None)
-    processes.on_all(lambda: files.make_folder(workdir, "--workdir"))
-    distributed.check_shared(workdir)
-    experiment = Experiment(config)
-    with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:
-        step = choose_step(checkpoints, checkpoint, workdir)
-        check_same_run(experiment.description(), checkpoints.config(step), workdir)
-        state, _ = checkpoints.restore(step, experiment.abstract_state())
-    evaluator = experiment.evaluator
-    evaluation = evaluator.evaluate(state)
-    if not processes.is_main_process():
-        return
-    # Printed before any file is written, so that the figures survive a failed write.
-    print(f"\n{evaluation.table()}\n\nStep {step}, split {evaluator.split}.", flush=True)
-    publish.write_all(workdir, evaluation, evaluator, state, step=step, count=config.eval.pictures)
-    print(f"{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
+
+    config: ml_collections.ConfigDict
+    dataset: Dataset
+    step: int
+    network: Callable[[], Network]
+    value_range: ValueRange | None
+    run: ml_collections.ConfigDict | None = None
 
 
 def run(call: Call) -> None:
-    config = call.config
+    config, given = call.config, flags.given_fields()
     if flags.MULTI_SCALE.present:
         config.eval.multi_scale = flags.MULTI_SCALE.value
-    evaluate_workdir(config, call.workdir, flags.checkpoint_of(config))
+    if exported := flags.local_path(flags.MODEL):
+        evaluate_exported(config, exported, call.workdir, given)
+    else:
+        evaluate_workdir(config, call.workdir, flags.checkpoint_of(config), given)
+
+
+def evaluate_workdir(
+    config: ml_collections.ConfigDict, workdir: AnyPath, checkpoint: str | int = "latest", given: Sequence[str] = ()
+) -> None:
+    """Evaluates a checkpoint; prints the table, and writes eval.json and the report.
+
+    They go to DIR for the images that the run was evaluated on while training, else to DIR/evaluations/NAME.
+
+    Args:
+      config: names the data, and says how to evaluate (`eval`, `system`). All else comes from the run.
+      workdir: DIR.
+      checkpoint: "latest", "best" (by validation mIoU) or a step.
+      given: names of the fields that were set on the command line.
+
+    Raises:
+      UserError: if the workdir holds no such checkpoint, or the data cannot be read or have none of its classes.
+    """
+    check_config(config)
+    processes.on_all(lambda: check_holds_checkpoints(workdir) if processes.is_main_process() else None)
+    processes.on_all(lambda: files.make_folder(workdir, "--workdir"))
+    distributed.check_shared(workdir)
+    trained = _from_workdir(config, workdir, checkpoint)
+    _check_given(config, given, trained, workdir)
+    data = open_data(config, trained.dataset, trained.run, trained.value_range)
+    _evaluate(trained, data, workdir / "evaluations" / data.name if data.name else workdir)
+
+
+def evaluate_exported(
+    config: ml_collections.ConfigDict, exported: AnyPath, workdir: AnyPath, given: Sequence[str] = ()
+) -> None:
+    """Evaluates an exported network as `evaluate_workdir` does; writes to DIR.
+
+    Args:
+      exported: the file.
+      workdir: DIR, a folder without a run.
+
+    Raises:
+      UserError: as `evaluate_workdir`; or if the file cannot be read, or the workdir holds a run.
+    """
+    check_config(config)
+    if (workdir / "checkpoints").exists():
+        raise UserError(f"--workdir is {workdir}, a training run: name another folder for the results of --model")
+    trained = _from_file(config, exported)
+    _check_given(config, given, trained, exported)
+    data = open_data(config, trained.dataset, value_range=trained.value_range)
+    processes.on_all(lambda: files.make_folder(workdir, "--workdir"))
+    _evaluate(trained, data, workdir)
+
+
+def _from_workdir(config: ml_collections.ConfigDict, workdir: AnyPath, checkpoint: str | int) -> Trained:
+    found = restore(workdir, sharding.make_mesh(), checkpoint)
+    merged = ml_collections.ConfigDict({**found.config, "eval": config.eval, "system": config.system})
+    del merged.trained_on
+
+    def network() -> Network:
+        programs = Programs(config.system.compilation_cache, compiled_fields(merged))
+        return CompiledNetworks(merged, found.model, programs).of(found.variables)
+
+    return Trained(merged, found.dataset, found.step, network, found.value_range, found.config)
+
+
+def _from_file(config: ml_collections.ConfigDict, exported: AnyPath) -> Trained:
+    from cpnet_jax.inference.export import load_exported
+
+    model = load_exported(exported, sharding.local_mesh())
+    merged = config.copy_and_resolve_references()
+    merged.name = model.origin["experiment"]
+    merged.data.update(crop_size=model.crop_size, mean=model.mean, std=model.std)
+    merged.model.context_prior = False  # the file's network has no other outputs than the logits
+
+    def network(windows: UInt8[Array, "b h w 3"]) -> CPNetOutput:
+        return CPNetOutput(model.logits(windows), None, None)
+
+    return Trained(merged, model.dataset, model.origin["step"], lambda: network, model.value_range)
+
+
+def _check_given(config: ml_collections.ConfigDict, given: Sequence[str], trained: Trained, where: AnyPath) -> None:
+    """Raises UserError if a field of the network is set on the command line to another value than the network has."""
+    ours, theirs = dict(flat(as_dict(config))), dict(flat(as_dict(trained.config)))
+    for field in given:
+        if field.startswith(OF_THE_NETWORK) and ours[field] != theirs.get(field):
+            raise UserError(
+                f"config.{field} is {_shown(ours[field])}, but the network in {where} has {_shown(theirs.get(field))}: "
+                "leave it out"
+            )
+
+
+def _shown(value: Any) -> str:
+    """A value as it is written in a config, where JSON's lists are tuples."""
+    return repr(tuple(value) if isinstance(value, list) else value)
+
+
+def _evaluate(trained: Trained, data: EvaluationData, folder: AnyPath) -> None:
+    """Evaluates the network on the data; the main process prints the table and writes to the folder."""
+    config, evaluator = trained.config, Evaluator(trained.config, data)
+    about = {"split": data.split, "fingerprint": fingerprint(data.records), "classes": list(data.labelled.classes)}
+    check_same_everywhere(processes.gather({**as_dict(config), "evaluated_on": about}))
+    if processes.is_main_process():
+        print("".join(f"{note}\n" for note in data.notes), end="", flush=True)
+    network = trained.network()
+    evaluation = evaluator.evaluate(network)
+    if not evaluation.confusion.any():
+        raise UserError(
+            f"no pixel in the {evaluation.images} image(s) of split {data.split} has a class of the network: correct "
+            "the masks or the class file"
+        )
+    if not processes.is_main_process():
+        return
+    # Printed before any file is written, so that the figures survive a failed write.
+    print(f"\n{evaluation.table()}\n\nStep {trained.step}, split {data.split}.", flush=True)
+    publish.write_all(folder, evaluation, evaluator, network, step=trained.step, count=config.eval.pictures)
+    print(f"{folder}/eval.json holds these figures, {folder}/report/index.html shows them.")

@@ -20,7 +20,10 @@ from cpnet_jax.data.device_batches import DeviceBatches
 from cpnet_jax.data.records import fingerprint
 from cpnet_jax.data.stream import TrainStream
 from cpnet_jax.errors import UserError
+from cpnet_jax.evaluation.data import data_of_run
 from cpnet_jax.evaluation.evaluator import Evaluator
+from cpnet_jax.inference.network import CompiledNetworks, Network
+from cpnet_jax.modes.prepare import prepare_records
 from cpnet_jax.runtime import processes
 from cpnet_jax.runtime.programs import Programs, Traceable
 from cpnet_jax.training import finetune
@@ -66,26 +69,28 @@ class Experiment:
         if any(config.finetune.values()):
             # Tracing the state finds the patterns that match nothing, before anything is written.
             finetune.norms(self.abstract_state().batch_stats, config.finetune.norms_in_eval_mode)
-        self.evaluator = Evaluator(config, self.dataset, self.model, eval_split, eval_records, self._programs)
+        self.evaluator = Evaluator(config, data_of_run(self.dataset, eval_split, eval_records))
+        self._networks = CompiledNetworks(config, self.model, self._programs)
         if jax.process_count() > 1:
             check_same_everywhere(processes.gather(self.description()))
 
     def _open(self, config: ml_collections.ConfigDict, eval_split: str) -> tuple[Any, Any, Any]:
         """The builder of the prepared data, the training records and the evaluation records."""
-        builder = builders.prepare(self.dataset, config.data.dir, config.data.source, cache=config.system.data_cache)
+        builder = prepare_records(config, self.dataset, config.data.source)
         return builder, builders.records(builder, self._train_split), builders.records(builder, eval_split)
 
     def description(self) -> dict[str, Any]:
         """The resolved config and a description of the training data, as saved in checkpoints and config.json.
 
         The fingerprint identifies the data when a run is resumed: it stays the same if they are moved or prepared
-        again. Classes, palette and ignore label are what prediction needs.
+        again. Classes, palette, ignore label and value range are what prediction needs.
         """
         data = {
             "classes": list(self.dataset.classes),
             "fingerprint": self._fingerprint,
             "palette": [list(colour) for colour in self.dataset.palette],
             "ignore_label": self.dataset.ignore_label,
+            "value_range": self._builder.value_range and list(self._builder.value_range),
         }
         return {**as_dict(self.config), "trained_on": data}
 
@@ -97,8 +102,7 @@ class Experiment:
         """The state at step 0 on every device: random, except the weights that config.init names."""
         self.abstract_state()  # traces under the lock, so that the background thread does not trace it again
         state = self._create_state()
-        initial = {"params": state.params, "batch_stats": state.batch_stats}
-        variables, lines = start_from(self._starting_point(), initial, self.mesh)
+        variables, lines = start_from(self._starting_point(), state.variables, self.mesh)
         if processes.is_main_process():
             print(*lines, sep="\n", end="\n" if lines else "")
         return replace(state, **variables)
@@ -113,6 +117,7 @@ class Experiment:
             prior_size=build.prior_size(self.config) if model.context_prior else None,
             mean=tuple(data.mean),
             std=tuple(data.std),
+            classes=self.dataset.classes,
         )
 
     def abstract_state(self) -> TrainState:
@@ -126,6 +131,14 @@ class Experiment:
     @cached_property
     def _create_state(self) -> Any:
         return jax.jit(build.make_create_state(self.config), out_shardings=sharding.replicated(self.mesh))
+
+    def network(self, state: TrainState) -> Network:
+        """The compiled network with the variables of a state, for evaluations."""
+        return self._networks.of(state.variables)
+
+    def start_compiling_network(self) -> None:
+        """Starts to load or compile the network for evaluations in the background."""
+        self._networks.start_compiling(lambda: self.abstract_state().variables)
 
     def train_stream(self, position: int) -> DeviceBatches:
         """The global training batches from number `position` on, moved to the devices."""

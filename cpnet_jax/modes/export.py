@@ -37,6 +37,7 @@ def export_workdir(workdir: AnyPath, output: AnyPath | None, checkpoint: str | i
         crop_size=tuple(config.data.crop_size),
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
+        value_range=found.value_range,
         origin={"experiment": config.name, "step": found.step, "eval": config.eval.to_dict()},
     )
     print(

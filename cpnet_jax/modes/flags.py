@@ -7,7 +7,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, quoted
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 
@@ -23,7 +23,7 @@ IMAGES = flags.DEFINE_multi_string(
     [],
     "images, folders (with subfolders) or quoted patterns ('photos/**/*.jpg'), separated by commas; may be repeated",
 )
-MODEL = flags.DEFINE_string("model", None, "an exported network, instead of --workdir")
+MODEL = flags.DEFINE_string("model", None, "an exported network, instead of that of --workdir")
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "latest, best (by validation mIoU) or a step number; default: config.eval.checkpoint, or latest"
 )
@@ -89,6 +89,11 @@ def workdir_of(config: ml_collections.ConfigDict | None, workdir: AnyPath | None
     return Path(f"runs/{config.name}")
 
 
+def given_fields() -> list[str]:
+    """The names of the config's fields that are set on the command line."""
+    return list(config_flags.get_override_values(flags.FLAGS[CONFIG.name]))
+
+
 def checkpoint_of(config: ml_collections.ConfigDict | None) -> str | int:
     """The checkpoint to use: "latest", "best" or a step number.
 
@@ -100,8 +105,8 @@ def checkpoint_of(config: ml_collections.ConfigDict | None) -> str | int:
         value = config.eval.checkpoint if config else "latest"
     if value in ("latest", "best"):
         return value
-    if not value.isdecimal():
-        raise UserError(f"--checkpoint is {value!r}: it must be latest, best or a step number")
+    if not value.isdecimal() or len(value) > 18:  # Python refuses to read numbers of thousands of digits
+        raise UserError(f"--checkpoint is {quoted(value)}: it must be latest, best or a step number")
     return int(value)
 
 

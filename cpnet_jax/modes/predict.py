@@ -2,7 +2,6 @@
 
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,6 @@ def predict(
     Raises:
       UserError: if there is no image, no network, no writable output, or no image can be read.
     """
-    # Pillow warns about unusual but readable files. Unreadable ones are reported at the end.
-    warnings.filterwarnings("ignore", module="PIL")
     output = _output(output, workdir, submission)
     found = find_images(images, outputs=[output / name for name in FOLDERS])
     mesh = sharding.make_mesh()
@@ -75,8 +72,15 @@ def predict(
     with PredictionWriter(output, model.dataset, description=about, overlays=overlays, submission=entry) as writer:
         # A benchmark's labels were made for the images as they are stored, so these are not turned upright.
         upright = entry is None
-        unreadable = predict_files(found.images, predictor, writer, upright=upright, probabilities=probabilities)
-    _report(len(found.images) - len(unreadable), unreadable, time.monotonic() - start, output)
+        unreadable = predict_files(
+            found.images,
+            predictor,
+            writer,
+            upright=upright,
+            value_range=model.value_range,
+            probabilities=probabilities,
+        )
+    _report(writer.written, unreadable, time.monotonic() - start, output)
     if entry:
         entry.finish()
 

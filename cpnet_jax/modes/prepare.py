@@ -31,4 +31,5 @@ def prepare_records(
     config: ml_collections.ConfigDict, dataset: Dataset, source: str = ""
 ) -> builders.SegmentationBuilder:
     """Writes the records where the config says, unless they exist; see `builders.prepare`."""
-    return builders.prepare(dataset, config.data.dir, source, cache=config.system.data_cache)
+    skip = config.data.on_error == "skip"
+    return builders.prepare(dataset, config.data.dir, source, cache=config.system.data_cache, skip_unreadable=skip)

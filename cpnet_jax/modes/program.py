@@ -1,6 +1,8 @@
 """The program from its command line to its exit status: `python main.py`, or `cpnet` if the package is installed."""
 
+import os
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +13,16 @@ from cpnet_jax.config import command_line, experiments
 from cpnet_jax.errors import UserError
 from cpnet_jax.modes import flags
 from cpnet_jax.modes.usage import HELP_FLAGS, usage
-from cpnet_jax.runtime import exit_status, files, watchdog
+from cpnet_jax.runtime import exit_status, files, standard_streams, unknown_users, watchdog
 from cpnet_jax.runtime.signals import Stop
 
 
 def run() -> None:
     """Runs the mode that the command line names, and exits the process."""
+    standard_streams.make_usable()
+    unknown_users.name_by_number()
     logging.set_verbosity(logging.FATAL)  # libraries also log the errors that they raise
+    warnings.filterwarnings("ignore", module="PIL")  # Pillow warns about unusual files, which are read all the same
     stop = Stop()
     stop.listen()
     exit_status.run(partial(app.run, partial(_main, stop), flags_parser=_parse))
@@ -31,6 +36,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _main(stop: Stop, argv: list[str]) -> None:
+    _check_current_folder()
     if argv[1:]:
         raise UserError(
             f"{argv[1]!r} is not a flag: flags start with --, config fields with --config., and a pattern of files "
@@ -43,8 +49,11 @@ def _main(stop: Stop, argv: list[str]) -> None:
     workdir = flags.WORKDIR.value and files.as_path(flags.WORKDIR.value)
     if mode.needs_config:
         workdir = workdir or Path(f"runs/{config.name}")
+    if workdir:
+        files.check_is_unicode(workdir, "--workdir")
     if mode.resumes:
         stop.expect_training()
+    _import_jax()
     if mode.uses_devices:
         _start_jax((config or experiments.default()).system.compilation_cache, mode)
         if mode.resumes:
@@ -52,8 +61,25 @@ def _main(stop: Stop, argv: list[str]) -> None:
     mode.run(modes.Call(config, workdir, stop))
 
 
+def _check_current_folder() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UserError(f"the current folder cannot be found ({error.strerror}): change to one that exists") from error
+
+
+def _import_jax() -> None:
+    """Imports JAX, after --help and mistakes in flags have been answered."""
+    try:
+        import jax  # noqa: F401
+    except ValueError as error:
+        raise UserError(
+            f"JAX does not accept an environment variable ({error}): correct or unset that variable"
+        ) from error
+
+
 def _start_jax(compilation_cache: str, mode: modes.Mode) -> None:
-    # Imported here, so that --help and mistakes in flags are answered at once.
+    # Imported here, since they import JAX.
     from cpnet_jax.runtime import distributed, jax_settings, memory, processes
 
     distributed.start(flags.COORDINATOR.value, flags.NUM_PROCESSES.value, flags.PROCESS_ID.value)

@@ -1,6 +1,7 @@
 """--mode=train: trains a network or resumes its training, evaluates it, and writes everything to the workdir."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -11,7 +12,7 @@ from cpnet_jax import sharding
 from cpnet_jax.config.check import profiled_steps
 from cpnet_jax.config.same_run import check_same_run
 from cpnet_jax.data.device_batches import DeviceBatches
-from cpnet_jax.errors import TrainingDiverged
+from cpnet_jax.errors import TrainingDiverged, UserError
 from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.evaluator import Validation
 from cpnet_jax.modes import Call
@@ -22,7 +23,7 @@ from cpnet_jax.runtime.progress import Progress
 from cpnet_jax.runtime.signals import Stop
 from cpnet_jax.training import loop
 from cpnet_jax.training.checkpoint import Checkpoints
-from cpnet_jax.training.metrics import MetricsWriter
+from cpnet_jax.training.metrics import EVALUATED, MetricsWriter, is_published
 from cpnet_jax.training.monitor import Monitor, NonFiniteStep
 from cpnet_jax.training.profile import Profile
 from cpnet_jax.training.state import TrainState
@@ -49,16 +50,16 @@ def train(config: ml_collections.ConfigDict, workdir: AnyPath, stop: Stop) -> No
     distributed.check_shared(workdir)
     with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         state, start = _start(experiment, checkpoints, workdir)
-        if start == config.total_steps:
+        last = start == config.total_steps
+        published = start == 0 or processes.from_main(lambda: _is_published(workdir, start, last=last))
+        if last and published:
             _print(_finished(workdir, start))
             return
         if processes.is_main_process():
             files.write_json(workdir / "config.json", experiment.description())
-        with MetricsWriter(workdir, start) as writer:
-            evaluation = _train(experiment, state, start, checkpoints, writer, workdir, stop).evaluation
-    _print(
-        f"\n{evaluation.table()}\n\n{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them."
-    )
+        with MetricsWriter(workdir, start, on_failure=stop.request) as writer:
+            _train(experiment, state, start, checkpoints, writer, workdir, stop, published=published)
+    _print(f"{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
 
 
 def _start(experiment: Experiment, checkpoints: Checkpoints, workdir: AnyPath) -> tuple[TrainState, int]:
@@ -67,11 +68,22 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, workdir: AnyPath) -
     if step is None:
         return experiment.initial_state(), 0
     check_same_run(experiment.description(), checkpoints.config(step), workdir)
-    state, position = checkpoints.restore(step, experiment.abstract_state())
-    assert position == step, "one global batch is taken a step"
+    total = experiment.config.total_steps
+    if step > total:
+        raise UserError(
+            f"{workdir}/checkpoints/{step} is beyond config.total_steps, {total}: move it away, then run the same "
+            "command again"
+        )
+    state, _ = checkpoints.restore(step, experiment.abstract_state())
     if experiment.config.init.backbone or experiment.config.init.checkpoint:
         _print(f"config.init is ignored: {workdir} continues from its checkpoint of step {step}.")
     return state, step
+
+
+def _is_published(workdir: AnyPath, step: int, *, last: bool) -> bool:
+    """Whether all results of the evaluation of a step were written; those of the last step can be read again."""
+    whole = not last or (_figures(workdir) is not None and (workdir / "report" / "index.html").is_file())
+    return whole and is_published(workdir, step)
 
 
 def _train(
@@ -82,11 +94,13 @@ def _train(
     writer: MetricsWriter,
     workdir: AnyPath,
     stop: Stop,
-) -> Validation:
-    """Connects the training loop to its parts; returns the last evaluation."""
+    *,
+    published: bool,
+) -> None:
+    """Connects the training loop to its parts."""
     config, total = experiment.config, experiment.config.total_steps
     if not sharding.is_on_cpus(experiment.mesh):  # there, compiling would take the cores that a step uses
-        experiment.evaluator.start_compiling(experiment.abstract_state)
+        experiment.start_compiling_network()
     batches = experiment.train_stream(position=start)
     progress = Progress(total, "Training", initial=start)
     monitor = Monitor(
@@ -105,7 +119,7 @@ def _train(
     with batches, progress, monitor, profile:
         progress.say(_announcement(experiment, start))
         try:
-            return loop.train(
+            loop.train(
                 state,
                 experiment.train_step(),
                 batches,
@@ -113,9 +127,10 @@ def _train(
                 total=total,
                 eval_every=config.eval_every,
                 checkpoint_every=config.checkpoint_every,
-                evaluate=experiment.evaluator.validate,
-                report=partial(_report, experiment, writer, progress, workdir),
-                save=partial(_save, experiment, checkpoints, batches),
+                published=published,
+                evaluate=lambda state: experiment.evaluator.validate(experiment.network(state)),
+                save=partial(_save, experiment, checkpoints, batches, writer),
+                publish=partial(_publish_on_main, experiment, checkpoints, writer, progress, workdir),
                 check_saves=checkpoints.check,
                 monitor=monitor,
                 profile=profile,
@@ -129,16 +144,47 @@ def _save(
     experiment: Experiment,
     checkpoints: Checkpoints,
     batches: DeviceBatches,
+    writer: MetricsWriter,
     state: TrainState,
     step: int,
     validation: Validation | None,
 ) -> None:
-    """Starts writing a checkpoint."""
+    """Starts writing a checkpoint. Raises UserError if metrics could not be written since the last one."""
     miou = validation.evaluation.as_json()["mIoU"] if validation else None
     checkpoints.save(step, state, position=batches.position, config=experiment.description(), miou=miou)
+    _finish_saving_if_it_fails(writer.check, checkpoints)
 
 
-def _report(
+def _publish_on_main(
+    experiment: Experiment,
+    checkpoints: Checkpoints,
+    writer: MetricsWriter,
+    progress: Progress,
+    workdir: AnyPath,
+    validation: Validation,
+    state: TrainState,
+    step: int,
+    seconds: float,
+) -> None:
+    """Publishes an evaluation on process 0. Raises UserError on every process if that fails."""
+
+    def publish() -> None:
+        if processes.is_main_process():
+            _publish(experiment, writer, progress, workdir, validation, state, step, seconds)
+
+    _finish_saving_if_it_fails(publish, checkpoints)
+
+
+def _finish_saving_if_it_fails(function: Callable[[], None], checkpoints: Checkpoints) -> None:
+    """Calls the function on every process; if it raises UserError on one, first waits for the save in progress."""
+    try:
+        processes.on_all(function)
+    except UserError:
+        checkpoints.finish_saving()
+        raise
+
+
+def _publish(
     experiment: Experiment,
     writer: MetricsWriter,
     progress: Progress,
@@ -146,22 +192,27 @@ def _report(
     validation: Validation,
     state: TrainState,
     step: int,
+    seconds: float,
 ) -> None:
-    """Publishes an evaluation: eval.json, metrics and TensorBoard; after the last step also the report."""
-    evaluator, config = experiment.evaluator, experiment.config
+    """Writes the results of an evaluation: eval.json, TensorBoard and metrics; after the last step also the report.
+
+    The figures are printed first, so that they survive a failed write. The line of metrics.jsonl is written last: it
+    says that the other files are there.
+    """
+    evaluator, config, network = experiment.evaluator, experiment.config, experiment.network(state)
     evaluation, losses = validation
-    if not processes.is_main_process():
-        return
-    found = publish.figures(evaluation, evaluator, step)
     means = evaluation.logged()
-    writer.write(step, means | {f"val_{name}": value for name, value in losses.items()})
-    files.write_json(workdir / "eval.json", found)
+    progress.say(f"Step {step}: {', '.join(f'{name} {100 * value:.2f} %' for name, value in means.items())}")
+    if step == config.total_steps:
+        progress.say(f"\n{evaluation.table()}\n")
+        publish.write_all(workdir, evaluation, evaluator, network, step=step, count=config.eval.pictures)
+    else:
+        publish.write_figures(workdir, evaluation, evaluator, step=step)
     count = min(config.eval.pictures, TENSORBOARD_IMAGES)
     show = partial(writer.picture, step=step)
-    publish.draw(show, evaluator, evaluation.dataset, state, count=count)
-    if step == config.total_steps:
-        publish.write_all(workdir, evaluation, evaluator, state, step=step, count=config.eval.pictures)
-    progress.say(f"Step {step}: {', '.join(f'{name} {100 * value:.2f} %' for name, value in means.items())}")
+    publish.draw(show, evaluator, evaluation.dataset, network, count=count)
+    writer.write(step, means | {f"val_{name}": value for name, value in losses.items()} | {EVALUATED: seconds})
+    writer.check()
 
 
 def _diverged(
@@ -186,6 +237,8 @@ def _diverged(
 
 def _announcement(experiment: Experiment, start: int) -> str:
     config = experiment.config
+    if start == config.total_steps:
+        return f"Step {start} is the last one and was saved, but its results were not written: evaluating it again."
     begins = f"resuming at step {start} of" if start else "training for"
     return (
         f"{len(experiment.train_records)} training and {len(experiment.evaluator)} evaluation images; {begins} "
@@ -194,13 +247,18 @@ def _announcement(experiment: Experiment, start: int) -> str:
 
 
 def _finished(workdir: AnyPath, step: int) -> str:
+    return f"{workdir} is finished: {step} steps; {_figures(workdir)}. Name another --workdir to start a new run."
+
+
+def _figures(workdir: AnyPath) -> str | None:
+    """What eval.json says; None if it is missing, or not written by this program."""
     try:
-        found = json.loads((workdir / "eval.json").read_text())
+        found = json.loads((workdir / "eval.json").read_text(encoding="utf-8"))
         settings = found["settings"]
-        result = f"; eval.json says mIoU {100 * found['mIoU']:.2f} % on {settings['split']} at step {settings['step']}"
-    except (OSError, ValueError, KeyError, TypeError):  # missing, or not written by this program
-        result = ""
-    return f"{workdir} is finished: {step} steps{result}. Name another --workdir to start a new run."
+        miou = "undefined" if found["mIoU"] is None else f"{100 * found['mIoU']:.2f} %"
+        return f"eval.json says mIoU {miou} on {settings['split']} at step {settings['step']}"
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
 
 
 def _print(line: str) -> None:

@@ -28,6 +28,7 @@ ANOTHER = {
     "data.photometric_jitter": True,
     "data.class_uniform": True,
     "init.backbone": "elsewhere",
+    "eval.class_names": (("auto", "car"),),
     "eval.checkpoint": "best",
     "eval.multi_scale": True,
     "eval.scales": (1.0,),

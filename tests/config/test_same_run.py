@@ -53,6 +53,14 @@ def test_a_field_may_change_on_resume_only_if_it_cannot_change_what_is_learned(f
             check_same_run(OURS, theirs, Path("runs/x"))
 
 
+def test_a_run_of_a_version_without_a_field_resumes_with_the_value_that_it_had():
+    older = as_dict(default.get_config())
+    del older["loss"]["mean_over"]
+    check_same_run(OURS, older, Path("runs/x"))
+    with pytest.raises(UserError, match=r"config\.loss\.mean_over is 'labelled' there and 'another value' here"):
+        check_same_run(changed("loss.mean_over"), older, Path("runs/x"))
+
+
 def test_only_a_hosts_own_disks_and_cores_may_differ_between_processes():
     different = {field for field in fields(OURS) if allowed_to_differ(field)}
     assert different == {

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from cpnet_jax import sharding
 from cpnet_jax.config import build
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
+from cpnet_jax.inference.images import read_image
 from cpnet_jax.inference.inputs import InputImage
 from cpnet_jax.inference.load import from_workdir
 from cpnet_jax.inference.outputs import PredictionWriter
@@ -149,6 +151,11 @@ def test_scales_and_flip_are_used_with_multi_scale():
         make_protocol({}, multi_scale=True)
 
 
+def test_an_overlap_of_a_newer_version_is_refused():
+    with pytest.raises(UserError, match=r"eval\.overlap='median'.*update cpnet_jax"):
+        make_protocol({"overlap": "median"})
+
+
 class Oracle(Predictor):
     """A fake predictor: every pixel's class is its red value."""
 
@@ -183,6 +190,58 @@ def test_each_prediction_is_written_under_its_own_images_name(tmp_path, model, p
             with np.load(tmp_path / "out" / "probabilities" / f"{name}.npz") as found:
                 assert np.array_equal(found["probabilities"].argmax(-1), classes)
     assert (tmp_path / "out" / "probabilities").exists() == probabilities
+
+
+@pytest.mark.parametrize("count", [0, 1, 5])
+def test_the_writer_counts_the_predictions_that_it_wrote(tmp_path, model, count):
+    with PredictionWriter(tmp_path, model.dataset, description=None, overlays=False) as writer:
+        for index in range(count):
+            name = str(index)
+            writer.write(InputImage(tmp_path / name, name), np.zeros((2, 3, 3), np.uint8), np.zeros((2, 3), np.uint8))
+    assert writer.written == count == len(list(tmp_path.glob("classes/*.png")))
+
+
+def test_images_that_are_almost_black_are_noted(tmp_path, model, capsys):
+    """Values of 12 bits in a file of 16 look so to a network that was trained on 8 bits."""
+    images = []
+    for name, high in (("dark", 2**12), ("bright", 2**16)):
+        values = np.linspace(0, high - 1, 35).astype(np.uint16).reshape(5, 7)
+        Image.fromarray(values).save(tmp_path / f"{name}.png")
+        images.append(InputImage(tmp_path / f"{name}.png", name))
+    for value_range, notes in ((None, 1), ((0, 4095), 0)):
+        with PredictionWriter(tmp_path / "out", model.dataset, description={}) as writer:
+            assert predict_files(images, Black(), writer, value_range=value_range) == []
+        output = capsys.readouterr().out
+        assert output.count("Note: 1 image(s) are almost black") == notes and "bright.png" not in output
+
+
+def test_images_are_read_by_the_range_of_the_training_images(tmp_path, model, monkeypatch):
+    Image.fromarray(np.full((5, 7), 700, np.uint16)).save(tmp_path / "a.png")
+    read = []
+
+    def record(images, predictor, writer, *, value_range, **_):
+        for image in images:
+            pixels = read_image(image.path, value_range=value_range)
+            read.append(pixels.max())
+            writer.write(image, pixels, np.zeros(pixels.shape[:2], np.uint8))
+        return []
+
+    monkeypatch.setattr(predict_mode, "predict_files", record)
+    monkeypatch.setattr(predict_mode, "from_workdir", lambda *_: replace(model, value_range=(0, 1023)))
+    given = {"workdir": tmp_path, "exported": None, "checkpoint": "latest", "settings": None, "multi_scale": None}
+    predict_mode.predict([str(tmp_path / "a.png")], **given, output=None, overlays=False, probabilities=False)
+    assert read == [700 >> 2]
+
+
+class Black(Predictor):
+    """A fake predictor: class 0 everywhere."""
+
+    def __init__(self):
+        pass
+
+    def classes(self, examples):
+        for example in examples:
+            yield example, np.zeros(example["image"].shape[:2], np.uint8)
 
 
 def run(home, *arguments):
