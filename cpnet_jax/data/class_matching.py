@@ -89,7 +89,7 @@ def _renamed(data: Dataset, network: Dataset, names: Sequence[Sequence[str]]) ->
         for name, whose, classes in ((theirs, "data", data.classes), (ours, "network", network.classes)):
             if name not in classes:
                 raise UserError(
-                    f"{FIELD} has the pair {(theirs, ours)}, but {name!r} is no class of the {whose}: use one of "
+                    f"{FIELD} has the pair {(theirs, ours)}, but {name!r} is not a class of the {whose}: use one of "
                     f"{_listed(classes)}"
                 )
         found[theirs] = ours

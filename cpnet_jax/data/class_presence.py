@@ -77,7 +77,7 @@ def _classes_of(
 
 
 def _load(cache: AnyPath, shape: tuple[int, int]) -> Bool[np.ndarray, "n classes"] | None:
-    """Reads the cache; None if there is none, or if it is damaged or of other records: then it is written again."""
+    """Reads the cache, or returns None if it is missing, damaged or of other records; it is then written again."""
     try:
         found = np.load(cache, mmap_mode="r")  # a header that announces too much is refused before memory is taken
         return np.array(found) if found.shape == shape and found.dtype == bool else None

@@ -21,7 +21,7 @@ NONCHARACTER = "\U0010ffff"
 
 
 def font_for(text: str, size: float) -> Font | None:
-    """A font of `size` pixels that has all characters of the text; None if there is none.
+    """A font of `size` pixels that has all characters of the text, or None if it is missing.
 
     Text from right to left also needs the library that orders and joins its letters.
     """

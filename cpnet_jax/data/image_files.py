@@ -85,7 +85,7 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """Returns the EXIF orientation, 1 to 8; UPRIGHT if there is none or it is malformed."""
+    """Returns the EXIF orientation, 1 to 8, or UPRIGHT if it is missing or malformed."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, UPRIGHT)
     except Exception:  # Pillow raises exceptions of many types on malformed EXIF data

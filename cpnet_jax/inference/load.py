@@ -54,7 +54,7 @@ def restore(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest", *, n
       named_by: the flag or field that names the workdir, for messages.
 
     Raises:
-      UserError: if there is no such checkpoint, it cannot be read, or it is not finite.
+      UserError: if the checkpoint is missing, unreadable or not finite.
     """
     check_holds_checkpoints(workdir, named_by)
     with Checkpoints(workdir / "checkpoints", read_only=True) as checkpoints:

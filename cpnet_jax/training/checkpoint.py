@@ -28,7 +28,7 @@ POSITION = "data/metadata"
 DAMAGED = ".damaged"
 # The names of checkpoints: steps without leading zeros.
 NAME = re.compile("0|[1-9][0-9]*")
-# Trained parameters hardly compress. A checkpoint that would need so many times more memory than its files have bytes
+# Trained parameters compress little. A checkpoint that would need so many times more memory than its files have bytes
 # was made to exhaust it; up to the other number of bytes that does no harm.
 MOST_COMPRESSED, ANY_SIZE = 10, 2**30
 

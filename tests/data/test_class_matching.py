@@ -68,7 +68,7 @@ def test_no_class_in_common_is_refused_with_pairs_that_work():
 
 @pytest.mark.parametrize(("pair", "whose"), [(("car", "sky"), "data"), (("sky", "auto"), "network")])
 def test_a_pair_of_a_name_that_is_no_class_is_refused(pair, whose):
-    with pytest.raises(UserError, match=f"is no class of the {whose}"):
+    with pytest.raises(UserError, match=f"is not a class of the {whose}"):
         match_classes(dataset("sky", "auto"), dataset("sky", "car"), (pair,))
 
 

@@ -53,7 +53,7 @@ def test_big_endian_files_are_read():
         (("missing",), "no variable missing"),
         (("text",), "no numbers"),
         (("struct", "missing"), "no field missing"),
-        (("LabelMap", "field"), "LabelMap is no struct"),
+        (("LabelMap", "field"), "LabelMap is not a struct"),
     ],
 )
 def test_what_is_missing_is_named(path, named):

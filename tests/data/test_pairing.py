@@ -1,4 +1,4 @@
-"""Images are paired with masks and assigned to splits as their folders say, and nobody's mistake passes silently."""
+"""Images are paired with masks and assigned to splits by their folders, and mistakes are reported."""
 
 import csv
 import os

@@ -19,7 +19,7 @@ NAMES = ("sky", "road", "tree")
 
 
 def write(root: Path, *splits: str, count: int = 4, classes=NAMES) -> Path:
-    """Writes `count` pairs of each split; "" is no split folder."""
+    """Writes `count` pairs of each split; "" stands for no split folder."""
     for split in splits:
         for index in range(count):
             rng = np.random.default_rng([index, len(split)])

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def outcomes(kinds: list[str], count: int, folder: Path, timeout: float) -> list[dict]:
-    """Reads `count` mutated files of each kind in a process of its own, since a decoder may crash it."""
+    """Reads `count` mutated files of each kind in a separate process, because a decoder may crash it."""
     program = [sys.executable, Path(__file__).with_name("mutated_files.py"), count, 0, *kinds]
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OPENCV_LOG_LEVEL": "SILENT"}
     result = subprocess.run(

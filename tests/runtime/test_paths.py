@@ -20,8 +20,8 @@ MISTAKES = {
     "long names of images": (["--mode=predict", "--workdir=.", f"--images={LONG}.png"], "File name too long"),
     "a long config": ([f"--config={LONG}.py"], "File name too long"),
     "a line break": (["--mode=export", "--workdir=a\nb"], r"a\nb does not exist"),
-    "a workdir that is no text": ([CONFIG, f"--workdir={NO_UTF_8}"], "--workdir is"),
-    "a config.name that is no text": ([CONFIG, f"--config.name={NO_UTF_8}"], "--workdir is"),
+    "a workdir that is not UTF-8": ([CONFIG, f"--workdir={NO_UTF_8}"], "--workdir is"),
+    "a config.name that is not UTF-8": ([CONFIG, f"--config.name={NO_UTF_8}"], "--workdir is"),
     "data that are no text": (["--mode=prepare", CONFIG, f"--config.data.dir={NO_UTF_8}"], "config.data.dir is"),
 }
 

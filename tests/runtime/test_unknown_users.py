@@ -1,4 +1,4 @@
-"""A user id without a name, as containers have it, is no reason to fail."""
+"""Programs run under a user id without a name, as in containers."""
 
 import getpass
 import grp

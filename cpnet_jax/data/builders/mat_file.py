@@ -89,7 +89,7 @@ def _array(content: bytes, order: str) -> _Array:
 def _field(array: _Array, name: str, order: str) -> _Array:
     """Returns a field of a single struct."""
     if array.kind != STRUCT or len(array.content) < 2:
-        raise ValueError(f"{array.name or 'a field'} is no struct")
+        raise ValueError(f"{array.name or 'a field'} is not a struct")
     (_, width), (_, names), *values = array.content
     length = struct.unpack_from(f"{order}i", width)[0]
     fields = [names[start : start + length].rstrip(b"\0") for start in range(0, len(names), max(length, 1))]

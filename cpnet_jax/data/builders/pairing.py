@@ -113,7 +113,7 @@ def refuse_unpaired(source: Source, unpaired: dict[str, str], lacks: str) -> Non
 
 
 def nearest(source: Source, file: str, lacks: str) -> str:
-    """Describes a file that is almost the partner which a file lacks, and what to do about it; "" if there is none."""
+    """Describes a file that may be the missing partner and what to do about it, or returns "" without such a file."""
     endings = MASK_ENDINGS if lacks == "label" else IMAGE_ENDINGS
     # Files beside the file are its own kind, unless images and masks share their folders.
     others = [name for name in source.namesakes(file) if _folder(name) != _folder(file)]
