@@ -1,10 +1,10 @@
 """CPNet-R50 on ADE20K (SceneParse150, 150 classes, 20,210 / 2,000 images) with the paper's settings.
 
-    python main.py --config=configs/ade20k.py --config.data.source=ADEChallengeData2016.zip
+    python main.py --config=configs/ade20k.py
 
-The archive (1 GB) is that of the scene parsing challenge, http://sceneparsing.csail.mit.edu. Its unpacked folder works
-too. The full ADE20K release has other labels and is refused. The prepared data take another 1 GB in --config.data.dir.
-After that the command needs no source.
+The first run downloads ADEChallengeData2016.zip (1 GB) of the scene parsing challenge: docs/datasets.md. With
+--config.data.source=PATH it reads your copy, packed or unpacked. The full ADE20K release has other labels and is
+refused. The prepared data take another 1 GB in --config.data.dir.
 
 Published (paper, ADE20K val, mIoU single scale / multi-scale + flip): R50 43.92 / 44.46; R101 45.39 / 46.27, with
 --config.model.depth=101. mIoU, time and memory were not measured here. Training starts from ImageNet weights, which the

@@ -1,12 +1,13 @@
 """CPNet-R18 on CamVid (SegNet split, 11 classes, 480x360), from scratch.
 
-    python main.py --config=configs/camvid.py --config.data.source=FOLDER
+    python main.py --config=configs/camvid.py
 
-FOLDER (or a zip archive) holds train, trainannot, val and valannot, and optionally test and testannot. Meant for one
-accelerator; not measured there. --config.model.depth=50 is the larger network. A short version for two CPU cores took
-an hour and a half beside other work, and reached 39.9 mIoU on val (measured, single scale, seed 0):
+The first run downloads the archive of SegNet's repository (0.2 GB): docs/datasets.md. --config.data.source=FOLDER reads
+your copy, a folder or an archive with train, trainannot, val and valannot, and optionally test and testannot. Meant for
+one accelerator; not measured there. --config.model.depth=50 is the larger network. A short version for two CPU cores
+took an hour and a half beside other work, and reached 39.9 mIoU on val (measured, single scale, seed 0):
 
-    python main.py --config=configs/camvid.py --config.data.source=FOLDER --workdir=runs/camvid_cpu \
+    python main.py --config=configs/camvid.py --workdir=runs/camvid_cpu \
         --config.data.crop_size="(192,256)" --config.batch_size=8 --config.total_steps=800 --config.model.channels=256
 """
 

@@ -1,11 +1,11 @@
 """CPNet-R101 on Cityscapes (19 classes, 2,975 / 500 images of 2048x1024) with the paper's settings.
 
-    python main.py --config=configs/cityscapes.py --config.data.source=FOLDER
+    python main.py --config=configs/cityscapes.py
 
-FOLDER holds leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), or their folders leftImg8bit and
-gtFine. Download them from https://www.cityscapes-dataset.com/downloads after registration. The labelIds are read as
-they are, without a conversion script. The prepared data take another 8 GB in --config.data.dir. After that the command
-needs no source. Trains on the train split and evaluates on val; the test split has no public labels.
+The first run downloads leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB) with your account:
+docs/datasets.md. --config.data.source=FOLDER reads your copy of both, or their folders leftImg8bit and gtFine. The
+labelIds are read as they are, without a conversion script. The prepared data take another 8 GB in --config.data.dir.
+Trains on the train split and evaluates on val; the test split has no public labels.
 
 Published (paper, Cityscapes test, multi-scale + flip): 81.3 mIoU, from ImageNet weights. mIoU, time and memory were not
 measured here. As in the paper, the cross entropy is bootstrapped (config.loss.ohem). The paper gives no figures for it:

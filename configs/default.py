@@ -30,7 +30,8 @@ def get_config() -> ml_collections.ConfigDict:
     data.name = "ade20k"  # name of a dataset in cpnet_jax/data/catalog; "folder": your own images
     data.num_classes = 150  # number of classes; 0: as many as the dataset has
     data.dir = "data"  # folder of the prepared datasets, may be gs://BUCKET/FOLDER
-    data.source = ""  # folder or archive of the raw files, for datasets that need one
+    data.source = ""  # folder or archive of the raw files; empty: the published files, in data.dir/downloads
+    data.download = True  # whether published files that are missing there are downloaded
     data.train_split = ""  # split to train on; empty: the dataset's default
     data.eval_split = ""  # split to evaluate on; empty: the dataset's default
     data.crop_size = (480, 480)  # height, width: multiples of 8; the context prior is (height / 8, width / 8)

@@ -21,6 +21,7 @@ def get_config():
     config.data.name = "folder"
     config.data.num_classes = 0  # as many as the class file names
     config.data.crop_size = (384, 384)
+    config.data.cat_max_ratio = 0.75  # crops of a single class teach the context prior nothing of other classes
     config.model.depth = 18
     config.optimizer.base_lr = 0.02
     config.optimizer.warmup_steps = 50

@@ -1,12 +1,13 @@
 """CPNet-R101 on PASCAL-Context (59 classes, all other pixels ignored) with the paper's settings.
 
-    python main.py --config=configs/pascal_context.py --config.data.source=FOLDER
+    python main.py --config=configs/pascal_context.py
 
-FOLDER holds VOCdevkit/VOC2010 and the labels in one of their forms: SegmentationClassContext, trainval_merged.json,
-59_context_labels or the release's trainval/*.mat. If something is missing, the error says where to get it. The json has
-4,996 / 5,104 images, the release 4,998 / 5,105. With the background as a 60th class:
+The first run downloads VOC2010 and the release's labels (1.3 GB): docs/datasets.md. --config.data.source=FOLDER reads
+your copy: VOCdevkit/VOC2010 and the labels in one of their forms, which are SegmentationClassContext,
+trainval_merged.json, 59_context_labels or the release's trainval/*.mat. The json has 4,996 / 5,104 images, the release
+4,998 / 5,105. With the background as a 60th class:
 
-    python main.py --config=configs/pascal_context.py --config.data.source=FOLDER --workdir=runs/pascal_context_60 \
+    python main.py --config=configs/pascal_context.py --workdir=runs/pascal_context_60 \
         --config.data.name=pascal_context_60 --config.data.num_classes=60
 
 Published (paper, PASCAL-Context val, 59 classes, multi-scale + flip): 53.9 mIoU. mIoU and time were not measured here.

@@ -1,11 +1,11 @@
 """CPNet-R50 on PASCAL VOC 2012 with SBD's additional labels (21 classes, 10,582 / 1,449 images).
 
-    python main.py --config=configs/voc.py --config.data.source=FOLDER
+    python main.py --config=configs/voc.py
 
-FOLDER holds VOCdevkit/VOC2012 and SBD's benchmark_RELEASE (or SegmentationClassAug). With VOC alone, it trains on 1,464
-images. The paper has no experiment on VOC. These are its PASCAL-Context settings with the usual schedule of 40,000
-steps (about 60 epochs). No figure is published, and none was measured here. Meant for 8 or more accelerators with 2
-images of 512x512 on each.
+The first run downloads both (3.4 GB): docs/datasets.md. --config.data.source=FOLDER reads your copy: VOCdevkit/VOC2012
+and SBD's benchmark_RELEASE (or SegmentationClassAug). With VOC alone, it trains on 1,464 images. The paper has no
+experiment on VOC. These are its PASCAL-Context settings with the usual schedule of 40,000 steps (about 60 epochs). No
+figure is published, and none was measured here. Meant for 8 or more accelerators with 2 images of 512x512 on each.
 """
 
 from configs import default

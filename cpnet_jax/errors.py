@@ -25,6 +25,10 @@ class WorkerDied(UserError):
     exit_status = 4
 
 
+class UnknownPart(UserError):
+    """A config names a module or a loss term that is defined by a config file which is not loaded."""
+
+
 class WriteFailed(UserError):
     """A checkpoint could not be written. Earlier checkpoints are intact."""
 
@@ -38,6 +42,14 @@ class Stopped(Exception):
 def quoted(value: Any) -> str:
     """Returns the repr of a user's value for a message; long, deep and huge ones are shortened."""
     return _SHORT.repr(value)
+
+
+def shortened(text: str, most: int = 300) -> str:
+    """Returns a text of at most `most` characters; of a longer one, the middle is left out."""
+    if len(text) <= most:
+        return text
+    half = (most - 5) // 2
+    return f"{text[:half]} ... {text[-half:]}"
 
 
 class _Short(reprlib.Repr):

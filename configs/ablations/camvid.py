@@ -18,5 +18,5 @@ ROWS = scenes.ROWS | {
 PUBLISHED = {}
 
 
-def get_config(row: str = "full"):
+def get_config(row: str = ""):
     return with_row(camvid.get_config(), ROWS, row)

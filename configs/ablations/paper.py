@@ -45,5 +45,5 @@ PUBLISHED = {
 }
 
 
-def get_config(row: str = "full"):
+def get_config(row: str = ""):
     return with_row(ade20k.get_config(), ROWS, row)

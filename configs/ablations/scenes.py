@@ -31,5 +31,5 @@ ROWS = {
 PUBLISHED = {}
 
 
-def get_config(row: str = "full"):
+def get_config(row: str = ""):
     return with_row(quickstart.get_config(), ROWS, row)

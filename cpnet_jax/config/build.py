@@ -34,6 +34,8 @@ TPU_OPTIONS = {"xla_tpu_run_space_to_batch": False, "xla_tpu_run_space_to_batch_
 # earlier: 266 instead of 509 MB of temporary arrays in the quickstart. docs/lab_notes/cpu_step.md.
 CPU_OPTIONS = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 PLAIN = Forms()
+# Names of the networks without a context prior, by their context.
+NAMES = {"none": "dilated FCN", "psp": "PSPNet", "aspp": "DeepLabV3", "non_local": "non-local network"}
 
 
 def make_dataset(config: ml_collections.ConfigDict) -> Dataset:
@@ -70,6 +72,15 @@ def make_model(config: ml_collections.ConfigDict, forms: Forms = PLAIN) -> CPNet
     )
 
 
+def network_name(config: ml_collections.ConfigDict) -> str:
+    """The network's name for people, such as "CPNet (ResNet-50)"."""
+    model = config.model
+    name = "CPNet" if model.context_prior else NAMES.get(model.context, model.context)
+    if model.context_prior and model.context != "none":
+        name += f" with {model.context}"
+    return f"{name} ({f'ResNet-{model.depth}' if model.backbone == 'resnet' else model.backbone})"
+
+
 def _context(model: ml_collections.ConfigDict) -> Callable[..., nn.Module] | None:
     """Constructor of the context module, with the fields that become its attributes."""
     options = {
@@ -78,7 +89,7 @@ def _context(model: ml_collections.ConfigDict) -> Callable[..., nn.Module] | Non
     }
     if model.context == "none":
         return None
-    return partial(CONTEXTS[model.context], **options.get(model.context, {}))
+    return partial(CONTEXTS[model.context], **options.get(model.context, _section(model, model.context)))
 
 
 def _backbone(model: ml_collections.ConfigDict) -> Callable[..., nn.Module]:
@@ -86,7 +97,19 @@ def _backbone(model: ml_collections.ConfigDict) -> Callable[..., nn.Module]:
     options = {
         "resnet": {"depth": model.depth, "stem": model.stem, "multi_grid": tuple(model.multi_grid)},
     }
-    return partial(BACKBONES[model.backbone], **options.get(model.backbone, {}))
+    return partial(BACKBONES[model.backbone], **options.get(model.backbone, _section(model, model.backbone)))
+
+
+def _section(model: ml_collections.ConfigDict, name: str) -> dict[str, Any]:
+    """Attributes of a module that a config file adds: the fields of config.model.NAME, if there is such a section."""
+    fields: Any = model.get(name, {})
+    # Flax needs attributes that can be hashed; a config read from JSON has lists.
+    return {field: tuple(value) if isinstance(value, list) else value for field, value in fields.items()}
+
+
+def backbone_file(config: ml_collections.ConfigDict) -> str:
+    """The file or address of the pretrained backbone; empty for none."""
+    return config.init.backbone.replace("{depth}", str(config.model.depth))
 
 
 def training_forms(config: ml_collections.ConfigDict, mesh: Mesh) -> Forms:
@@ -101,12 +124,14 @@ def make_loss(config: ml_collections.ConfigDict) -> Loss:
     """The total loss with the weights and options of config.loss."""
     fields = config.loss.to_dict()
     ohem = losses.Ohem(threshold=fields.pop("ohem_threshold"), min_kept=fields.pop("ohem_min_kept"))
+    term_weights = {name: fields.pop(f"{name}_weight", 0) for name in losses.TERMS}
     return partial(
         losses.total_loss,
         prior_size=prior_size(config),
         upsampled_dtype=jnp.bfloat16 if config.model.bfloat16 else None,
         ohem=ohem if fields.pop("ohem") else None,
         class_weights=fields.pop("class_weights") or None,
+        term_weights={name: weight for name, weight in term_weights.items() if weight},
         **fields,
     )
 

@@ -9,7 +9,8 @@ from cpnet_jax.config.same_run import as_dict, flat
 # Fields and sections that no compiled program depends on: a run with another seed finds the programs of the first.
 OTHER_FIELDS = (
     *("name", "seed", "eval_every", "eval_every_epochs", "checkpoint_every", "checkpoint_every_epochs"),
-    *("data.dir", "data.source", "data.train_split", "data.eval_split", "data.folder", "data.on_error"),
+    *("data.dir", "data.source", "data.download", "data.train_split", "data.eval_split", "data.folder"),
+    "data.on_error",
     *("data.scales", "data.flip_probability", "data.cat_max_ratio", "data.photometric_jitter", "data.class_uniform"),
     *("init", "eval.checkpoint", "eval.multi_scale", "eval.scales", "eval.flip", "eval.overlap", "eval.pictures"),
     "eval.class_names",

@@ -1,5 +1,8 @@
 """Config fields that had another name, and what replaces them."""
 
+from collections.abc import Mapping
+from typing import Any
+
 MOVED = {
     "compilation_cache": "system.compilation_cache",
     "log_every": "system.log_every",
@@ -18,6 +21,15 @@ DELETED = {
     "model.prior_impl": "the context prior is always computed in blocks of rows",
     "compiler.tpu_space_to_batch": "the compiler option is always off now",
 }
+
+# It replaces fields with other values. All of them only decided how the same numbers are computed.
+REPLACES_OTHER_VALUES = "system.forms"
+
+
+def present(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a run of an earlier version by their present names, without those that are gone."""
+    gone = {*DELETED, *(old for old, new in MOVED.items() if new == REPLACES_OTHER_VALUES)}
+    return {MOVED.get(field, field): value for field, value in fields.items() if field not in gone}
 
 
 def advice(field: str) -> str | None:

@@ -10,18 +10,20 @@ from typing import Any
 
 import ml_collections
 
-from cpnet_jax.config.check import EPOCHS
+from cpnet_jax.config import experiments, renamed
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime.files import AnyPath
 
 FREE_SECTIONS = ("system.", "eval.")
 
-# Fields that runs of earlier versions do not record -> what those versions did.
-ADDED_LATER = {"loss.mean_over": "labelled"}
+# Fields that runs of earlier versions do not record -> what those versions did. A config file adds its own fields.
+ADDED_LATER = {"loss.mean_over": "labelled", "data.download": False}
 
 FREE_ON_RESUME = {
+    "name",  # a row of an ablation has another one as an experiment of its own
     "data.dir",
     "data.source",
+    "data.download",
     "data.eval_split",
     "eval_every",
     "eval_every_epochs",
@@ -40,6 +42,7 @@ FREE_ON_RESUME = {
 FREE_ON_EACH_HOST = {
     "data.dir",
     "data.source",
+    "data.download",
     "system.compilation_cache",
     "system.data_cache",
     "system.threads",
@@ -48,7 +51,14 @@ FREE_ON_EACH_HOST = {
 }
 
 # Weights converted from another program do not know their data, nor how many steps an epoch has.
-UNKNOWN_TO_CONVERTED = {"trained_on.fingerprint", "trained_on.value_range", *EPOCHS.values()}
+UNKNOWN_TO_CONVERTED = {
+    "trained_on.fingerprint",
+    "trained_on.value_range",
+    "total_steps",
+    "eval_every",
+    "checkpoint_every",
+    "optimizer.warmup_steps",
+}
 
 
 def as_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -64,7 +74,8 @@ def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: AnyPath
       saved: the description in the workdir's checkpoint.
       workdir: the folder of the saved run, for the message.
     """
-    ours, theirs = dict(flat(ours)), ADDED_LATER | dict(flat(saved))
+    ours, theirs = dict(flat(ours)), ADDED_LATER | renamed.present(dict(flat(saved)))
+    ours = {field: value for field, value in ours.items() if field in theirs or not _is_new_and_off(field, value)}
     free = FREE_ON_RESUME | (UNKNOWN_TO_CONVERTED if "trained_on.weights" in theirs else set())
     differences = [
         f"config.{field} is {_value(theirs, field)} there and {_value(ours, field)} here"
@@ -94,14 +105,21 @@ def check_same_everywhere(descriptions: Sequence[dict[str, Any]]) -> None:
                 )
 
 
+def _is_new_and_off(field: str, value: Any) -> bool:
+    """Whether a field that a run does not record is an extension's, and does nothing: 0, False, None or empty."""
+    return not value and field not in dict(flat(experiments.default().to_dict()))
+
+
 def _value(fields: dict[str, Any], field: str) -> str:
     return repr(fields[field]) if field in fields else "not recorded"
 
 
-def flat(nested: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(nested: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Pairs of a dotted field name and its value."""
-    for name, value in nested.items():
+    waiting = list(nested.items())
+    while waiting:  # not recursive: a damaged file may have any depth
+        name, value = waiting.pop()
         if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
+            waiting += ((f"{name}.{inner}", entry) for inner, entry in value.items())
         else:
-            yield f"{prefix}{name}", value
+            yield name, value

@@ -18,6 +18,7 @@ ANOTHER = {
     "checkpoint_every_epochs": 1.5,
     "data.dir": "elsewhere",
     "data.source": "elsewhere",
+    "data.download": False,
     "data.train_split": "val",
     "data.eval_split": "train",
     "data.folder.masks": "elsewhere",

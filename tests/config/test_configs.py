@@ -3,16 +3,20 @@
 import importlib
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import pytest
+from ml_collections import ConfigDict
 
+from cpnet_jax import losses
 from cpnet_jax.config import build
 from cpnet_jax.config.check import check_config, resolve_classes, resolve_durations
 from cpnet_jax.data import catalog
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
+from cpnet_jax.models.backbones import BACKBONES
 from cpnet_jax.training.state import create_state
 from cpnet_jax.training.step import train_step
 
@@ -73,13 +77,16 @@ def test_defaults_are_the_papers():
         ("data.scales", (), "at least one number"),
         ("data.scales", (1.0, -1.0), "at least one number"),
         ("total_epochs", -1.0, "positive"),
-        ("batch_size", 0, "at least 1"),
+        ("batch_size", 0, "between"),
         ("name", "../x", "without a slash"),
+        ("name", "..", "without a slash"),
+        ("name", "a\u202eb", "without control characters"),
+        ("name", "n" * 10**6, "at most 200 bytes"),
         ("data.dir", "", "empty"),
-        ("data.std", ("nan", 1, 1), "three numbers"),
-        ("loss.prior_weight", -1.0, "at least 0"),
-        ("optimizer.base_lr", float("inf"), "a number"),
-        ("optimizer.clip_global_norm", -1.0, "positive"),
+        ("data.std", ("nan", 1, 1), "three positive numbers"),
+        ("loss.prior_weight", -1.0, "between"),
+        ("optimizer.base_lr", float("inf"), "between"),
+        ("optimizer.clip_global_norm", -1.0, "between"),
         ("total_epochs", float("nan"), "positive number"),
         ("seed", -1, "between"),
         ("data.flip_probability", 2.0, "between 0 and 1"),
@@ -89,14 +96,15 @@ def test_defaults_are_the_papers():
         ("data.folder.orientation", "up", "one of"),
         ("data.mean", (1.0, 2.0), "three numbers"),
         ("data.std", (1.0, 0.0, 1.0), "positive"),
-        ("eval_every", -5, "at least 0"),
-        ("total_steps", -5, "at least 1"),
+        ("eval_every", -5, "between"),
+        ("total_steps", -5, "between"),
         ("model.depth", 20, "one of"),
         ("model.stem", "soft", "one of"),
         ("system.forms", "abacus", "one of"),
         ("model.backbone", "vgg", "one of"),
         ("loss.ignored", "drop", "one of"),
-        ("loss.precision_weight", -1.0, "at least 0"),
+        ("loss.precision_weight", -1.0, "between"),
+        ("loss.dice_weight", 1.0, "belongs to no loss term: give --config with the file"),
         ("loss.ohem_threshold", 70.0, "between 0 and 1"),
         ("loss.ohem_min_kept", -1, "between 0"),
         ("loss.class_weights", (1.0, 2.0), "each of the 150 classes"),
@@ -126,6 +134,31 @@ def test_a_value_that_cannot_work_is_refused_by_its_field(field, value, said):
     with pytest.raises(UserError, match=said) as error:
         check_config(config)
     assert f"config.{field}" in str(error.value)
+
+
+def test_a_loss_term_of_a_config_file_has_a_weight(monkeypatch):
+    monkeypatch.setitem(losses.TERMS, "dice", lambda *_, **__: 0.0)
+    config = load("default")
+    for weight, passed_on in ((None, {}), (0.0, {}), (0.5, {"dice": 0.5})):
+        if weight is not None:
+            with config.unlocked():
+                config.loss.dice_weight = weight
+        check_config(config)
+        assert build.make_loss(config).keywords["term_weights"] == passed_on
+    for wrong in (-1.0, float("nan")):
+        config.loss.dice_weight = wrong
+        with pytest.raises(UserError, match=rf"config\.loss\.dice_weight is {wrong}: it must be between 0"):
+            check_config(config)
+
+
+def test_a_section_of_a_modules_name_holds_its_attributes(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "mine", SimpleNamespace)
+    config = load("default")
+    config.model.backbone = "mine"
+    assert build.make_model(config).backbone.keywords == {}
+    with config.unlocked():
+        config.model.mine = ConfigDict({"widths": [8, 16], "depth": 2})  # JSON has lists
+    assert build.make_model(config).backbone.keywords == {"widths": (8, 16), "depth": 2}
 
 
 def test_the_contexts_own_fields_reach_it():
