@@ -43,6 +43,18 @@ class AffinityLoss(NamedTuple):
     specificity: Float[Array, ""]
 
 
+class ReadableLoss(NamedTuple):
+    """The Affinity Loss for people: what the training can still lower, and how many rows it can do nothing about.
+
+    Attributes:
+      loss: without what clamped rows add, a constant of 100 each; its gradient is that of the loss.
+      clamped: share of the rows with a clamped precision, recall or specificity, in [0, 1].
+    """
+
+    loss: AffinityLoss
+    clamped: Float[Array, ""]
+
+
 def downsample_labels(
     labels: Integer[Array | np.ndarray, "b H W"], size: tuple[int, int]
 ) -> Integer[Array | np.ndarray, "b n"]:
@@ -67,10 +79,10 @@ def downsample_labels(
 def ideal_affinity_map(labels: Integer[Array | np.ndarray, "b n"], ignore_label: int = 255) -> Float[Array, "b n n"]:
     """A = L L^T of the one-hot labels L: 1 if two positions share a class.
 
-    Ignored positions form one more class, as in the release.
+    Positions with `ignore_label` or a negative label are ignored: they form one more class, as in the release.
     """
-    del ignore_label  # A class like any other; in the signature for symmetry with the other functions.
-    return (labels[:, :, None] == labels[:, None, :]).astype(jnp.float32)
+    classes = _classes(labels, ignore_label)
+    return (classes[:, :, None] == classes[:, None, :]).astype(jnp.float32)
 
 
 class RowSums(NamedTuple):
@@ -106,14 +118,19 @@ class AffinityTargets:
             raise ValueError(f"ignored is {self.ignored!r}: it must be 'class' or 'mask'")
 
     @property
+    def classes(self) -> Int[Array, "b n"]:
+        """The labels, with `ignore_label` in place of negative ones."""
+        return _classes(self.labels, self.ignore_label)
+
+    @property
     def valid(self) -> Bool[Array, "b n"]:
         """The positions that are not masked."""
-        return self.labels != self.ignore_label if self.ignored == "mask" else jnp.ones_like(self.labels, bool)
+        return self.classes != self.ignore_label if self.ignored == "mask" else jnp.ones_like(self.labels, bool)
 
     def row_sums(self, logits: Float[Array, "b r n"], rows: Int[Array, " r"]) -> RowSums:
         """The sums over the columns of these rows of the logits Z, in the dtype of the logits."""
-        column = self.valid[:, None, :]
-        same = jnp.take(self.labels, rows, axis=1, mode="clip")[:, :, None] == self.labels[:, None, :]
+        classes, column = self.classes, self.valid[:, None, :]
+        same = jnp.take(classes, rows, axis=1, mode="clip")[:, :, None] == classes[:, None, :]
         target = same & column
         if self.exclude_diagonal:
             target &= rows[:, None] != jnp.arange(self.labels.shape[1])
@@ -130,9 +147,9 @@ class AffinityTargets:
 
     def counts(self) -> tuple[Int[Array, "b n"], Int[Array, "b n"]]:
         """(sum_j a, sum_j (1 - a)) of each valid row; arbitrary numbers for masked rows."""
-        in_order = jnp.sort(self.labels, axis=1)
+        in_order = jnp.sort(self.classes, axis=1)
         first, after = (
-            jax.vmap(partial(jnp.searchsorted, side=side, method="sort"))(in_order, self.labels)
+            jax.vmap(partial(jnp.searchsorted, side=side, method="sort"))(in_order, self.classes)
             for side in ("left", "right")
         )
         same = after - first
@@ -154,13 +171,15 @@ def affinity_loss(
 ) -> AffinityLoss:
     """L_p = unary_weight * L_u + global_weight * L_g, with finite values and gradients for all logits and labels.
 
-    Everything is computed from logits, so a saturated prior keeps its gradient.
+    Everything is computed from logits, so a saturated prior keeps its gradient. Works under jit, grad, jvp,
+    linearize, vmap, pmap, shard_map and checkpoint.
 
     Args:
       prior: logits Z of the prior, P = sigmoid(Z), row i = position i; or an object with their `shape` and a method
         `row_sums(targets)`, such as `models.PriorFactors`, with which no n x n array is stored. If the network was
         given `AffinityTargets` with these options, their sums are used, so both must have the same labels.
-      labels: class of each position (see `downsample_labels`).
+      labels: class of each position (see `downsample_labels`). Any number from 0 on is a class; negative ones count as
+        `ignore_label`.
       unary_weight, global_weight: lambda_u and lambda_g (the paper: 1 and 1).
       precision_weight, recall_weight, specificity_weight: of the three terms in L_g (the paper: 1 each). A term whose
         weight is the Python number 0 is left out of the total and its gradient.
@@ -172,26 +191,63 @@ def affinity_loss(
 
     Returns:
       The loss and its terms. As in the release, a denominator of zero counts as 1 and a logarithm is at least -100: a
-      row whose precision, recall or specificity is exactly zero adds 100 and has no gradient.
+      row whose precision, recall or specificity is exactly zero adds 100 and has no gradient. All rows of an image of
+      one class do, by their specificity: to log a curve without such jumps, see `affinity_loss_to_read`.
 
     Raises:
       ValueError: if shapes do not fit, or on another value of `ignored`.
     """
+    loss, _ = affinity_loss_to_read(
+        prior,
+        labels,
+        unary_weight=unary_weight,
+        global_weight=global_weight,
+        precision_weight=precision_weight,
+        recall_weight=recall_weight,
+        specificity_weight=specificity_weight,
+        exclude_diagonal=exclude_diagonal,
+        ignored=ignored,
+        ignore_label=ignore_label,
+    )
+    return loss
+
+
+def affinity_loss_to_read(
+    prior: Float[Array | np.ndarray, "b n n"] | Any,
+    labels: Integer[Array | np.ndarray, "b n"],
+    *,
+    unary_weight: float = 1.0,
+    global_weight: float = 1.0,
+    precision_weight: float = 1.0,
+    recall_weight: float = 1.0,
+    specificity_weight: float = 1.0,
+    exclude_diagonal: bool = True,
+    ignored: Literal["class", "mask"] = "class",
+    ignore_label: int = 255,
+) -> tuple[AffinityLoss, ReadableLoss]:
+    """`affinity_loss`, and the same for people: its arguments and errors, and one pass over the prior."""
     targets = AffinityTargets(jnp.asarray(labels), exclude_diagonal, ignored, ignore_label)
     rows: Any = prior if hasattr(prior, "row_sums") else _Logits(prior)
     _check(rows.shape, labels.shape)
-    unary, precision, recall, specificity = _terms(rows.row_sums(targets), targets)
-    total = weighted_sum(
-        (unary_weight, unary),
-        (global_weight * precision_weight, precision),
-        (global_weight * recall_weight, recall),
-        (global_weight * specificity_weight, specificity),
-    )
-    return AffinityLoss(total, unary, precision, recall, specificity)
+    unary, logs, clamped = _terms(rows.row_sums(targets), targets)
+    weights = (unary_weight, *(global_weight * w for w in (precision_weight, recall_weight, specificity_weight)))
+
+    def weighted(*terms: Float[Array, ""]) -> AffinityLoss:
+        return AffinityLoss(weighted_sum(*zip(weights, terms, strict=True)), *terms)
+
+    share = partial(_share, valid=targets.valid, dtype=unary.dtype)
+    with_clamped = (log - MIN_LOG * share(rows) for log, rows in zip(logs, clamped, strict=True))
+    to_read = ReadableLoss(weighted(unary, *logs), share(clamped[0] | clamped[1] | clamped[2]))
+    return weighted(unary, *with_clamped), to_read
 
 
-def _terms(sums: RowSums, targets: AffinityTargets) -> tuple[Float[Array, ""], ...]:
-    """(L_u, and the terms of L_g: precision, recall and specificity)."""
+def _terms(
+    sums: RowSums, targets: AffinityTargets
+) -> tuple[Float[Array, ""], tuple[Float[Array, ""], ...], tuple[Bool[Array, "b n"], ...]]:
+    """(L_u, the terms of L_g without clamped rows, which rows each of them leaves out).
+
+    The terms of L_g are those of precision, recall and specificity.
+    """
     valid = targets.valid
     positive, negative = (count.astype(sums.predicted.dtype) for count in targets.counts())
 
@@ -200,7 +256,8 @@ def _terms(sums: RowSums, targets: AffinityTargets) -> tuple[Float[Array, ""], .
     precision = _mean_negative_log(sums.true_positive, sums.predicted, valid)
     recall = _mean_negative_log(sums.true_positive, positive, valid)
     specificity = _mean_negative_log(sums.true_negative, negative, valid)
-    return unary, precision, recall, specificity
+    logs, clamped = zip(precision, recall, specificity, strict=True)
+    return unary, logs, clamped
 
 
 def weighted_sum(*terms: tuple[float, Float[Array, ""]]) -> Float[Array, ""]:
@@ -226,14 +283,20 @@ class _Logits:
 
 def _mean_negative_log(
     numerator: Float[Array, "b n"], denominator: Float[Array, "b n"], valid: Bool[Array, "b n"]
-) -> Float[Array, ""]:
-    """-log(numerator / denominator), clamped at 100, averaged over the valid rows of the batch."""
+) -> tuple[Float[Array, ""], Bool[Array, "b n"]]:
+    """(-log(numerator / denominator) averaged over the valid rows, where a clamped row counts as 0; clamped rows)."""
     ratio = numerator / _one_if_zero(denominator)
     # The inner `where` keeps log's infinite derivative at 0 out of the gradient: 0 * inf would be NaN.
     positive = ratio > 0
     log = jnp.where(positive, jnp.log(jnp.where(positive, ratio, 1)), MIN_LOG)
+    clamped = valid & (log <= MIN_LOG)
     rows = valid.sum().astype(ratio.dtype)
-    return jnp.where(valid, -jnp.maximum(log, MIN_LOG), 0).sum() / _one_if_zero(rows)
+    return jnp.where(valid & ~clamped, -log, 0).sum() / _one_if_zero(rows), clamped
+
+
+def _share(rows: Bool[Array, "b n"], valid: Bool[Array, "b n"], dtype: Any) -> Float[Array, ""]:
+    """The share of the valid rows that are among the rows; 0 if none is valid."""
+    return rows.sum().astype(dtype) / _one_if_zero(valid.sum().astype(dtype))
 
 
 @jax.custom_jvp
@@ -245,10 +308,19 @@ def _softplus(z: Float[Array, "..."]) -> Float[Array, "..."]:
 _softplus.defjvps(lambda tangent, _, z: tangent * jax.nn.sigmoid(z))
 
 
+def _classes(labels: Integer[Array | np.ndarray, "b n"], ignore_label: int) -> Int[Array, "b n"]:
+    # Not uint8, in which comparisons would take an ignore label of -1 for 255.
+    labels = jnp.asarray(labels, jnp.int32)
+    return jnp.where(labels < 0, ignore_label, labels)
+
+
 def _one_if_zero(x: Array) -> Array:
     return jnp.where(x == 0, 1, x)
 
 
 def _check(prior: tuple[int, ...], labels: tuple[int, ...]) -> None:
     if len(labels) != 2 or prior != (*labels, labels[-1]):
-        raise ValueError(f"prior has shape {prior} and labels {labels}: they must be (batch, n, n) and (batch, n)")
+        raise ValueError(
+            f"prior has shape {prior} and labels {labels}: they must be (batch, n, n) and (batch, n); give one image, "
+            "as inside jax.vmap, a first axis of 1"
+        )

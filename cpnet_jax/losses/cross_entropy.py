@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Bool, Float, Int, Integer
 
 from cpnet_jax.losses.ohem import Ohem, hard_pixels
 
@@ -26,7 +26,8 @@ def cross_entropy(
 
     Args:
       logits: unnormalised; the loss is computed in float32 or wider.
-      labels: 0 .. k-1 or `ignore_label`. Other values cannot be detected under jit: check labels on the host.
+      labels: 0 .. k-1. Pixels with `ignore_label` or any other value are ignored. A wrong value cannot raise under jit:
+        check labels on the host.
       class_weights: weight of a pixel by its class, 1 by default.
       ohem: only the hard pixels contribute, see `ohem.hard_pixels`.
       mean_over: what the sum of the losses is divided by.
@@ -46,7 +47,7 @@ def cross_entropy(
             f"logits have shape {logits.shape} and labels {labels.shape}: batch, height and width must agree"
         )
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-    valid = labels != ignore_label
+    valid = labelled(labels, logits.shape[-1], ignore_label)
     target = jnp.where(valid, labels, 0)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, target)
     if ohem:
@@ -56,6 +57,12 @@ def cross_entropy(
         weights *= weights_of(target, class_weights, logits)
     total = weights.sum() if mean_over == "labelled" else max(labels.size, 1)
     return jnp.where(valid, weights * losses, 0).sum() / jnp.where(total == 0, 1, total)
+
+
+def labelled(labels: Integer[Array | np.ndarray, "b h w"], num_classes: int, ignore_label: int) -> Bool[Array, "b h w"]:
+    """Whether each pixel has one of the classes: neither `ignore_label` nor a label outside 0 .. num_classes-1."""
+    labels = jnp.asarray(labels, jnp.int32)  # in comparisons with uint8, 300 classes would become 44
+    return (labels != ignore_label) & (labels >= 0) & (labels < num_classes)
 
 
 def check_mean_over(mean_over: str) -> None:

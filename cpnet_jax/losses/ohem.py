@@ -66,4 +66,4 @@ def _kth_largest(values: Int[Array, "..."], k: Int[Array, ""]) -> Int[Array, ""]
         tried = found | (jnp.ones((), values.dtype) << (bits - 1 - place))
         return jnp.where((values >= tried).sum() >= k, tried, found)
 
-    return jax.lax.fori_loop(0, bits, set_bit, jnp.zeros((), values.dtype))
+    return jax.lax.fori_loop(0, bits, set_bit, jnp.zeros_like(k, values.dtype))

@@ -1,16 +1,20 @@
 """The training objective of the paper: L = L_s + 0.4 L_a + 1.0 L_p."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Integer
 
-from cpnet_jax.losses.affinity import affinity_loss, downsample_labels, weighted_sum
+from cpnet_jax.losses.affinity import affinity_loss_to_read, downsample_labels, weighted_sum
 from cpnet_jax.losses.cross_entropy import MeanOver
 from cpnet_jax.losses.ohem import Ohem
 from cpnet_jax.losses.upsampled import upsampled_cross_entropy
+
+# Further terms by name; a config file adds its own, see docs/extending.md. They are functions of the arrays of
+# `total_loss`: (output, labels, *, prior_size, ignore_label) -> scalar.
+TERMS: dict[str, Callable[..., Float[Array, ""]]] = {}
 
 
 def total_loss(
@@ -24,6 +28,7 @@ def total_loss(
     ohem: Ohem | None = None,
     mean_over: MeanOver = "labelled",
     upsampled_dtype: Any = None,
+    term_weights: Mapping[str, float] | None = None,
     ignore_label: int = 255,
     **affinity_options: Any,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
@@ -41,11 +46,14 @@ def total_loss(
         authors' settings for Cityscapes are not public.
       mean_over: pixels whose number L_s and L_a are divided by, see `cross_entropy`.
       upsampled_dtype: of the values at full resolution, see `upsampled_cross_entropy`.
+      term_weights: names in TERMS and their weights.
       affinity_options: see `affinity_loss`.
 
     Returns:
       (loss, terms): terms are unweighted scalars named segmentation, aux, affinity_unary, affinity_precision,
-      affinity_recall, affinity_specificity.
+      affinity_recall, affinity_specificity, and those of `term_weights`. They are for people: the affinity's leave out
+      what clamped rows add, see `ReadableLoss`. "clamped_rows" is the share of these rows, and "loss" is the loss
+      without what they add.
     """
     pixelwise = partial(
         upsampled_cross_entropy,
@@ -60,9 +68,14 @@ def total_loss(
     if output.aux_logits is not None:
         terms["aux"] = pixelwise(output.aux_logits)
         weighted.append((aux_weight, terms["aux"]))
-    if output.prior is not None:
-        positions = downsample_labels(labels, prior_size)
-        affinity = affinity_loss(output.prior, positions, ignore_label=ignore_label, **affinity_options)
-        terms |= {f"affinity_{name}": value for name, value in affinity._asdict().items() if name != "total"}
-        weighted.append((prior_weight, affinity.total))
-    return weighted_sum(*weighted), terms
+    for name, weight in (term_weights or {}).items():
+        terms[name] = TERMS[name](output, labels, prior_size=prior_size, ignore_label=ignore_label)
+        weighted.append((weight, terms[name]))
+    if output.prior is None:
+        return weighted_sum(*weighted), terms
+    positions = downsample_labels(labels, prior_size)
+    affinity, to_read = affinity_loss_to_read(output.prior, positions, ignore_label=ignore_label, **affinity_options)
+    terms |= {f"affinity_{name}": value for name, value in to_read.loss._asdict().items() if name != "total"}
+    terms["clamped_rows"] = to_read.clamped
+    terms["loss"] = weighted_sum(*weighted, (prior_weight, to_read.loss.total))
+    return weighted_sum(*weighted, (prior_weight, affinity.total)), terms

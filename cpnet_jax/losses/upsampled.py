@@ -2,7 +2,7 @@
 
 The definition, `cross_entropy(models.upsample(logits, size), labels)`, stores several arrays of batch x height x width
 x classes for its backward pass. Here no such array exists. The gradient for the logits is computed in the same pass as
-the loss; the backward pass only multiplies it by the cotangent.
+the loss; derivatives are products with it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
-from cpnet_jax.losses.cross_entropy import MeanOver, check_mean_over, weights_of
+from cpnet_jax.losses.cross_entropy import MeanOver, check_mean_over, labelled, weights_of
 from cpnet_jax.losses.ohem import Ohem, hard_pixels
 
 # Largest number of values in a block of one image at full resolution, about 32 rows of 512 pixels with 150 classes. The
@@ -36,8 +36,6 @@ def upsampled_cross_entropy(
 ) -> Float[Array, ""]:
     """`cross_entropy` after bilinear upsampling (half-pixel centres) of the logits to the labels' size.
 
-    Has first derivatives in reverse mode.
-
     Args:
       logits: unnormalised, of any size.
       labels: as in `cross_entropy`.
@@ -58,7 +56,7 @@ def upsampled_cross_entropy(
             "(batch, height, width)"
         )
     dtype = jnp.dtype(jnp.promote_types(logits.dtype, jnp.float32) if dtype is None else dtype)
-    target = jnp.where(labels == ignore_label, -1, labels.astype(jnp.int32))
+    target = jnp.where(labelled(labels, logits.shape[-1], ignore_label), labels.astype(jnp.int32), -1)
     if ohem:
         losses = _pixel_losses(jax.lax.stop_gradient(logits), target, dtype)
         target = jnp.where(hard_pixels(losses, target >= 0, ohem), target, -1)
@@ -66,22 +64,18 @@ def upsampled_cross_entropy(
     return _mean_loss(logits, target, weights, dtype, mean_over)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _mean_loss(logits: Array, target: Array, weights: Array | None, dtype: Any, mean_over: MeanOver) -> Array:
     return _mean(logits, target, weights, dtype, mean_over, with_gradient=False)[0]
 
 
-def _forward(
-    logits: Array, target: Array, weights: Array | None, dtype: Any, mean_over: MeanOver
-) -> tuple[Array, Array | None]:
-    return _mean(logits, target, weights, dtype, mean_over, with_gradient=True)
-
-
-def _backward(_: Any, __: MeanOver, gradient: Array, cotangent: Array) -> tuple[Array, None, None]:
-    return (cotangent * gradient).astype(gradient.dtype), None, None
-
-
-_mean_loss.defvjp(_forward, _backward)
+@_mean_loss.defjvp
+def _derivative(
+    dtype: Any, mean_over: MeanOver, primals: tuple[Array, Array, Array | None], tangents: tuple[Any, ...]
+) -> tuple[Array, Array]:
+    value, gradient = _mean(*primals, dtype, mean_over, with_gradient=True)
+    assert gradient is not None
+    return value, (gradient.astype(value.dtype) * tangents[0].astype(value.dtype)).sum()
 
 
 def _mean(
@@ -158,7 +152,7 @@ def _sums(
             gradient = jax.lax.dynamic_update_slice_in_dim(gradient, error, first, axis=1)
         return (total, gradient), None
 
-    start = jnp.zeros(len(z), wide), jnp.zeros(z.shape, wide) if with_gradient else None
+    start = jnp.zeros_like(z[:, 0, 0, 0], wide), jnp.zeros_like(z, wide) if with_gradient else None
     cut = partial(_cut, blocks=len(grid.first), rows=grid.rows.shape[1])
     weights = None if weights is None else cut(weights)
     inputs = jnp.asarray(grid.first), jnp.asarray(grid.rows, z.dtype), cut(target), weights

@@ -56,7 +56,7 @@ class PriorFactors:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of P and of `logits()`: (b, n, n)."""
-        return (*self.features.shape[:2], self.kernel.shape[1])
+        return (*self.features.shape[:-1], self.kernel.shape[1])
 
     def logits(self) -> Float[Array, "b rows n"]:
         """Z, at least float32 whatever dtype the features have."""

@@ -258,6 +258,28 @@ def test_row_of_a_class_of_one_pixel_adds_exactly_100_and_no_gradient(dtype, kin
         assert (np.asarray(grad) == 0).all()
 
 
+def test_the_loss_to_read_is_the_loss_without_the_constants_of_clamped_rows():
+    """An image of one class, and one with a class of one position: 12 + 1 of 24 rows are clamped."""
+    labels = np.stack([np.zeros(12, np.int32), np.repeat([1, 2, 3], [6, 5, 1])])
+    logits = np.random.default_rng(3).normal(size=(2, 12, 12)).astype(np.float32)
+
+    def both(logits):
+        loss, to_read = losses.affinity_loss_to_read(logits, labels, specificity_weight=2.0)
+        return loss.total, to_read.loss.total, loss, to_read
+
+    (gradient, _, loss, to_read), (gradient_to_read, *_) = (
+        jax.jit(lambda z, n=n: (jax.grad(lambda z: both(z)[n])(z), *both(z)[1:]))(logits) for n in (0, 1)
+    )
+    assert_close(to_read.clamped, 13 / 24, 1e-6)
+    constants = {"unary": 0, "precision": 100 / 24, "recall": 100 / 24, "specificity": 50, "total": 100 + 200 / 24}
+    for name, constant in constants.items():
+        assert_close(getattr(loss, name) - constant, getattr(to_read.loss, name), 1e-5, name=name)
+    assert to_read.loss.specificity < 2
+    np.testing.assert_array_equal(gradient, gradient_to_read)
+    alone = jax.jit(jax.grad(lambda z: losses.affinity_loss(z, labels, specificity_weight=2.0).total))(logits)
+    np.testing.assert_array_equal(gradient, alone)
+
+
 def test_class_of_one_pixel_leaves_the_other_rows_alone(dtype):
     labels = make_labels()[:1].copy()
     labels[0, 4] = 99

@@ -322,8 +322,22 @@ def plain(prior):
 def test_an_unsupervised_prior_is_reported_and_gets_no_gradient(prior, plain):
     grad, terms = total_loss(prior_weight=0.0)(prior)
     assert (grad == 0).all() and (plain[0] != 0).any()
-    for name, term in plain[1].items():
-        assert_close(terms[name], term, 1e-6, name=name)
+    for name in plain[1].keys() - {"loss"}:
+        assert_close(terms[name], plain[1][name], 1e-6, name=name)
+
+
+def test_a_further_term_is_named_and_weighted(monkeypatch):
+    def mean_logit(output, labels, *, prior_size, ignore_label):
+        assert (labels.shape, prior_size, ignore_label) == ((2, 24, 16), (3, 2), 255)
+        return output.logits.mean()
+
+    monkeypatch.setitem(losses.TERMS, "mean_logit", mean_logit)
+    output = types.SimpleNamespace(logits=jnp.asarray(make_logits(2, "float32")), aux_logits=None, prior=None)
+    labels = make_labels(2)[:, :3, :2].repeat(8, axis=1).repeat(8, axis=2)
+    without, _ = losses.total_loss(output, labels, prior_size=(3, 2))
+    total, terms = losses.total_loss(output, labels, prior_size=(3, 2), term_weights={"mean_logit": 0.5})
+    assert terms["mean_logit"] == output.logits.mean() != 0
+    assert_close(total, without + 0.5 * terms["mean_logit"], 1e-6)
 
 
 def test_a_loss_of_weight_zero_costs_no_backward_pass(prior):

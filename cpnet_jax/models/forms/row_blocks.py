@@ -21,14 +21,15 @@ seven and the loss takes four.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
+from cpnet_jax.models.forms.linear import linear_call
 from cpnet_jax.models.forms.platforms import axes_to_divide
 
 # (logits (b, r, n) of r rows, which rows these are (r,), values, constants) -> arrays (b, r, ...)
@@ -50,7 +51,7 @@ def map_rows(
     With a mesh in context (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`), every device computes the rows of its
     own part of the batch, which must be divided over all axes of the mesh. The function is called directly if there is
     no mesh, if a surrounding `jax.shard_map` divides its axes, or if the devices do not divide the batch.
-    Differentiable in reverse mode.
+    Differentiable in both modes; forward mode computes Z a second time.
 
     Args:
       function: must treat every row separately, be finite for any finite logits, and not close over traced arrays.
@@ -62,15 +63,17 @@ def map_rows(
     Returns:
       Arrays (b, n, ...), as the function returns them for n rows at once.
     """
-    run = partial(_map_rows, function, block_rows)
+
+    def run(*arrays: PyTree) -> PyTree:
+        return _map_rows(function, block_rows, *_equally_varying(arrays))
+
     axes = axes_to_divide(x.shape[0])
     if axes:
         run = _per_device(run, axes)
     return run(x, kernel, bias, values, constants)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _map_rows(
+def _rows(
     function: RowFunction, block_rows: int, x: Array, kernel: Array, bias: Array, values: PyTree, constants: PyTree
 ) -> PyTree:
     blocks = _Blocks(x.shape[1], block_rows)
@@ -87,16 +90,34 @@ def _map_rows(
     return blocks.join(jax.lax.map(map_image, (blocks.pad(x), values, constants)))
 
 
-def _forward(
-    function: RowFunction, block_rows: int, x: Array, kernel: Array, bias: Array, values: PyTree, constants: PyTree
-) -> tuple[PyTree, Any]:
+_map_rows = jax.custom_jvp(_rows, nondiff_argnums=(0, 1))
+
+
+@_map_rows.defjvp
+def _derivative(
+    function: RowFunction, block_rows: int, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+) -> tuple[PyTree, PyTree]:
+    x, kernel, bias, values, constants = primals
     x, values, constants = _image_by_image((x, values, constants))
-    y = _map_rows(function, block_rows, x, kernel, bias, values, constants)
-    return y, (x, kernel, bias, values, constants)
+    primals = x, kernel, bias, values, constants
+    forward, backward = (partial(run, function, block_rows) for run in (_forward, _backward))
+    return _map_rows(function, block_rows, *primals), linear_call(forward, backward, primals, tangents[:-1])
 
 
-def _backward(function: RowFunction, block_rows: int, saved: Any, y_bar: PyTree) -> tuple[PyTree, ...]:
-    x, kernel, bias, values, constants = saved
+def _forward(
+    function: RowFunction, block_rows: int, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+) -> PyTree:
+    """The tangent of the results."""
+
+    def run(x: Array, kernel: Array, bias: Array, values: PyTree) -> PyTree:
+        return _rows(function, block_rows, x, kernel, bias, values, primals[-1])
+
+    return jax.jvp(run, primals[:-1], tangents)[1]
+
+
+def _backward(function: RowFunction, block_rows: int, primals: tuple[PyTree, ...], y_bar: PyTree) -> tuple[PyTree, ...]:
+    """The transpose of `_forward`."""
+    x, kernel, bias, values, constants = primals
     blocks = _Blocks(x.shape[1], block_rows)
 
     def add_image(shared_bar: PyTree, arrays: PyTree) -> tuple[PyTree, tuple[Array, PyTree]]:
@@ -122,10 +143,7 @@ def _backward(function: RowFunction, block_rows: int, saved: Any, y_bar: PyTree)
     zeros = jax.tree.map(jnp.zeros_like, (kernel, bias))
     images = *blocks.pad((x, _image_by_image(y_bar))), values, constants
     (kernel_bar, bias_bar), (x_bar, values_bar) = jax.lax.scan(add_image, zeros, images)
-    return blocks.join(x_bar), kernel_bar, bias_bar, values_bar, None
-
-
-_map_rows.defvjp(_forward, _backward)
+    return blocks.join(x_bar), kernel_bar, bias_bar, values_bar
 
 
 def _of_one(
@@ -184,6 +202,20 @@ class _Blocks:
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 
+def _equally_varying(arrays: PyTree) -> PyTree:
+    """Declares arrays that are replicated in a surrounding `jax.shard_map` as varying over its devices if others vary.
+
+    The backward pass starts sums from zeros of the kernel; a scan must start from the type that it ends with. The
+    gradient of a replicated array is then summed over the devices.
+    """
+
+    def axes(x: Array | np.ndarray) -> frozenset[str]:
+        return jax.typeof(x).manual_axis_type.varying
+
+    together = frozenset().union(*map(axes, jax.tree.leaves(arrays)))
+    return jax.tree.map(lambda x: jax.lax.pcast(x, tuple(sorted(together - axes(x))), to="varying"), arrays)
+
+
 def _per_device(run: Callable[..., PyTree], axes: tuple[str, ...]) -> Callable[..., PyTree]:
     """Runs on every device: x, values and constants are divided over the mesh's axes by images, kernel and bias whole.
 
@@ -191,5 +223,4 @@ def _per_device(run: Callable[..., PyTree], axes: tuple[str, ...]) -> Callable[.
     """
     whole, part = PartitionSpec(), PartitionSpec(axes)
     specs = (part, whole, whole, part, part)
-    # Unchecked, because a scan's carry that starts from zeros would have to be declared as varying over the devices.
-    return jax.shard_map(run, in_specs=specs, out_specs=part, axis_names=set(axes), check_vma=False)
+    return jax.shard_map(run, in_specs=specs, out_specs=part, axis_names=set(axes))

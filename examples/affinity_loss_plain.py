@@ -1,10 +1,9 @@
-"""Trains another network with the affinity loss; it needs features and a map of N x N logits.
+"""Trains plain functions with the affinity loss; it needs features and a map of N x N logits.
 
-python examples/affinity_loss_in_your_model.py
+python examples/affinity_loss_plain.py
 """
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from cpnet_jax import losses
@@ -33,4 +32,4 @@ for index in range(101):
     updates, state = adam.update(gradient, state)
     params = optax.apply_updates(params, updates)
     if index % 20 == 0:
-        print(f"step {index:3d}  affinity loss {jnp.asarray(value):.3f}")
+        print(f"step {index:3d}  affinity loss {value:.3f}")
