@@ -1,9 +1,8 @@
-"""Finds which classes each record of a split shows, for class-uniform sampling."""
+"""Finds which classes the records of a split show: each one, for class-uniform sampling, or any at all."""
 
-import os
-import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -16,6 +15,7 @@ from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.large_images import work_on
 from cpnet_jax.data.records import Records, decode_label, read_record
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.runtime.progress import track
 
@@ -23,6 +23,42 @@ from cpnet_jax.runtime.progress import track
 def cache_file(data_dir: AnyPath, split: str) -> AnyPath:
     """Returns the cache's path beside the prepared records; each split, or slice of one, has its own file."""
     return Path(data_dir) / f"class_presence-{quote(split, safe='')}.npy"
+
+
+def check_labelled(records: Records, dataset: Dataset, split: str) -> str:
+    """Checks that the labels of a split show classes.
+
+    Decodes labels until they show two classes. Usually the first one does.
+
+    Args:
+      records: the records of the split.
+      dataset: their dataset.
+      split: its name, for messages.
+
+    Returns:
+      a note if they all show the same class only, else "".
+
+    Raises:
+      UserError: if every pixel of every label is ignored. Unreadable records are left to the stream.
+    """
+    shown, all_readable = set(), True
+    for index in range(len(records)):
+        row = _classes_of(records, index, num_classes=len(dataset.classes), ignore_label=dataset.ignore_label)
+        if isinstance(row, UserError):
+            all_readable = False
+        else:
+            shown |= set(np.flatnonzero(row).tolist())
+        if len(shown) > 1:
+            return ""
+    if not all_readable:
+        return ""
+    if not shown:
+        raise UserError(
+            f"every pixel of split {split!r} of {dataset.name} is ignored ({len(records)} label(s)): correct the "
+            "labels or the class file, or name another split in config.data.train_split or eval_split"
+        )
+    [only] = shown
+    return f"Note: split {split!r} of {dataset.name} shows no other class than {dataset.classes[only]!r}"
 
 
 def find_class_presence(
@@ -86,10 +122,5 @@ def _load(cache: AnyPath, shape: tuple[int, int]) -> Bool[np.ndarray, "n classes
 
 
 def _store(cache: AnyPath, class_presence: Bool[np.ndarray, "n classes"]) -> None:
-    try:
-        # A unique temporary name, since processes that share the folder may write at the same time.
-        with tempfile.NamedTemporaryFile(dir=cache.parent, prefix=f".{cache.name}.", delete=False) as file:
-            np.save(file, class_presence)
-        os.replace(file.name, cache)
-    except OSError:
-        return
+    with suppress(OSError), files.replacing(cache) as temporary, temporary.open("wb") as file:
+        np.save(file, class_presence)

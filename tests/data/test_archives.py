@@ -217,7 +217,7 @@ def test_a_full_disk_names_the_folder_and_how_to_use_another(tmp_path, monkeypat
 
     monkeypatch.setattr("tempfile.TemporaryFile", Full)
     with pytest.raises(UserError, match=r"No space left on device.*TMPDIR"):
-        Source(pack(tmp_path / "own.tgz", mode="w:gz"))
+        Source(pack(tmp_path / "own.tar.xz", mode="w:xz"))
 
 
 def test_a_link_that_leads_nowhere_is_not_left_out_silently(tmp_path):

@@ -296,6 +296,17 @@ def test_repaired_source_is_prepared(name, source, tmp_path):
     assert len(builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out", source), "train")) == COUNTS["train"]
 
 
+def test_a_dataset_that_is_not_known_is_answered_with_those_that_are(tmp_path, monkeypatch):
+    with pytest.raises(
+        UserError, match=r"^config\.data\.name is 'streets', .*'ade20k', 'camvid', .*'folder'.* DATASETS"
+    ):
+        catalog.get("streets")
+    streets = dataclasses.replace(catalog.CAMVID, name="streets")
+    monkeypatch.setitem(catalog.DATASETS, "streets", streets)
+    with pytest.raises(UserError, match=r"^config\.data\.name is 'streets', a dataset without a builder: .* BUILDERS"):
+        builders.prepare(catalog.get("streets"), tmp_path)
+
+
 def test_source_not_set_names_the_field(tmp_path):
     assert_refused(catalog.CAMVID, tmp_path / "out", "", "config.data.source")
 

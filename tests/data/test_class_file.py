@@ -7,6 +7,52 @@ import pytest
 from cpnet_jax.data.catalog.class_file import parse
 from cpnet_jax.errors import UserError
 
+# First lines of files as other tools write them -> what is read: names, values, colours.
+OF_OTHER_TOOLS = {
+    "Kaggle's class_dict.csv of CamVid": (
+        "name,r,g,b\nAnimal,64,128,64\nArchway,192,0,128\nVoid,0,0,0\n",
+        ("Animal", "Archway", "Void"),
+        {0: 0, 1: 1, 2: 2, 255: 255},
+        {(64, 128, 64): 0, (192, 0, 128): 1, (0, 0, 0): 2},
+    ),
+    "CamVid's label_colors.txt": (
+        "64 128 64\tAnimal\n192 0 128\tArchway\n0 128 192\tBicyclist\n",
+        ("Animal", "Archway", "Bicyclist"),
+        {0: 0, 1: 1, 2: 2, 255: 255},
+        {(64, 128, 64): 0, (192, 0, 128): 1, (0, 128, 192): 2},
+    ),
+    "labelme's labels.txt": (
+        "__ignore__\n_background_\naeroplane\nbicycle\n",
+        ("_background_", "aeroplane", "bicycle"),
+        {-1: 255, 0: 0, 1: 1, 2: 2, 255: 255},
+        {},
+    ),
+    "Roboflow's _classes.csv": (
+        "Pixel Value, Class\n0, background\n1, car, parked\n".replace("car, parked", '"car, parked"'),
+        ("background", "car, parked"),
+        {0: 0, 1: 1},
+        {},
+    ),
+    "CVAT's labelmap.txt": (
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\naeroplane:128,0,0::\nperson:192,128,128:head,hand:\n",
+        ("background", "aeroplane", "person"),
+        {0: 0, 1: 1, 2: 2, 255: 255},
+        {(0, 0, 0): 0, (128, 0, 0): 1, (192, 128, 128): 2},
+    ),
+    "a labelmap.txt without its comment": (
+        "background:0,0,0::\nroad: wet:128,0,0::\nignore:224,224,192::\n",
+        ("background", "road: wet"),
+        {0: 0, 1: 1, 2: 255},
+        {(0, 0, 0): 0, (128, 0, 0): 1, (224, 224, 192): 255},
+    ),
+    "a table with more columns": (
+        "id;name;supercategory;red;green;blue\r\n7;road;flat;128;64;128\r\n11;2-wheeler;vehicle;0;0;230\r\n",
+        ("road", "2-wheeler"),
+        {7: 0, 11: 1},
+        {(128, 64, 128): 0, (0, 0, 230): 1},
+    ),
+}
+
 HUGE = "0x" + "f" * 5000  # Python refuses to write out its decimal digits
 # Each name stands for nine of the one before.
 LAUGHS = "\n".join(
@@ -56,6 +102,54 @@ def test_hostile_text_is_refused_in_one_short_sentence(kind):
 @pytest.mark.parametrize("kind", HOSTILE_YAML)
 def test_hostile_yaml_is_refused_in_one_short_sentence(kind):
     assert_refused(*HOSTILE_YAML[kind], "classes.yaml")
+
+
+@pytest.mark.parametrize("tool", OF_OTHER_TOOLS)
+def test_class_files_of_other_tools_are_read(tool):
+    text, *expected = OF_OTHER_TOOLS[tool]
+    table = parse(text, "classes.txt")
+    assert [table.names, table.values, table.colours] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("name,r,g,b\nroad,1,2,3\nsky,1,2", "line 3: 'sky,1,2' has 3 cell(s), but the header has 4"),
+        ("name,r,g,b\nroad,1,2,3\nsky,1,2,3,4", "line 3: 'sky,1,2,3,4' has 5 cell(s)"),
+        ("name,r,g,b\nroad,1,2,x\nsky,1,2,3", "line 2: '1 2 x' is neither a value nor a colour"),
+        ("name,r,g,b\n\n,1,2,3", "line 3 gives a class without a name"),
+        ("name,r,g,b\n" + "n" * 10**6, "has 0 cell(s)"),
+        ("Pixel Value, Class\n0, road\nx, sky", "line 3: the value is 'x'"),
+        ("Pixel Value, Class\n0, road\n0, sky", "value 0"),
+        ("# label:color_rgb:parts:actions\nroad:1,2,3::\nsky:1,2,3", "line 3: 'sky:1,2,3' is not a class"),
+        ("# label:color_rgb:parts:actions\nroad:1,2,300::\nsky:1,2,3::", "line 2: '1,2,300' is neither"),
+        ("# label:color_rgb:parts:actions\n:1,2,3::\nsky:1,2,3::", "line 2 gives a class without a name"),
+        ("road:1,2,3::\n" + ":" * 10**6, "line 2: "),
+    ],
+)
+def test_faults_in_files_of_other_tools_are_named_by_their_line(text, reason):
+    assert_refused(text, reason, "classes.txt")
+
+
+@pytest.mark.parametrize("key", ["'*'", "others"])
+def test_a_map_can_have_a_class_for_all_other_values_and_colours(key):
+    table = parse(f"classes: [road, sky, other]\nmap: {{7: road, '#010203': sky, {key}: other}}", "c.yaml")
+    assert (table.values, table.colours, table.rest) == ({7: 0, 255: 255}, {(1, 2, 3): 1}, 2)
+    assert parse(f"classes: [road, sky]\nmap: {{7: road, 8: sky, {key}: ignore}}", "c.yaml").rest == 255
+    assert parse("classes: [road, sky]\nmap: {7: road, 8: sky}", "c.yaml").rest is None
+    assert_refused(f"classes: [road, sky]\nmap: {{7: road, {key}: other}}", "'other', which is not one of", "c.yaml")
+
+
+def test_all_others_are_given_to_one_class():
+    assert_refused(
+        "classes: [a, b]\nmap: {'*': a, others: b}", "all other values and colours, to two classes", "c.yaml"
+    )
+
+
+@pytest.mark.parametrize("name", ["void", "Unlabelled", "unlabeled", "dont_care", "Unknown"])
+def test_a_class_whose_name_marks_pixels_without_a_class_is_found(name):
+    assert parse(f"road\n{name}\nsky", "c.txt").unlabelled() == [name]
+    assert parse(f"0: road\n1: sky\n255: {name}", "c.txt").unlabelled() == []
 
 
 def assert_refused(text, reason, where):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cpnet_jax.data.catalog import Dataset
-from cpnet_jax.data.class_presence import cache_file, find_class_presence
+from cpnet_jax.data.class_presence import cache_file, check_labelled, find_class_presence
 from cpnet_jax.errors import UserError
 
 DATASET = Dataset("three", ("a", "b", "c"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)))
@@ -38,7 +38,14 @@ def test_every_split_has_its_own_cache_file(tmp_path):
 
 
 def test_a_cache_that_cannot_be_written_is_skipped(tmp_path):
-    assert np.array_equal(find_class_presence(RECORDS, DATASET, tmp_path / "missing" / "p.npy"), EXPECTED)
+    (tmp_path / "file").touch()
+    assert np.array_equal(find_class_presence(RECORDS, DATASET, tmp_path / "file" / "p.npy"), EXPECTED)
+
+
+def test_whoever_may_read_the_records_may_read_the_cache(tmp_path):
+    (tmp_path / "records").touch()
+    find_class_presence(RECORDS, DATASET, tmp_path / "p.npy")
+    assert (tmp_path / "p.npy").stat().st_mode == (tmp_path / "records").stat().st_mode
 
 
 def test_a_bad_label_is_named_and_nothing_is_cached(tmp_path):
@@ -76,3 +83,15 @@ def test_a_cache_that_does_not_fit_the_records_is_made_again(tmp_path, damage):
     damage(cache)
     assert np.array_equal(find_class_presence(RECORDS, DATASET, cache), EXPECTED)
     assert np.array_equal(np.load(cache), EXPECTED)
+
+
+def test_a_split_of_one_class_is_noted_and_one_of_none_refused():
+    nothing, one = record("y", [255, 255]), record("z", [255, 2])
+    assert check_labelled([nothing, one, RECORDS[0]], DATASET, "train") == ""
+    assert check_labelled([nothing, one, one], DATASET, "train").endswith("shows no other class than 'c'")
+    with pytest.raises(UserError, match="every pixel of split 'val' of three is ignored"):
+        check_labelled([nothing, nothing], DATASET, "val")
+
+
+def test_unreadable_labels_are_left_to_the_stream():
+    assert check_labelled([record("y", [255, 255]), record("bad", [7])], DATASET, "train") == ""

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Callable
 from io import BytesIO
@@ -14,11 +16,12 @@ import pytest
 from PIL import ExifTags, Image
 
 from configs import camvid
-from cpnet_jax.data import builders, catalog
+from cpnet_jax.data import builders, catalog, large_images
+from cpnet_jax.data.builders.base import SegmentationBuilder
 from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.data.doctor.examined_data import Entry, ExaminedData
 from cpnet_jax.data.doctor.findings import KINDS
-from cpnet_jax.data.doctor.scan import Observation, examine
+from cpnet_jax.data.doctor.scan import MOST_UNKNOWN, Observation, examine
 from cpnet_jax.data.doctor.sheet import COLUMNS, ROWS, UNKNOWN_COLOUR, choose
 from cpnet_jax.errors import UserError
 from cpnet_jax.modes.check_data import check_data
@@ -336,6 +339,33 @@ def test_shifted_labels_and_unknown_void_are_found(tmp_path, relabel, where, det
     assert detail in found["off_by_one"][where]
 
 
+def test_a_photo_in_a_labels_place_does_not_fill_the_memory_with_its_values(tmp_path):
+    photo = np.arange(SIZE[0] * SIZE[1]).astype(np.uint8).reshape(SIZE)
+    found = whole(tmp_path, lambda label: photo)
+    listed = found["unknown_values"]["trainannot/0.png"].split(", ")
+    unknown = 256 - len(CAMVID.classes) - 1
+    assert len(listed) == MOST_UNKNOWN + 1 and listed[-1] == f"and {unknown - MOST_UNKNOWN} more"
+
+
+def test_large_labels_are_decoded_one_after_the_other(tmp_path, monkeypatch):
+    at_once, most, lock = [0], [0], threading.Lock()
+    read = SegmentationBuilder.read_label
+
+    def watched(*arguments):
+        with lock:
+            at_once[0] += 1
+            most[0] = max(most[0], at_once[0])
+        time.sleep(0.02)
+        with lock:
+            at_once[0] -= 1
+        return read(*arguments)
+
+    monkeypatch.setattr(SegmentationBuilder, "read_label", watched)
+    monkeypatch.setattr(large_images, "MOST", SIZE[0] * SIZE[1])
+    whole(tmp_path, lambda label: label)
+    assert most[0] == 1
+
+
 def test_void_saved_as_class_0_is_found_by_its_thin_lines(tmp_path):
     def outlined(label):
         label = np.where(label == 0, 1, label)
@@ -416,6 +446,7 @@ def test_a_missing_split_names_the_field(tmp_path):
 @pytest.mark.parametrize("mode", ["prepare", "check_data"])
 def test_the_error_for_a_missing_source_says_how_to_get_it(tmp_path, mode):
     config = config_for("", tmp_path / "data")
+    config.data.download = False
     with pytest.raises(UserError) as caught:
         prepare(config) if mode == "prepare" else check_data(config, tmp_path / "run")
     assert catalog.CAMVID.source_help in str(caught.value)
@@ -431,6 +462,7 @@ def test_the_program_exits_with_2_on_faults_and_prepares_sound_data(faulty, tmp_
 
     checked = run("check_data", faulty[0].root)
     assert checked.returncode == 2 and "train/cut.png" in checked.stdout
+    assert "\nWARNING: " in checked.stdout and r"\n" not in checked.stdout, "each finding begins a line"
     [line] = [line for line in checked.stderr.splitlines() if line.startswith("error: ")]
     assert "13 fault(s)" in line and "Traceback" not in checked.stderr
     prepared = run("prepare", Tree(tmp_path / "raw").root)

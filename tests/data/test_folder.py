@@ -1,5 +1,6 @@
 """The folder builder reads all common encodings of masks and names of files, and refuses the rest in one line."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -17,6 +18,7 @@ from forked_program import run_all
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import default
 from cpnet_jax.config.check import resolve_classes
 from cpnet_jax.data import builders
 from cpnet_jax.data.builders import masks as mask_reading
@@ -24,11 +26,13 @@ from cpnet_jax.data.builders.pairing import find_pairs
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import FolderLayout
 from cpnet_jax.data.catalog.class_file import parse
+from cpnet_jax.data.catalog.folder import describe_prepared
 from cpnet_jax.data.doctor import examined_data
 from cpnet_jax.data.doctor.scan import scan
 from cpnet_jax.data.records import decode_record
 from cpnet_jax.data.stream import examples
 from cpnet_jax.errors import UserError
+from cpnet_jax.modes.check_data import check_data
 
 ROOT = Path(__file__).parents[2]
 IGNORED = 255
@@ -763,16 +767,64 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changed_settings_after_preparation_are_refused(name, tmp_path):
+def test_the_same_images_read_in_another_way_are_prepared_beside_and_both_are_found_again(name, tmp_path, capsys):
     change, layout, named = CHANGES[name]
-    source = write(tmp_path / "own")
-    prepare(source, tmp_path / "data")
-    before = stamps(tmp_path / "data")
+    source, data = write(tmp_path / "own"), tmp_path / "data"
+    first = prepare(source, data)
+    before, was = stamps(data), (source / "classes.txt").read_text()
     change(source)
+    capsys.readouterr()
+    second = prepare(source, data, **layout)
+    [note] = [line for line in capsys.readouterr().out.splitlines() if "the same images" in line]
+    assert note.startswith(f"Note: {Path(first.data_dir).parent} holds the same images with other ") and named in note
+    both = stamps(data)
+    assert first.data_dir != second.data_dir and before.items() <= both.items()
+    assert prepare(source, data, **layout).data_dir == second.data_dir
+    (source / "classes.txt").write_text(was)
+    assert prepare(source, data).data_dir == first.data_dir and stamps(data) == both
+
+
+def test_records_where_an_earlier_version_put_them_are_used_if_they_fit(tmp_path):
+    source, data = write(tmp_path / "own"), tmp_path / "data"
+    new = Path(prepare(source, data).data_dir).parent
+    old = new.with_name(f"own-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}")
+    new.rename(old)
+    before = stamps(data)
+    builder = prepare(source, data)
+    assert Path(builder.data_dir).parent == old and len(examples_of(builder)) == 4 and stamps(data) == before
+    records = pickle.loads(pickle.dumps(builders.records(builder, "train")))
+    assert records[0] == builders.records(builder, "train")[0], "a worker process reads the same folder"
+    prepare(source, data, val_fraction=0.4)
+    assert before.items() <= stamps(data).items() and len(list((data / "folder").iterdir())) == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b'{"settings": 1}', b"[" * 100_000])
+def test_damaged_records_are_named_alone_and_stop_neither_check_data_nor_another_class_file(content, tmp_path):
+    source, data = write(tmp_path / "own"), tmp_path / "data"
+    builder = prepare(source, data)
+    for name in ("metadata.json", "dataset_info.json"):
+        (Path(builder.data_dir) / name).write_bytes(content)
     with pytest.raises(UserError) as caught:
-        prepare(source, tmp_path / "data", **layout)
-    assert_one_sentence(caught.value, str(tmp_path / "data" / "folder"), named, "delete")
-    assert stamps(tmp_path / "data") == before
+        builders.records(prepare(source, data), "train")
+    assert_one_sentence(caught.value, f"delete {Path(builder.data_dir).parent} and run --mode=prepare again")
+    config = default.get_config()
+    fields = {"data.name": "folder", "data.num_classes": 0, "data.source": str(source), "data.dir": str(data)}
+    config.update_from_flattened_dict(fields)
+    before = stamps(data)
+    check_data(config, tmp_path / "run")
+    assert stamps(data) == before
+    (source / "classes.txt").write_text(COLOURED)
+    assert len(examples_of(prepare(source, data))) == 4
+
+
+def test_an_abandoned_preparation_of_another_class_file_is_removed(tmp_path):
+    source, data = write(tmp_path / "own"), tmp_path / "data"
+    abandoned, live = (data / "folder" / "own-12345678" / f"incomplete.{name}_1.0.0" for name in ("ABCDEF", "GHIJKL"))
+    abandoned.mkdir(parents=True)
+    live.mkdir()
+    os.utime(abandoned, (0, 0))
+    prepare(source, data)
+    assert live.exists() and not abandoned.exists()
 
 
 def test_added_images_are_noted(tmp_path, capsys):
@@ -791,6 +843,67 @@ def test_class_files_are_found_in_capitals(tmp_path):
     source = write(tmp_path / "own")
     (source / "classes.txt").rename(source / "Classes.TXT")
     assert builders.describe_folder(source, FolderLayout()).classes == NAMES
+
+
+OTHER_CLASS_FILES = {
+    "class_dict.csv": "name,r,g,b\nroad,128,64,128\nsky,70,130,180\ntree,107,142,35\n",
+    "label_colors.txt": "128 64 128\troad\n70 130 180\tsky\n107 142 35\ttree\n",
+    "labelmap.txt": "# label:color_rgb:parts:actions\nroad:128,64,128::\nsky:70,130,180::\ntree:107,142,35::\n",
+    "labels.txt": "__ignore__\nroad\nsky\ntree\n",
+    "_classes.csv": "Pixel Value, Class\n0, road\n1, sky\n2, tree\n",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_CLASS_FILES)
+def test_class_files_of_other_tools_are_found_by_their_names(tmp_path, name):
+    source = write(tmp_path / "own")
+    (source / name).write_text(OTHER_CLASS_FILES[name])
+    (source / "classes.txt").write_text("a\nb\n")
+    assert builders.describe_folder(source, FolderLayout()).classes == ("a", "b")
+    (source / "classes.txt").unlink()
+    assert builders.describe_folder(source, FolderLayout()).classes == NAMES
+    for split in ("train", "valid"):  # one for each split, as Roboflow writes them
+        (source / split).mkdir()
+        (source / split / name).write_text(OTHER_CLASS_FILES[name])
+    assert builders.describe_folder(source, FolderLayout()).classes == NAMES
+    (source / "train" / name).write_text(OTHER_CLASS_FILES[name].replace("sky", "sea"))
+    with pytest.raises(UserError, match=f"has both .*{name}") as refused:
+        builders.describe_folder(source, FolderLayout())
+    assert_one_sentence(refused.value, "set config.data.folder.classes")
+
+
+@pytest.mark.parametrize("rest", ["tree", "ignore"])
+@pytest.mark.parametrize("stored", ["indices", "colours"])
+def test_all_other_values_and_colours_become_one_class(tmp_path, stored, rest):
+    source = write(tmp_path / "own")
+    if stored == "colours":
+        in_colours(source)
+    (source / "classes.txt").unlink()
+    given = "0: road, 1: sky" if stored == "indices" else "'#804080': road, '#4682b4': sky"
+    (source / "classes.yaml").write_text(f"classes: [road, sky, tree]\nmap: {{{given}, '*': {rest}}}")
+    builder = prepare(source, tmp_path / "data")
+    found = {2: 2, 255: 255 if stored == "indices" else 2} if rest == "tree" else {2: 255, 255: 255}
+    for name, example in examples_of(builder).items():
+        expected = ids(int(name[1:]))
+        for old, new in found.items():
+            expected[ids(int(name[1:])) == old] = new
+        np.testing.assert_array_equal(example["label"], expected)
+    assert "all others" in builder.stored_as()[2 if rest == "tree" else 255][0]
+    again = describe_prepared(json.loads(json.dumps(builder.DATASET.settings())))
+    assert again.settings() == builder.DATASET.settings()
+
+
+def test_a_class_whose_name_marks_pixels_without_a_class_is_noted_once(tmp_path, capfd):
+    source = write(tmp_path / "own", classes="road\nsky\nVoid\n")
+    dataset = builders.describe_folder(source, FolderLayout())
+    examined_data.from_source(builders.make_builder(dataset, tmp_path / "data", source))  # as --mode=check_data
+    assert capfd.readouterr().out.count("Note: ") == 1
+    builder = prepare(source, tmp_path / "data")
+    assert f"Note: {source}/classes.txt has the class 'Void', which is trained" in capfd.readouterr().out
+    prepare(source, tmp_path / "data")  # as every start of a run
+    assert "Void" not in capfd.readouterr().out
+    (source / "classes.txt").write_text("road\nsky\nignore\n")  # as the note says
+    assert builders.describe_folder(source, FolderLayout()).classes == builder.DATASET.classes[:2]
 
 
 # --- the number of classes --------------------------------------------------------------------------------------------

@@ -112,8 +112,8 @@ def test_a_given_range_of_signed_values_is_used(tmp_path):
     found = prepared(source, value_range=(-1000, 1047))
     for index, image in enumerate(images):
         assert np.array_equal(found[f"x{index}"]["image"][..., 0], ((image + 1000) // 8).clip(max=255))
-    with pytest.raises(UserError, match="prepared with other value_range"):
-        prepare(source, value_range=(-1000, 3095))
+    darker = prepared(source, value_range=(-1000, 3095))
+    assert np.array_equal(darker["x0"]["image"][..., 0], (images[0].astype(int) + 1000) // 16)
 
 
 def test_images_of_8_bits_have_no_range(tmp_path, capsys):
@@ -155,6 +155,13 @@ def test_check_data_reports_an_unknown_range(tmp_path):
     assert "negative values" in kinds(census)["unknown_range"] and census.faults == 1
     assert contact_sheet(census) is None
     assert check(source, value_range=(-5, 4)).faults == 0
+
+
+def test_check_data_reports_values_that_are_not_finite(tmp_path):
+    images = [random(99, i).astype(np.float32) for i in range(COUNT)]
+    images[1][2, 3:6] = np.nan, np.inf, -np.inf
+    census = check(write(tmp_path / "own", images, ".tif"))
+    assert kinds(census)["image_not_finite"].endswith("x1.tif 3 of 384 values") and census.faults == 0
 
 
 @pytest.mark.parametrize("given", [(1,), (5, 5), (9, 0), (0, float("inf")), ("0", "9")])

@@ -3,6 +3,7 @@
 import csv
 import os
 import tarfile
+import time
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpnet_jax.data.builders.pairing import find_pairs
+from cpnet_jax.data.builders.pairing import _split_named, find_pairs
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import FolderLayout
 from cpnet_jax.errors import UserError
@@ -284,11 +285,35 @@ def test_ids_of_files_outside_the_folder_do_not_lead_outside(tmp_path):
     assert all(Source(root).read(pair.image) == b"" for pairs in found.values() for pair in pairs)
 
 
-def test_a_mask_of_two_images_is_pointed_out(tmp_path):
-    notes = []
-    splits(table(tmp_path, "image,mask\nx/a,y/a\nx/b,y/a\nx/c,y/c\n"), notes, pairs="pairs.csv")
+@pytest.mark.parametrize("spelling", ["y/a", "./y//a", "x/../y/a", "{root}/y/a", "../{name}/y/a", "..\\{name}\\y\\a"])
+def test_a_mask_of_two_images_is_pointed_out(tmp_path, spelling):
+    notes, mask = [], spelling.format(root=tmp_path, name=tmp_path.name)
+    splits(table(tmp_path, f"image,mask\nx/a,y/a\nx/b,{mask}\nx/c,y/c\n"), notes, pairs="pairs.csv")
     [note] = notes
     assert "y/a" in note and "lines 2 and 3" in note
+
+
+@pytest.mark.parametrize("spelling", ["x/a", "y/../x/a", "{root}/x/a", "../{name}/x/a", "link/../a"])
+def test_an_image_listed_twice_is_refused_whatever_its_spelling(tmp_path, spelling):
+    (tmp_path / "x" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("x/deep")  # link/../a is x/a
+    touch(tmp_path, "a")
+    image = spelling.format(root=tmp_path, name=tmp_path.name)
+    message = refusal(table(tmp_path, f"image,mask\nx/a,y/a\n{image},y/b\n"), pairs="pairs.csv")
+    assert "pairs.csv, line 3: image 'x/a' is the one of line 2 again" in message
+
+
+def test_links_to_one_file_are_two_images(tmp_path):
+    root = table(tmp_path, "image,mask\nx/a,y/a\nx/link,y/b\n")
+    (root / "x" / "link").symlink_to("a")
+    assert sum(map(len, splits(root, pairs="pairs.csv").values())) == 2
+
+
+def test_an_empty_cell_is_not_the_archive_itself(tmp_path):
+    with zipfile.ZipFile(tmp_path / "own.zip", "w") as archive:
+        archive.writestr("pairs.csv", "image,mask\nx/a,\n")
+        archive.writestr("x/a", b"")
+    assert "line 2: mask is ''" in refusal(tmp_path / "own.zip", pairs="pairs.csv")
 
 
 @pytest.mark.parametrize(
@@ -302,6 +327,13 @@ def test_a_mask_of_two_images_is_pointed_out(tmp_path):
 def test_a_bad_row_is_refused_in_one_line(row, named, tmp_path):
     message = refusal(table(tmp_path, f"image,mask\nx/a,y/a\n{row}\n"), pairs="pairs.csv")
     assert "pairs.csv" in message and all(text in message for text in named), message[:300]
+
+
+def test_long_names_of_splits_are_compared_in_linear_time():
+    start = time.process_time()
+    assert _split_named("train" + "7" * 5000 + "x") is None
+    assert _split_named("train_" + "2024_" * 1000) == "train"
+    assert time.process_time() - start < 1
 
 
 def test_a_column_given_twice_is_refused(tmp_path):

@@ -21,8 +21,10 @@ from cpnet_jax.data.builders.ade20k import Ade20kBuilder
 from cpnet_jax.data.builders.base import EVALUATION, SegmentationBuilder
 from cpnet_jax.data.builders.camvid import CamvidBuilder
 from cpnet_jax.data.builders.cityscapes import CityscapesBuilder
-from cpnet_jax.data.builders.folder import FolderBuilder, describe_folder, find_prepared
+from cpnet_jax.data.builders.coco_stuff import CocoStuffBuilder
+from cpnet_jax.data.builders.folder import FolderBuilder, describe_folder
 from cpnet_jax.data.builders.pascal_context import PascalContext60Builder, PascalContextBuilder
+from cpnet_jax.data.builders.prepared_folders import find_prepared, folder_name
 from cpnet_jax.data.builders.scenes import ScenesBuilder
 from cpnet_jax.data.builders.voc import VocBuilder
 from cpnet_jax.data.catalog import Dataset, FolderDataset
@@ -50,6 +52,7 @@ BUILDERS: dict[str, type[SegmentationBuilder]] = {
         Ade20kBuilder,
         CamvidBuilder,
         CityscapesBuilder,
+        CocoStuffBuilder,
         PascalContextBuilder,
         PascalContext60Builder,
         ScenesBuilder,
@@ -59,28 +62,49 @@ BUILDERS: dict[str, type[SegmentationBuilder]] = {
 
 
 def make_builder(
-    dataset: Dataset, data_dir: str | AnyPath, source: str | Path = "", *, for_evaluation: bool = False
+    dataset: Dataset,
+    data_dir: str | AnyPath,
+    source: str | Path = "",
+    *,
+    for_evaluation: bool = False,
+    copy_of: AnyPath | None = None,
 ) -> SegmentationBuilder:
-    """Makes a dataset's builder, without reading or writing records; see `prepare` for the arguments.
+    """Makes a dataset's builder, without reading or writing records; see `prepare` for the other arguments.
+
+    Args:
+      copy_of: data_dir in an object store, of which `data_dir` is this host's counterpart.
 
     Raises:
       UserError: if records exist whose description is damaged.
     """
-    folder = Path(source).expanduser().resolve() if source and dataset.source_help else None
-    make: Any = partial(FolderBuilder, dataset) if isinstance(dataset, FolderDataset) else BUILDERS[dataset.name]
+    location: Any = Path(source).expanduser().resolve() if source and dataset.source_help else None
     data_dir = Path(data_dir).expanduser()
+    if isinstance(dataset, FolderDataset):
+        name = folder_name(copy_of or data_dir, location, dataset)
+        make: Any = partial(FolderBuilder, dataset, folder=name)
+        damaged = data_dir / dataset.name / name
+    else:
+        make, damaged = _builder_of(dataset), data_dir / dataset.name
     try:
-        return make(data_dir=data_dir, source=folder, for_evaluation=for_evaluation)
+        return make(data_dir=data_dir, source=location, for_evaluation=for_evaluation)
     except UserError:
         raise
     except Exception as error:  # TFDS reads the description of prepared records, by parsers without a common error
-        damaged = data_dir / dataset.name
         if not damaged.exists():
             raise
         raise UserError(
             f"the description of the records in {damaged} cannot be read ({' '.join(str(error).split())[:200]}): "
             f"delete {damaged} and run --mode=prepare again"
         ) from error
+
+
+def _builder_of(dataset: Dataset) -> type[SegmentationBuilder]:
+    if dataset.name not in BUILDERS:
+        raise UserError(
+            f"config.data.name is {dataset.name!r}, a dataset without a builder: add one to BUILDERS in the config "
+            "file that adds the dataset"
+        )
+    return BUILDERS[dataset.name]
 
 
 def prepare(
@@ -91,6 +115,7 @@ def prepare(
     cache: str | Path = "",
     skip_unreadable: bool = False,
     for_evaluation: bool = False,
+    download: bool = False,
 ) -> SegmentationBuilder:
     """Writes the dataset's records under `data_dir` unless they exist, and returns their builder.
 
@@ -100,18 +125,21 @@ def prepare(
     Args:
       dataset: the dataset's descriptor.
       data_dir: folder of all prepared datasets.
-      source: folder or archive of the raw files, for datasets that need one.
+      source: folder or archive of the raw files, for datasets that need one; empty: data_dir/downloads.
       cache: folder for this host's copy of the records if `data_dir` is in an object store.
       skip_unreadable: whether pairs that cannot be read are reported and left out; otherwise the first one raises.
       for_evaluation: whether splits of the source may be missing, see `prepare_for_evaluation`.
+      download: whether published files may be downloaded if there are neither records nor a source.
 
     Raises:
       UserError: if the source is missing or faulty, or the records were made from another source.
     """
     make = partial(make_builder, dataset, source=source, for_evaluation=for_evaluation)
     if files.is_remote(data_dir):
-        return _prepare_in_store(make, files.as_path(data_dir), files.as_local_path(cache), skip_unreadable)
-    return _prepare(partial(make, data_dir), skip_unreadable)
+        store = files.as_path(data_dir)
+        make = partial(make, copy_of=store)
+        return _prepare_in_store(make, store, files.as_local_path(cache), skip_unreadable, download)
+    return _prepare(partial(make, data_dir), skip_unreadable, download)
 
 
 def prepare_for_evaluation(
@@ -121,6 +149,7 @@ def prepare_for_evaluation(
     *,
     cache: str | Path = "",
     skip_unreadable: bool = False,
+    download: bool = False,
 ) -> SegmentationBuilder:
     """Does what `prepare` does, but needs no images to train on.
 
@@ -137,25 +166,36 @@ def prepare_for_evaluation(
         cache=cache,
         skip_unreadable=skip_unreadable,
         for_evaluation=is_apart,
+        download=download,
     )
 
 
 def _is_prepared(dataset: Dataset, data_dir: str | AnyPath, *, source: str | Path, cache: str | Path) -> bool:
     make = partial(make_builder, dataset, source=source)
     if files.is_remote(data_dir):
-        return object_store.is_complete(_copies(make, files.as_path(data_dir), files.as_local_path(cache))[2])
+        store = files.as_path(data_dir)
+        return object_store.is_complete(_copies(partial(make, copy_of=store), store, files.as_local_path(cache))[2])
     return make(data_dir).is_prepared()
 
 
 def _can_train(dataset: Dataset, data_dir: AnyPath, source: str | Path) -> bool:
+    if not source and dataset.downloads:
+        return True  # all of the published files are read
     return not dataset.source_help or make_builder(dataset, data_dir, source, for_evaluation=True).can_train()
 
 
-def _prepare(make: Callable[[], SegmentationBuilder], skip_unreadable: bool) -> SegmentationBuilder:
+def _prepare(make: Callable[..., SegmentationBuilder], skip_unreadable: bool, download: bool) -> SegmentationBuilder:
     """Writes the records on a local disk unless they exist; returns their builder."""
     builder = make()
-    leftovers.remove_folders(Path(builder.data_dir).parent, "incomplete.*")  # TFDS's name for what it writes
+    for pattern in ("incomplete.*", "*/incomplete.*"):  # TFDS's name for what it writes
+        leftovers.remove_folders(Path(builder.data_dir_root) / builder.name, pattern)
     if not builder.is_prepared():
+        if builder.source_path is None and builder.DATASET.downloads:
+            from cpnet_jax.data import downloads  # here, since its HTTP library is slow to import
+
+            folder = downloads.find(builder.DATASET, Path(builder.data_dir_root), download=download)
+            make = partial(make, source=folder)
+            builder = make()
         builder.skip_unreadable = skip_unreadable
         builder.examples()  # finds missing files before anything is written
         files.make_folder(Path(builder.data_dir_root), "config.data.dir")
@@ -167,23 +207,23 @@ def _prepare(make: Callable[[], SegmentationBuilder], skip_unreadable: bool) -> 
     made_from, wanted = builder.info.metadata["source"], builder.source_path
     if wanted is not None and made_from != str(wanted):
         raise UserError(
-            f"{builder.data_dir} was prepared from {made_from}, not from {wanted}: delete {builder.data_dir} and run "
-            "--mode=prepare again, or set another config.data.dir"
+            f"{builder.data_dir} was prepared from {made_from}, not from {wanted}: set another config.data.dir, or "
+            f"delete {builder.data_dir} and run --mode=prepare again"
         )
     builder.compare_with_source()
     return builder
 
 
 def _prepare_in_store(
-    make: Callable[..., SegmentationBuilder], data_dir: AnyPath, cache: Path, skip_unreadable: bool
+    make: Callable[..., SegmentationBuilder], data_dir: AnyPath, cache: Path, skip_unreadable: bool, download: bool
 ) -> SegmentationBuilder:
     """Downloads the records from an object store; if they do not exist there, prepares and uploads them."""
     folder, local, remote = _copies(make, data_dir, cache)
     if object_store.is_complete(remote):
         object_store.download(remote, local)
-        return _prepare(partial(make, folder), skip_unreadable)
+        return _prepare(partial(make, folder), skip_unreadable, download)
     files.make_folder(data_dir, "config.data.dir")
-    builder = _prepare(partial(make, folder), skip_unreadable)
+    builder = _prepare(partial(make, folder), skip_unreadable, download)
     object_store.upload(local, remote)
     return builder
 

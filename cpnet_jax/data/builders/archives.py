@@ -2,7 +2,6 @@
 
 import bz2
 import contextlib
-import gzip
 import lzma
 import os
 import posixpath
@@ -15,14 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
+from cpnet_jax.data.builders.gzip_file import GzipFile
 from cpnet_jax.errors import UserError
 
-# First bytes of a compressed file -> how to open it.
-DECOMPRESSORS: dict[bytes, Callable[[Path], Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZh": bz2.open,
-    b"\xfd7zXZ\x00": lzma.open,
-}
+# First bytes of compressed files.
+GZIP, BZIP2, XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
 ENDINGS = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 UTF8_NAME = 0x800  # flag of zip members whose name is stored as UTF-8
 BLOCK = tarfile.BLOCKSIZE
@@ -80,7 +76,7 @@ def open_archive(path: Path) -> Archive:
 def _kind(file: IO[bytes]) -> str:
     """Returns "zip", "tar", "compressed tar" or ""."""
     start = file.read(BLOCK)
-    if start.startswith(tuple(DECOMPRESSORS)):
+    if start.startswith((GZIP, BZIP2, XZ)):
         return "compressed tar"
     if start[257:262] == b"ustar":
         return "tar"
@@ -140,26 +136,29 @@ def _zip_name(info: zipfile.ZipInfo) -> str:
 
 
 class TarArchive:
-    """A tar archive that is not compressed, see `Archive`. Links are followed to files of the same archive only."""
+    """A tar archive, see `Archive`. Links are followed to files of the same archive only.
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self.path, self._file = path, file
+    Args:
+      path: the archive.
+      tar: its members, which are listed once.
+      read_at: size, offset -> that many bytes of the uncompressed archive; has no file position that threads would
+        share.
+    """
+
+    def __init__(self, path: Path, tar: tarfile.TarFile, read_at: Callable[[int, int], bytes]) -> None:
+        self.path, self._read_at = path, read_at
         self._places: dict[str, tuple[int, int]] = {}  # name -> offset, size
         links = {}
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                name = _relative(member.name)
-                if member.issparse():
-                    raise ValueError(f"{member.name} is stored as a sparse file, which is not read")
-                if member.isreg():
-                    self._places[name] = (member.offset_data, member.size)
-                elif member.islnk():
-                    links[name] = _relative(member.linkname)
-                elif member.issym():
-                    links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
-            # tarfile also stops at a damaged header, without a word.
-            if os.pread(file.fileno(), BLOCK, tar.offset) != bytes(BLOCK):
-                raise EOFError("it is damaged or cut off")
+        for member in tar:
+            name = _relative(member.name)
+            if member.issparse():
+                raise ValueError(f"{member.name} is stored as a sparse file, which is not read")
+            if member.isreg():
+                self._places[name] = (member.offset_data, member.size)
+            elif member.islnk():
+                links[name] = _relative(member.linkname)
+            elif member.issym():
+                links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
         self._places |= {name: self._places[target] for name, target in links.items() if target in self._places}
 
     @property
@@ -168,21 +167,54 @@ class TarArchive:
 
     def read(self, name: str) -> bytes:
         offset, size = self._places[name]
-        return os.pread(self._file.fileno(), size, offset)  # has no file position that threads would share
+        return self._read_at(size, offset)
+
+
+def _open_plain(path: Path, file: IO[bytes] | None = None) -> TarArchive:
+    """Opens a tar archive that is not compressed, or the file that it was decompressed into."""
+    file = file or path.open("rb")
+
+    def read_at(size: int, offset: int) -> bytes:
+        return os.pread(file.fileno(), size, offset)
+
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        archive = TarArchive(path, tar, read_at)
+        _check_end(tar, read_at)
+    return archive
+
+
+def _open_gzipped(path: Path) -> TarArchive:
+    content = GzipFile(path)
+    with tarfile.open(fileobj=content, mode="r|", bufsize=2**18) as tar:  # pyrefly: ignore[no-matching-overload]
+        archive = TarArchive(path, tar, content.read_at)
+        content.finish_first_pass()
+        _check_end(tar, content.read_at)
+    return archive
+
+
+def _check_end(tar: tarfile.TarFile, read_at: Callable[[int, int], bytes]) -> None:
+    """Raises EOFError if the members that were listed are not all: tarfile stops at a damaged header without a word."""
+    if read_at(BLOCK, tar.offset) != bytes(BLOCK):
+        raise EOFError("it is damaged or cut off")
 
 
 @lru_cache(maxsize=16)
-def _decompressed(path: Path, stamp: tuple[int, int]) -> TarArchive:
-    """Decompresses a tar archive into a file without a name, which exists as long as this process does."""
-    del stamp  # the archive's time and size: a changed one is decompressed again
+def _open_compressed(path: Path, stamp: tuple[int, int]) -> TarArchive:
+    """Opens a compressed tar archive once in a process: it has no list of its files."""
+    del stamp  # the archive's time and size: a changed one is opened again
     print(
-        f"Note: {path} is decompressed whenever a run starts: unpack it and move it away to save that time", flush=True
+        f"Note: {path} is read once before its files can be used: as a zip archive or a folder it would open at once",
+        flush=True,
     )
     with path.open("rb") as packed:
         start = packed.read(BLOCK)
-    opener = next(opener for magic, opener in DECOMPRESSORS.items() if start.startswith(magic))
+    return _open_gzipped(path) if start.startswith(GZIP) else _open_copy(path, bz2 if start.startswith(BZIP2) else lzma)
+
+
+def _open_copy(path: Path, library: Any) -> TarArchive:
+    """Opens a tar archive decompressed into a file without a name, which exists as long as this process does."""
     unpacked = tempfile.TemporaryFile()  # noqa: SIM115  # stays open
-    with opener(path) as data:
+    with library.open(path) as data:
         while block := data.read(2**20):
             try:
                 unpacked.write(block)
@@ -192,19 +224,14 @@ def _decompressed(path: Path, stamp: tuple[int, int]) -> TarArchive:
                     "the environment variable TMPDIR to a folder with more space"
                 ) from error
     unpacked.seek(0)
-    return TarArchive(path, unpacked)
-
-
-def _open_compressed(path: Path) -> TarArchive:
-    status = path.stat()
-    return _decompressed(path, (status.st_mtime_ns, status.st_size))
+    return _open_plain(path, unpacked)
 
 
 _OPEN: dict[str, Callable[[Path], Archive]] = {
     "zip": ZipArchive,
     "": ZipArchive,
-    "tar": lambda path: TarArchive(path, path.open("rb")),
-    "compressed tar": _open_compressed,
+    "tar": _open_plain,
+    "compressed tar": lambda path: _open_compressed(path, (path.stat().st_mtime_ns, path.stat().st_size)),
 }
 
 

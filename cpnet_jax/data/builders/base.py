@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -50,8 +50,14 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     LABEL_RULE: ClassVar[Any]  # dict[int, int], of the class, the instance or a property
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar = {"1.0.0": "First version."}
+    # Where TFDS looks for citations and tags. It would look for the package of the subclass; a config file has none.
+    pkg_dir_path = Path(__file__).parent
     # Whether a pair that cannot be read is reported and left out; otherwise it raises UserError.
     skip_unreadable = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Keeps a builder out of TFDS's registry, which refuses the second of a name: a config file is loaded twice."""
+        super().__init_subclass__(**{"skip_registration": True, **options})
 
     def __init__(
         self,
@@ -73,8 +79,11 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         super().__init__(data_dir=data_dir, config=config)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by __init__'s own arguments, since records carry their builder into worker processes."""
-        return partial(type(self), data_dir=Path(self.data_dir_root), source=self.source_path), ()
+        """Pickles what reads the records, which carry their builder into worker processes.
+
+        Workers cannot import the class if a config file defines it.
+        """
+        return tfds.builder_from_directory, (str(self.data_dir),)
 
     @cached_property
     def source(self) -> Source:

@@ -1,14 +1,10 @@
 """Builder of a user's own images and masks, described by config.data.folder and a class file."""
 
-import hashlib
-import json
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from functools import cached_property, partial
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -17,7 +13,6 @@ from PIL import Image
 
 from cpnet_jax.data import image_files
 from cpnet_jax.data.builders.base import (
-    EVALUATION,
     EncodedExample,
     Pair,
     SegmentationBuilder,
@@ -30,17 +25,19 @@ from cpnet_jax.data.builders.base import (
 from cpnet_jax.data.builders.deep_images import range_of_images
 from cpnet_jax.data.builders.masks import Palettes, format_of, training_ids
 from cpnet_jax.data.builders.pairing import FIELD, find_pairs, read_text, refuse_unpaired
+from cpnet_jax.data.builders.prepared_folders import notes_on_others
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import folder as catalog
 from cpnet_jax.data.catalog.class_file import parse
 from cpnet_jax.data.image_files import UPRIGHT, bits_of, orientation_of, turn_upright
 from cpnet_jax.data.large_images import work_on
 from cpnet_jax.data.value_range import Extremes, ValueRange, find_value_range
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, quoted
 
-METADATA = "metadata.json"  # file with the source and the settings of prepared records
 OWN_SPLITS = "own_splits"  # entry of the metadata: splits that the source has; others were drawn
 CLASS_FILES = ("classes.txt", "classes.yaml", "classes.yml")
+# Names that other tools give theirs; they are read if there is none of the above.
+OTHER_CLASS_FILES = ("class_dict.csv", "label_colors.txt", "labelmap.txt", "labels.txt", "_classes.csv")
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG followed by a second picture, as some cameras write it
 JPEG_QUALITY = 95  # quality of JPEGs that are encoded again
 
@@ -56,62 +53,41 @@ def describe_folder(source: str | Path, layout: catalog.FolderLayout) -> catalog
     files = Source(Path(source).expanduser().resolve())
     field, name = f"{FIELD}.classes", layout.classes
     if not name:
-        present = [name for name in files.names if _is_class_file(name)]
-        if len(present) != 1:
-            have = f"both {' and '.join(present)}" if present else f"none of {', '.join(CLASS_FILES)}"
+        present = _class_files(files, CLASS_FILES) or _class_files(files, OTHER_CLASS_FILES)
+        # Roboflow writes the same file into the folder of each split.
+        if len({read_text(files, name, field) for name in present}) != 1:
+            known = (*CLASS_FILES, *OTHER_CLASS_FILES)
+            have = f"both {' and '.join(present)}" if present else f"none of {', '.join(known)}"
             raise UserError(
                 f"{files.path} has {have}: write a classes.txt there with one class name a line, or set {field}"
             )
-        [name] = present
+        name = present[0]
     text = read_text(files, name, field)
     return catalog.describe(parse(text, files.where(name) if name in files.names else name), layout)
 
 
-def find_prepared(data_dir: Path) -> tuple[catalog.FolderDataset, Path, Path]:
-    """Finds the records of a folder whose source is not named; returns its descriptor, data_dir and source.
-
-    Args:
-      data_dir: folder of the prepared datasets, or in it folder/ or folder/SOURCE-HASH.
-
-    Raises:
-      UserError: if it holds no prepared folder, or several.
-    """
-    prepared = f"{catalog.NAME}/*/*/{METADATA}"
-    below = (f"*/{METADATA}", f"*/*/{METADATA}", prepared, f"{EVALUATION}/{prepared}")
-    found = [path for pattern in below for path in sorted(data_dir.glob(pattern)) if path.parts[-4] == catalog.NAME]
-    if len(found) > 1:
-        raise UserError(
-            f"config.data.source is not set, and {data_dir} holds {len(found)} prepared folders: set config.data.dir "
-            f"to one of them, for example {found[0].parents[1]}"
-        )
-    if not found:
-        raise UserError(
-            f"config.data.source is not set, and {data_dir} holds no prepared folder: set config.data.source to the "
-            "folder of your images and masks"
-        )
-    metadata = json.loads(found[0].read_text(encoding="utf-8"))
-    return catalog.describe_prepared(metadata["settings"]), found[0].parents[3], Path(metadata["source"])
-
-
-def _is_class_file(name: str) -> bool:
-    """Returns whether a name is a class file at the top level or one folder below, as in many archives."""
-    path = PurePosixPath(name)
-    return path.name.lower() in CLASS_FILES and len(path.parts) <= 2
+def _class_files(source: Source, known: tuple[str, ...]) -> list[str]:
+    """Returns the files of these names at the top level or one folder below, as in many archives."""
+    paths = [(name, PurePosixPath(name)) for name in source.names]
+    return [name for name, path in paths if path.name.lower() in known and len(path.parts) <= 2]
 
 
 class FolderBuilder(SegmentationBuilder, skip_registration=True):
     """Builder that reads the folders and masks named by the descriptor's layout.
 
-    Each source has its own folder of records, data_dir/folder/SOURCE-HASH; the hash is that of the source's path.
-
-    Raises:
-      UserError: if the records of this source were prepared with other classes or another layout.
+    Its records are in data_dir/folder/FOLDER, see `prepared_folders.folder_name`.
     """
 
     name = catalog.NAME
 
     def __init__(
-        self, dataset: catalog.FolderDataset, *, data_dir: Path, source: Path, for_evaluation: bool = False
+        self,
+        dataset: catalog.FolderDataset,
+        *,
+        data_dir: Path,
+        source: Path,
+        folder: str,
+        for_evaluation: bool = False,
     ) -> None:
         self.DATASET = dataset
         values = (*range(len(dataset.classes)), dataset.ignore_label)
@@ -120,27 +96,13 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         self._turned: list[str] = []
         self._kept: list[str] = []
         self._palettes = Palettes()
-        config = tfds.core.BuilderConfig(name=_config_name(source), description="A user's own images and masks.")
+        config = tfds.core.BuilderConfig(name=folder, description="A user's own images and masks.")
         super().__init__(data_dir=data_dir, source=source, for_evaluation=for_evaluation, config=config)
-        if self.is_prepared():
-            self._check_settings()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return partial(type(self), self.DATASET, data_dir=Path(self.data_dir_root), source=self.source_path), ()
 
     def _info(self) -> tfds.core.DatasetInfo:
         info = super()._info()
         info.metadata["settings"] = self.DATASET.settings()
         return info
-
-    def _check_settings(self) -> None:
-        then, now = self.info.metadata["settings"], self.DATASET.settings()
-        changed = [name for name in now if then.get(name) != now[name]]
-        if changed:
-            raise UserError(
-                f"{self.data_dir} was prepared with other {' and '.join(changed)} than {self.DATASET.table.where} and "
-                f"{FIELD} now specify: delete {self.data_dir} and run --mode=prepare again, or undo the change"
-            )
 
     def compare_with_source(self) -> None:
         """Prints a note if images were added to or removed from the source; the records remain valid."""
@@ -154,7 +116,8 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         if now != then:
             print(
                 f"Note: {self.source.path} now holds {_counts(now)} images, {self.data_dir} was prepared from "
-                f"{_counts(then)}: to update it, delete {self.data_dir} and run the same command again",
+                f"{_counts(then)}: to prepare them all, set another config.data.dir, or delete {self.data_dir}, and "
+                "run the same command again",
                 flush=True,
             )
 
@@ -193,6 +156,11 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         if mask_format == "auto":
             mask_format = self._first_format(next(iter(splits.values())))
         print(f"{self.source.path}: {summary}; masks are read as {mask_format}", flush=True)
+        if unlabelled := self.DATASET.table.unlabelled():
+            _print_note(
+                f"{self.DATASET.table.where} has the class {quoted(unlabelled[0])}, which is trained and counted like "
+                "any other: if it marks pixels without a class, rename it to 'ignore' there"
+            )
         return splits, mask_format
 
     def find_range(self, images: Mapping[str, Extremes]) -> ValueRange:
@@ -222,9 +190,13 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         found: dict[int, list[str]] = {}
         for raw, label in (table.colours if in_colours else table.values).items():
             found.setdefault(label, []).append(" ".join(map(str, raw)) if isinstance(raw, tuple) else str(raw))
+        if table.rest is not None:
+            found.setdefault(table.rest, []).insert(0, "all others")
         return found
 
     def examples(self) -> dict[str, Iterable[EncodedExample]]:
+        for line in notes_on_others(Path(self.data_dir_root), self.source.path, self.DATASET):
+            _print_note(line)
         self.info.metadata["value_range"] = self._value_range and list(self._value_range)
         return {split: self._with_notes(split, examples) for split, examples in super().examples().items()}
 
@@ -295,11 +267,6 @@ def _print_note(line: str) -> None:
 
 def _counts(images: dict[str, int]) -> str:
     return ", ".join(f"{count} {split}" for split, count in sorted(images.items()))
-
-
-def _config_name(source: Path) -> str:
-    readable = re.sub(r"[^\w.-]+", "_", source.name)
-    return f"{readable}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
 
 
 def _encode_jpeg(pixels: UInt8[np.ndarray, "h w 3"]) -> bytes:

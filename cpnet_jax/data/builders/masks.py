@@ -115,6 +115,7 @@ def _ids_of_indices(
     ids = look_up(raw, table.values)
     if assumed and mask.mode == "P" and table.colours:
         _check_palette(mask, raw, ids, table, where)
+    ids = _with_rest(ids, table)
     if (ids < 0).any():
         unknown = np.unique(raw[ids < 0]).tolist()
         remedy = "give every class its value there ('VALUE: NAME'), and the unknown ones a class or 'VALUE: ignore'"
@@ -155,7 +156,7 @@ def _ids_of_colours(mask: Image.Image, table: ClassTable, where: str) -> UInt8[n
         )
     if mask.mode.startswith("I"):
         raise UserError(f"{where} is a 16-bit image but colours are expected: set {FIELD} to 'indices', or convert it")
-    ids = _ids_by_colour(mask, table)
+    ids = _with_rest(_ids_by_colour(mask, table), table)
     if (ids < 0).any():
         pixels = np.asarray(mask.convert("RGB"))[ids < 0]
         more = f"{len(np.unique(pixels, axis=0))} unknown colour(s) in {len(pixels)} pixel(s)"
@@ -174,6 +175,11 @@ def _ids_by_colour(mask: Image.Image, table: ClassTable) -> Integer[np.ndarray, 
         return look_up(colours.astype(np.int32) @ (1 << 16, 1 << 8, 1), label_of)
 
     return in_bands(mask.size[::-1], ids_of)
+
+
+def _with_rest(ids: Integer[np.ndarray, "h w"], table: ClassTable) -> Integer[np.ndarray, "h w"]:
+    """Gives unknown values and colours the class of all others, if the class file has one."""
+    return ids if table.rest is None else np.where(ids < 0, ids.dtype.type(table.rest), ids)
 
 
 def _first(where: np.ndarray) -> str:

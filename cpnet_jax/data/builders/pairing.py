@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from cpnet_jax.data.builders.base import Pair
 from cpnet_jax.data.builders.sources import Source, readable
 from cpnet_jax.data.catalog.folder import FolderLayout
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, quoted
 
 FIELD = "config.data.folder"
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -41,7 +41,8 @@ SPLITS = {
     "holdout": "test",
 }
 # A split's name may be followed by what says nothing more, as in train2017, val_images and Test-Set.
-_SPLIT_NAME = re.compile(rf"({'|'.join(SPLITS)})(set|split|data|images?|imgs|masks?|labels?|\d+)*")
+# Digits are never given back, so that matching takes linear time.
+_SPLIT_NAME = re.compile(rf"({'|'.join(SPLITS)})(set|split|data|images?|imgs|masks?|labels?|\d++)*")
 # See `SegmentationBuilder.refuse_unpaired`.
 RefuseUnpaired = Callable[[dict[str, str], str], None]
 Splits = dict[str, list[Pair]]
@@ -328,6 +329,7 @@ def _place(name: str) -> float:
 def _pairs_of_csv(source: Source, name: str, note: Callable[[str], None]) -> Splits:
     known, splits, unlabelled = set(source.names), {"train": [], "val": [], "test": []}, []
     first_line: dict[str, int] = {}
+    line_of_file: dict[str, int] = {}
     lines_of: dict[str, list[int]] = {}  # mask -> lines
     for number, row in _rows(source, name):
         line = f"{name}, line {number}"
@@ -340,10 +342,15 @@ def _pairs_of_csv(source: Source, name: str, note: Callable[[str], None]) -> Spl
             continue
         mask = _file(source, row["mask"], known, f"{line}: mask")
         stem = _id_of(image)
+        first = line_of_file.setdefault(_whole(source, image), number)
+        if first != number:
+            raise UserError(f"{line}: image {quoted(image)} is the one of line {first} again: remove one of the lines")
         if stem in first_line:
-            raise UserError(f"{line}: image {image!r} has the same name as line {first_line[stem]}'s: remove one")
+            raise UserError(
+                f"{line}: image {quoted(image)} has the same name as line {first_line[stem]}'s: rename or remove one"
+            )
         first_line[stem] = number
-        lines_of.setdefault(mask, []).append(number)
+        lines_of.setdefault(_whole(source, mask), []).append(number)
         splits[split].append(Pair(stem, image, mask))
     if not first_line:
         raise UserError(f"{name} lists no pairs: add a line IMAGE,MASK for each, with paths relative to {source.path}")
@@ -353,7 +360,7 @@ def _pairs_of_csv(source: Source, name: str, note: Callable[[str], None]) -> Spl
     if shared:
         (mask, lines), *_ = shared
         where = f"lines {lines[0]} and {lines[1]}"
-        note(f"{name} gives {mask} to several images ({where}; {len(shared)} such masks): is that meant?")
+        note(f"{name} gives {readable(mask)} to several images ({where}; {len(shared)} such masks): is that meant?")
     return splits
 
 
@@ -379,15 +386,26 @@ def _rows(source: Source, name: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _file(source: Source, cell: str, known: set[str], where: str) -> str:
-    """Returns the name of the file that a cell names, perhaps with backslashes or from the root of the file system."""
+    """Returns the name of the file that a cell names, perhaps with backslashes or from the root of the file system.
+
+    Other spellings of a path, such as a/../b.jpg, give the same name.
+    """
     for spelling in (cell, cell.replace("\\", "/")):
-        path = PurePosixPath(spelling)
-        inside = path.relative_to(source.path) if path.is_relative_to(source.path) else path
-        if readable(str(inside)) in known:
-            return readable(str(inside))
-        if os.path.isfile(source.path / path):
-            return str(path)
-    raise UserError(f"{where} is {cell!r}, which is not a file in {source.path}: correct it")
+        whole = PurePosixPath(_whole(source, spelling))
+        inside = whole.is_relative_to(source.path)
+        name = str(whole.relative_to(source.path)) if inside else os.path.normpath(spelling)
+        if readable(name) in known:
+            return readable(name)
+        if name != "." and os.path.isfile(source.path / name):
+            return name
+    raise UserError(f"{where} is {quoted(cell)}, which is not a file in {source.path}: correct it")
+
+
+def _whole(source: Source, name: str) -> str:
+    """Returns a file's path from the root, without "..": two spellings of a path give the same one."""
+    path = source.path / name
+    # Behind a link, ".." leads elsewhere than it seems.
+    return os.path.realpath(path) if ".." in path.parts and os.path.isfile(path) else os.path.normpath(path)
 
 
 def _id_of(image: str) -> str:

@@ -1,6 +1,5 @@
 """Reads the published forms of PASCAL-Context's labels."""
 
-import json
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from cpnet_jax.data.builders.voc_devkit import SPLITS, by_stem, read_ids, read_m
 from cpnet_jax.data.catalog import PASCAL_CONTEXT
 from cpnet_jax.data.catalog.pascal_context import BACKGROUND
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime.files import parse_json
 
 # fmt: off
 # Numbers of the 59 classes, in their order, among the release's 459 categories (its labels.txt). The Detail API uses
@@ -78,7 +78,7 @@ def detail_masks(builder: SegmentationBuilder, root: str) -> Labels | None:
     where = builder.source.where(found[0])
     print(f"Reading {where}", flush=True)
     try:
-        splits, masks = _parse_detail(json.loads(builder.source.read(found[0])))
+        splits, masks = _parse_detail(parse_json(builder.source.read(found[0])))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{where} is not the Detail API's ({type(error).__name__}: {error}): download it again or remove it"

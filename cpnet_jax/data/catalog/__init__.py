@@ -7,17 +7,19 @@ from cpnet_jax.data.catalog import folder
 from cpnet_jax.data.catalog.ade20k import ADE20K
 from cpnet_jax.data.catalog.camvid import CAMVID
 from cpnet_jax.data.catalog.cityscapes import CITYSCAPES
+from cpnet_jax.data.catalog.coco_stuff import COCO_STUFF
 from cpnet_jax.data.catalog.dataset import Colour, Dataset
 from cpnet_jax.data.catalog.folder import FolderDataset, FolderLayout
 from cpnet_jax.data.catalog.pascal_context import PASCAL_CONTEXT, PASCAL_CONTEXT_60
 from cpnet_jax.data.catalog.scenes import SCENES
 from cpnet_jax.data.catalog.voc import VOC
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, quoted
 
 __all__ = [
     "ADE20K",
     "CAMVID",
     "CITYSCAPES",
+    "COCO_STUFF",
     "DATASETS",
     "PASCAL_CONTEXT",
     "PASCAL_CONTEXT_60",
@@ -31,7 +33,8 @@ __all__ = [
 ]
 
 DATASETS = {
-    dataset.name: dataset for dataset in (ADE20K, CAMVID, CITYSCAPES, PASCAL_CONTEXT, PASCAL_CONTEXT_60, SCENES, VOC)
+    dataset.name: dataset
+    for dataset in (ADE20K, CAMVID, CITYSCAPES, COCO_STUFF, PASCAL_CONTEXT, PASCAL_CONTEXT_60, SCENES, VOC)
 }
 
 
@@ -43,5 +46,8 @@ def get(name: str) -> Dataset:
     """
     if name not in DATASETS:
         known = sorted([*DATASETS, folder.NAME])
-        raise UserError(f"config.data.name is {name!r}, which is not a known dataset: use one of {known}")
+        raise UserError(
+            f"config.data.name is {quoted(name)}, which is not a known dataset: use one of {known}, or add yours to "
+            "DATASETS in your config file"
+        )
     return DATASETS[name]

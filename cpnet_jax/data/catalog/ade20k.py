@@ -1,6 +1,7 @@
 """Descriptor of ADE20K, the version of the scene parsing challenge (SceneParse150)."""
 
 from cpnet_jax.data.catalog.dataset import Dataset
+from cpnet_jax.data.catalog.downloads import Downloads, RemoteFile
 
 # Names and colours of classes 0 .. 149 (labels 1 .. 150): the first name in the challenge's objectInfo150.txt, and the
 # colour in its color150.mat (Zhou et al., 2017), where road and skyscraper share one.
@@ -165,5 +166,17 @@ ADE20K = Dataset(
     source_help=(
         "ADEChallengeData2016.zip (1 GB) of the scene parsing challenge, http://sceneparsing.csail.mit.edu, or its "
         "folder with images and annotations"
+    ),
+    downloads=Downloads(
+        folder="ade20k",
+        terms="images for non-commercial research and education only, annotations under a BSD licence, "
+        "https://groups.csail.mit.edu/vision/datasets/ADE20K/terms",
+        files=(
+            RemoteFile(
+                "ADEChallengeData2016.zip",
+                size=923_000_000,
+                addresses=("http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",),
+            ),
+        ),
     ),
 )

@@ -1,6 +1,7 @@
 """Descriptor of Cityscapes."""
 
 from cpnet_jax.data.catalog.dataset import Dataset
+from cpnet_jax.data.catalog.downloads import Downloads, RemoteFile
 
 # Names and colours of training ids 0 .. 18, as in labels.py of cityscapesScripts (Cordts et al., 2016).
 _CLASSES = (
@@ -36,5 +37,14 @@ CITYSCAPES = Dataset(
     source_help=(
         "a folder with leftImg8bit_trainvaltest.zip (11 GB) and gtFine_trainvaltest.zip (241 MB), from "
         "https://www.cityscapes-dataset.com/downloads after registration, or with their folders leftImg8bit and gtFine"
+    ),
+    # For registered users only: `data.cityscapes_account` downloads them.
+    downloads=Downloads(
+        folder="cityscapes",
+        terms="non-commercial use only, after registration, https://www.cityscapes-dataset.com/license",
+        files=(
+            RemoteFile("gtFine_trainvaltest.zip", size=241_000_000),
+            RemoteFile("leftImg8bit_trainvaltest.zip", size=11_000_000_000),
+        ),
     ),
 )

@@ -14,20 +14,21 @@ A YAML file (.yaml, .yml) can also map several raw values or colours to one clas
 
     classes: [{name: road, value: 7, colour: [128, 64, 128]}, ...]   # or a plain list of names
     ignore: [0, "#000000"]                                           # ignored raw values or colours
-    map: {8: road, "#6b8e23": ignore}                                # further raw values or colours -> class
+    map: {8: road, "#6b8e23": ignore, "*": sky}                      # further raw values or colours -> class
+
+In a map, "*" or "others" stands for all values and colours that the file does not name.
 """
 
 import re
 import unicodedata
-from collections.abc import Hashable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Any
 
-import yaml
-
+from cpnet_jax.data.catalog.class_formats import Row, read_rows
 from cpnet_jax.data.catalog.dataset import Colour
 from cpnet_jax.data.catalog.voc import voc_palette
+from cpnet_jax.data.catalog.yaml_file import load_yaml
 from cpnet_jax.errors import UserError, quoted
 
 IGNORE = "ignore"  # name that stands for IGNORE_LABEL
@@ -38,9 +39,9 @@ IGNORE_NAMES = {"ignore", "ignored"}
 UNLABELLED_VALUES = (255, -1, 65535)
 UNLABELLED_NAMES = {"void", "unlabeled", "unlabelled", "unknown", "dontcare"}
 LABELME_FIRST = "__ignore__"
+REST = ("*", "others")  # key of a map for all values and colours that the file does not name
 MAX_CLASSES = 255  # training ids are bytes, and one of them is IGNORE_LABEL
 MAX_NAME = 200  # characters
-MAX_ALIASED = 10_000  # YAML nodes
 MAX_DIGITS = 12  # more than any value of 32 bits has
 
 _HEX = r"#[0-9a-fA-F]{6}"
@@ -63,6 +64,7 @@ class ClassTable:
       values: raw mask value -> class index, or IGNORE_LABEL.
       colours: mask colour -> class index, or IGNORE_LABEL; empty if the file gives none.
       where: name of the file for messages.
+      rest: class index, or IGNORE_LABEL, of all other values and colours; None: they are errors.
     """
 
     names: tuple[str, ...]
@@ -70,6 +72,11 @@ class ClassTable:
     values: dict[int, int]
     colours: dict[Colour, int]
     where: str
+    rest: int | None = None
+
+    def unlabelled(self) -> list[str]:
+        """Returns the classes whose names say that they mark pixels without a class."""
+        return [name for name in self.names if _key(name) in UNLABELLED_NAMES]
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,8 @@ class _Entry:
 @dataclass(frozen=True)
 class _Content:
     entries: list[_Entry]
-    mapping: list[tuple[int | Colour, str]] = field(default_factory=list)  # raw value or colour -> class name or IGNORE
+    # Raw value or colour, or one of REST -> class name or IGNORE.
+    mapping: list[tuple[int | Colour | str, str]] = field(default_factory=list)
     mapped: bool = False  # whether the file has a map; if so, a class's place is not its raw value
     first_place: int = 0  # raw value of the first entry, if the entries have none
 
@@ -109,13 +117,13 @@ def parse(text: str, where: str) -> ClassTable:
         (place if by_place else entry.value, entry.name) for place, entry in enumerate(entries, content.first_place)
     ]
     pairs += [(entry.colour, entry.name) for entry in entries]
-    values, colours = {}, {}
+    values, colours, rest = {}, {}, {}
     for raw, name in [*pairs, *content.mapping]:
         if name not in label_of:
             raise UserError(
                 f"{where} maps {_show(raw)} to {quoted(name)}, which is not one of its classes: correct the name"
             )
-        table = colours if isinstance(raw, tuple) else values
+        table = colours if isinstance(raw, tuple) else rest if isinstance(raw, str) else values
         if raw is not None and table.setdefault(raw, label_of[name]) != label_of[name]:
             raise UserError(f"{where} gives {_show(raw)} to two classes, one of them {name!r}: remove one")
     # 255 usually means "ignored", but "foreground" in most masks of two classes; there the file must define it.
@@ -124,11 +132,21 @@ def parse(text: str, where: str) -> ClassTable:
     given = [entry.colour for entry in entries if entry.colour and entry.name != IGNORE]
     # The black of VOC's palette is for ignored pixels.
     palette = tuple(given) if len(given) == len(names) else voc_palette(len(names) + 1)[1:]
-    return ClassTable(names, palette, values, colours, where)
+    return ClassTable(names, palette, values, colours, where, next(iter(rest.values()), None))
 
 
 def _parse_text(text: str, where: str) -> _Content:
+    rows = read_rows(text, where)
     entries, first_place = [], 0
+    for row in _rows(text, where) if rows is None else rows:
+        if row.name == LABELME_FIRST and not entries:
+            first_place = -1
+        entries.append(_text_entry(row, f"{where}, line {row.line}"))
+    return _Content(entries, first_place=first_place)
+
+
+def _rows(text: str, where: str) -> Iterator[Row]:
+    """Yields the classes of a text file in the form that the module's docstring shows."""
     for number, line in enumerate(text.splitlines(), start=1):
         line = line.strip()
         if not line or (line.startswith("#") and not _COLOUR_FIRST.fullmatch(line)):
@@ -140,26 +158,23 @@ def _parse_text(text: str, where: str) -> _Content:
                 "NAME in quotes if it starts with a digit"
             )
         found = match.groupdict()
-        digits = found.get("value")
-        value = int(digits) if digits and len(digits) <= MAX_DIGITS else None
-        if digits and not _is_value(value):
-            raise UserError(
-                f"{where}, line {number}: the value is {quoted(digits)}: it must be an integer of at most 32 bits"
-            )
-        colour = _colour(found["colour"], f"{where}, line {number}") if found["colour"] else None
         name = found["name"]
         name = name[1:-1].strip() if re.fullmatch(r"""("[^"]+"|'[^']+')""", name) else name
-        if name == LABELME_FIRST and not entries:
-            first_place = -1
-        entries.append(_Entry(_class_name(name, value), value, colour))
-    return _Content(entries, first_place=first_place)
+        yield Row(number, name, found.get("value") or "", found["colour"] or "")
+
+
+def _text_entry(row: Row, where: str) -> _Entry:
+    if not row.name:
+        raise UserError(f"{where} gives a class without a name: write its name")
+    digits = row.value
+    value = int(digits) if re.fullmatch(rf"-?\d{{1,{MAX_DIGITS}}}", digits) else None
+    if digits and not _is_value(value):
+        raise UserError(f"{where}: the value is {quoted(digits)}: it must be an integer of at most 32 bits")
+    return _Entry(_class_name(row.name, value), value, _colour(row.colour, where) if row.colour else None)
 
 
 def _parse_yaml(text: str, where: str) -> _Content:
-    try:
-        content = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not valid YAML ({_reason(error)}): correct it") from error
+    content = load_yaml(text, where)
     content = {"classes": content} if isinstance(content, list) else content
     if not isinstance(content, dict) or not isinstance(content.get("classes"), list):
         raise UserError(f"{where} has no list of classes: write 'classes:' and a line '- NAME' for each")
@@ -171,7 +186,9 @@ def _parse_yaml(text: str, where: str) -> _Content:
     if not isinstance(mapped, dict):
         raise UserError(f"{where}: 'map' must map raw values or colours to classes, as in 'map: {{8: road}}'")
     mapping = [(_raw(raw, where), IGNORE) for raw in ignored]
-    mapping += [(_raw(raw, where), _target(new, entries, where)) for raw, new in mapped.items()]
+    mapping += [
+        (REST[0] if raw in REST else _raw(raw, where), _target(new, entries, where)) for raw, new in mapped.items()
+    ]
     first_place = -1 if content["classes"][:1] == [LABELME_FIRST] else 0
     return _Content(entries, mapping, bool(mapped), first_place)
 
@@ -248,60 +265,14 @@ def _check_all_or_none(what: str, given: Sequence[tuple[str, Any]], where: str) 
 
 def _class_name(name: str, value: int | None) -> str:
     """Returns IGNORE for a name that means it for this value, else the name."""
-    key = re.sub(r"[\W_]", "", name.casefold())
+    key = _key(name)
     means_ignore = key in IGNORE_NAMES or (key in UNLABELLED_NAMES and value in UNLABELLED_VALUES)
     return IGNORE if means_ignore else name
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML loader that refuses keys given twice and aliases that stand for many entries.
-
-    PyYAML silently keeps the last of equal keys. A few lines of aliases can stand for billions of entries.
-    """
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._left = MAX_ALIASED
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")]
-        seen = set()
-        for key in map(self.construct_object, scalars):
-            if key in seen:
-                raise yaml.YAMLError(f"{quoted(key)} is given twice{node.start_mark}")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        alias = self.check_event(yaml.AliasEvent)
-        node = super().compose_node(parent, index)
-        if alias:
-            self._left -= _size(node, self._left)
-            if self._left <= 0:
-                raise yaml.YAMLError(f"its aliases stand for more than {MAX_ALIASED} entries")
-        return node
-
-
-def _size(node: yaml.Node | None, most: int) -> int:
-    """Counts the nodes below one, through aliases, but at most `most`."""
-    count, waiting = 0, list[Any]([node])
-    while waiting and count < most:
-        count += 1
-        content = waiting.pop().value
-        waiting += (
-            chain.from_iterable(each if isinstance(each, tuple) else (each,) for each in content)
-            if isinstance(content, list)
-            else ()
-        )
-    return count
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it has too many levels of brackets"
-    if isinstance(error, ValueError):
-        return "it has a date that does not exist, or a number of thousands of digits"
-    return " ".join(str(error).split())
+def _key(name: str) -> str:
+    """A name without regard to case, "_" and spaces."""
+    return re.sub(r"[\W_]", "", name.casefold())
 
 
 def _check_keys(found: dict[Any, Any], known: set[str], where: str) -> None:
@@ -310,5 +281,7 @@ def _check_keys(found: dict[Any, Any], known: set[str], where: str) -> None:
         raise UserError(f"{where} has an unknown entry {quoted(unknown[0])}: use only {', '.join(sorted(known))}")
 
 
-def _show(raw: int | Colour | None) -> str:
+def _show(raw: int | Colour | str | None) -> str:
+    if isinstance(raw, str):
+        return f"{raw!r}, all other values and colours,"
     return f"the colour {raw}" if isinstance(raw, tuple) else f"the value {raw}"

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from cpnet_jax.data.catalog.downloads import Downloads
+
 Colour = tuple[int, int, int]
 
 
@@ -16,6 +18,7 @@ class Dataset:
       train_split, eval_split: default splits to train and evaluate on.
       splits: split -> published number of examples.
       source_help: where to get the raw files; empty if none are needed.
+      downloads: the published files; None if a program cannot fetch them.
       optional_class: a class that some publications exclude; evaluations then report the mIoU with and without it. It
         need not be one of the classes. Empty if there is no such class.
       ignore_label: label of pixels that are neither trained nor evaluated on.
@@ -28,6 +31,7 @@ class Dataset:
     eval_split: str = "val"
     splits: dict[str, int] = field(default_factory=dict)
     source_help: str = ""
+    downloads: Downloads | None = None
     optional_class: str = ""
     ignore_label: int = 255
 

@@ -47,6 +47,7 @@ class FolderDataset(Dataset):
             "classes": list(self.table.names),
             "values": [list(item) for item in sorted(self.table.values.items())],
             "colours": [[list(colour), label] for colour, label in sorted(self.table.colours.items())],
+            "rest": self.table.rest,
         }
 
 
@@ -71,6 +72,7 @@ def describe_prepared(settings: Mapping[str, Any]) -> FolderDataset:
         values={value: label for value, label in settings["values"]},
         colours={tuple(colour): label for colour, label in settings["colours"]},
         where="the prepared records",
+        rest=settings.get("rest"),
     )
     layout = {name: settings[name] for name in vars(FolderLayout()) if name in settings and name != "classes"}
     if layout.get("value_range"):

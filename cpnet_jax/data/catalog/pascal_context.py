@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from cpnet_jax.data.catalog.dataset import Dataset
+from cpnet_jax.data.catalog.downloads import Downloads, RemoteFile
 from cpnet_jax.data.catalog.voc import voc_palette
 
 BACKGROUND = "background"
@@ -82,6 +83,25 @@ PASCAL_CONTEXT = Dataset(
         "(codalabuser.blob.core.windows.net/public/trainval_merged.json), or trainval/*.mat (trainval.tar.gz, 30.7 MB, "
         "cs.stanford.edu/~roozbeh/pascal-context or roozbehm.info/pascal-context), or 59_context_labels/*.png with "
         "59_labels.txt from the same page"
+    ),
+    # The checksum is that in torchvision's voc.py. The labels are the release's trainval/*.mat.
+    downloads=Downloads(
+        folder="pascal_context",
+        terms="images under Flickr's terms of use, http://host.robots.ox.ac.uk/pascal/VOC/voc2010, and labels as on "
+        "https://cs.stanford.edu/~roozbeh/pascal-context",
+        files=(
+            RemoteFile(
+                "VOCtrainval_03-May-2010.tar",
+                size=1_300_000_000,
+                addresses=("http://host.robots.ox.ac.uk/pascal/VOC/voc2010/VOCtrainval_03-May-2010.tar",),
+                digest="md5:da459979d0c395079b5c75ee67908abb",
+            ),
+            RemoteFile(
+                "trainval.tar.gz",
+                size=30_700_000,
+                addresses=("https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz",),
+            ),
+        ),
     ),
 )
 

@@ -95,6 +95,11 @@ KINDS = {
         "image of more than 8 bits a channel",
         "Training scales the values to 8 bits, by the range above: check that it is the range of your camera.",
     ),
+    "image_not_finite": Kind(
+        False,
+        "image with values that are NaN or infinite",
+        "Training makes NaN as dark as the lowest value of the range, and cuts infinite values off: correct them.",
+    ),
     "unknown_range": Kind(
         True,
         "image values of unknown range",

@@ -145,7 +145,7 @@ def _raw_values(census: Census) -> Iterator[str]:
 
 def _kind(name: str, found: list[Finding]) -> Iterator[str]:
     kind = KINDS[name]
-    yield f"{'FAULT' if kind.fault else 'warning'}: {kind.title} ({len(found)}). {kind.remedy}"
+    yield f"{'FAULT' if kind.fault else 'WARNING'}: {kind.title} ({len(found)}). {kind.remedy}"
     for finding in found[:SHOWN]:
         yield f"  {finding.where}" + (f": {finding.detail}" if finding.detail else "")
     if len(found) > SHOWN:

@@ -4,6 +4,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -31,6 +32,8 @@ from cpnet_jax.runtime.progress import track
 
 # Pixels of value 0 within this distance of another value count as an outline; outlines of void are about 5 pixels wide.
 OUTLINE_REACH = 3
+# Unknown values of one label to keep; a photo in a label's place has thousands.
+MOST_UNKNOWN = 100
 
 
 @dataclass(eq=False)
@@ -42,7 +45,8 @@ class Observation:
       findings: its problems.
       size: (width, height) of the image; None if it cannot be read.
       extremes: lowest and highest value of an image of more than 8 bits; None for others.
-      values: raw label value -> pixels; empty if the label cannot be read or was saved as a JPEG.
+      values: raw label value -> pixels, of all known values and at most MOST_UNKNOWN others; empty if the label cannot
+        be read or was saved as a JPEG.
       zero_outline: number of pixels of raw value 0 near another value.
       image_digest, label_digest: hashes of the pixels; empty if they cannot be read.
     """
@@ -72,11 +76,11 @@ def examine(entry: Entry, examined: ExaminedData) -> Observation:
     """Reads a pair and finds its problems."""
     seen = Observation(entry)
     turned = _look_at_image(seen)
-    raw = _look_at_label(seen, examined)
-    if raw is not None and seen.size is not None and raw.shape[::-1] != seen.size:
-        sizes = "label {}x{}, image {}x{}".format(*raw.shape[::-1], *seen.size)
+    size = _look_at_label(seen, examined)
+    if size and seen.size and size != seen.size:
+        sizes = "label {}x{}, image {}x{}".format(*size, *seen.size)
         because = " (its label was made for the image turned by its EXIF orientation)"
-        swapped = turned and raw.shape == seen.size
+        swapped = turned and size[::-1] == seen.size
         seen.findings.append(Finding("size_mismatch", entry.label, sizes + (because if swapped else "")))
     return seen
 
@@ -109,6 +113,8 @@ def _examine_image(seen: Observation, data: bytes) -> bool:
         if is_deep(data):
             seen.extremes = extremes_of(values)
             seen.findings.append(Finding("image_deep", name, f"{bits_of(picture, data)} bits, values {seen.extremes}"))
+        if values.dtype.kind == "f" and (strange := int((~np.isfinite(values)).sum())):
+            seen.findings.append(Finding("image_not_finite", name, f"{strange} of {values.size} values"))
     orientation = orientation_of(picture)
     if orientation != UPRIGHT:
         seen.findings.append(Finding("image_turned", name, f"orientation {orientation}"))
@@ -144,32 +150,42 @@ def _values(picture: Image.Image, data: bytes) -> Shaped[np.ndarray, "h w ..."]:
     return decode_record(record, num_classes=1, ignore_label=255)["image"]
 
 
-def _look_at_label(seen: Observation, examined: ExaminedData) -> Integer[np.ndarray, "h w"] | None:
-    """Examines the label; returns its raw values, or None if they cannot be read."""
+def _look_at_label(seen: Observation, examined: ExaminedData) -> tuple[int, int] | None:
+    """Examines the label; returns its (width, height), or None if it cannot be read."""
     name = seen.entry.label
     try:
-        raw = seen.entry.raw_label()
+        data = seen.entry.label_file() if seen.entry.label_file else b""
+        with work_on(data):
+            raw = seen.entry.raw_label()
+            # The values of a JPEG are compression artefacts, so they are not counted.
+            if data.startswith(JPEG_START):
+                seen.findings.append(Finding("label_lossy", name))
+            else:
+                _examine_label(seen, raw, examined)
+            return raw.shape[1], raw.shape[0]
     except PalettesDiffer as error:
         fault, _, _ = _without_name(error, name).partition(": set ")  # the report says what to do
         seen.findings.append(Finding("palettes_differ", name, fault))
-        return None
     except UserError as error:
         kind = "label_no_indices" if _label_opens(seen.entry) else "label_unreadable"
         seen.findings.append(Finding(kind, name, _without_name(error, name)))
-        return None
-    if seen.entry.label_file and seen.entry.label_file().startswith(JPEG_START):
-        # Its values are compression artefacts, so they are not counted.
-        seen.findings.append(Finding("label_lossy", name))
-        return raw
+    return None
+
+
+def _examine_label(seen: Observation, raw: Integer[np.ndarray, "h w"], examined: ExaminedData) -> None:
+    """Counts the label's values, see `_look_at_label`."""
     seen.label_digest = _digest(raw)
-    seen.values = _count(raw)
-    unknown = {value: count for value, count in seen.values.items() if value not in examined.rule}
+    values = _count(raw)
+    unknown = {value: count for value, count in values.items() if value not in examined.rule}
+    kept = dict(islice(unknown.items(), MOST_UNKNOWN))
+    seen.values = {value: count for value, count in values.items() if value in examined.rule or value in kept}
     if unknown:
-        listed = ", ".join(f"{value} ({count} pixel{'s' * (count > 1)})" for value, count in unknown.items())
-        seen.findings.append(Finding("unknown_values", name, listed))
-    if 0 in seen.values:
+        listed = [f"{value} ({count} pixel{'s' * (count > 1)})" for value, count in kept.items()]
+        if len(unknown) > len(kept):
+            listed.append(f"and {len(unknown) - len(kept)} more")
+        seen.findings.append(Finding("unknown_values", seen.entry.label, ", ".join(listed)))
+    if 0 in values:
         seen.zero_outline = _outline(raw == 0)
-    return raw
 
 
 def _count(raw: Integer[np.ndarray, "h w"]) -> dict[int, int]:
