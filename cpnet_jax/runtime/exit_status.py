@@ -11,10 +11,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from cpnet_jax.errors import Stopped, UserError, WriteFailed
+from cpnet_jax.errors import Stopped, UserError, WriteFailed, shortened
 from cpnet_jax.runtime import background, standard_streams, watchdog
 
 PEER_LOST = 69  # EX_UNAVAILABLE
+LONGEST_LINE = 4000  # characters
 # Exit status -> meaning, for --help.
 MEANINGS = {
     "0": "done",
@@ -112,9 +113,9 @@ def at_once(status: int) -> NoReturn:
 
 
 def _print_error(line: str, status: int) -> int:
-    """Prints one line, whatever the names in it contain."""
+    """Prints one line, whatever the names in it contain, and however long they are."""
     with suppress(OSError):
-        print(standard_streams.one_line(line), file=sys.stderr, flush=True)
+        print(shortened(standard_streams.one_line(line), LONGEST_LINE), file=sys.stderr, flush=True)
     return status
 
 

@@ -1,5 +1,6 @@
 """Paths on local disks and in object stores, and atomic writes."""
 
+import glob
 import json
 import os
 import shutil
@@ -66,6 +67,12 @@ def check_is_unicode(path: AnyPath, flag: str) -> None:
         except UnicodeDecodeError:
             advice = "name another folder"
         raise UserError(f"{flag} is {path}, whose full name is not text in UTF-8: {advice}") from error
+
+
+def check_is_no_pattern(path: AnyPath, flag: str) -> None:
+    """Raises UserError if the absolute path looks like a pattern: Orbax would look for its own files elsewhere."""
+    if glob.has_magic(str(path) if is_remote(path) else os.path.abspath(path)):
+        raise UserError(f"{flag} is {path}, whose full name has *, ? or [: use a folder without these characters")
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -157,6 +164,14 @@ def write_text(path: AnyPath, text: str) -> None:
 def write_json(path: AnyPath, value: Any) -> None:
     """Writes indented JSON atomically."""
     write_text(path, json.dumps(value, indent=2) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parses JSON that others may have written; raises ValueError if it is faulty, or too deep for Python's parser."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it has too many levels of brackets") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -3,6 +3,8 @@
 import math
 import os
 import sys
+import warnings
+from typing import Any
 
 import jax
 
@@ -13,6 +15,8 @@ from cpnet_jax.runtime import files
 CACHED_SECONDS = 0.2
 MINIMUM = "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"
 PLATFORM_VARIABLES = ("JAX_PLATFORMS", "JAX_PLATFORM_NAME")
+# First words of JAX's warnings about files of its cache.
+CACHE_ERRORS = tuple(f"Error {doing} persistent compilation cache entry for " for doing in ("reading", "writing"))
 # Settings that a user may have made for other programs. They would change what this one computes, or break it.
 REQUIRED = {
     "jax_enable_x64": False,
@@ -65,5 +69,22 @@ def _keep_programs(folder: files.AnyPath) -> None:
     else:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
+    _note_cache_errors(folder)
     if MINIMUM not in os.environ or minimum == math.inf:
         jax.config.update(MINIMUM.lower(), minimum)
+
+
+def _note_cache_errors(folder: files.AnyPath) -> None:
+    """Prints one note in place of JAX's warnings about its cache, which are two lines for each program."""
+    show, printed = warnings.showwarning, []
+
+    def show_or_note(message: Warning | str, *arguments: Any, **options: Any) -> None:
+        if not str(message).startswith(CACHE_ERRORS):
+            show(message, *arguments, **options)
+        elif not printed:
+            printed.append(message)
+            reason = str(message).partition("': ")[2]
+            advice = "free space there, or delete that folder"
+            print(f"Note: {folder} has programs that are compiled again ({reason}): {advice}", file=sys.stderr)
+
+    warnings.showwarning = show_or_note

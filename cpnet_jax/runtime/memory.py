@@ -1,9 +1,12 @@
-"""Returns freed memory to the system."""
+"""Returns freed memory to the system, and refuses batches that are larger than all memory."""
 
 import ctypes
+import os
 from typing import Any
 
 import jax
+
+from cpnet_jax.errors import UserError
 
 # Seconds. A faster compilation leaves little memory behind.
 LONG_COMPILATION = 1.0
@@ -28,3 +31,19 @@ def return_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
+
+
+def check_fits(field: str, value: int, size: int) -> None:
+    """Raises UserError if a batch alone is larger than this machine's memory.
+
+    Args:
+      field: the config field that sets the size of the batch.
+      value: its value.
+      size: bytes of the images in a batch on this machine, before anything is computed from them.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise UserError(
+            f"config.{field} is {value}: the images of a batch take {size / 2**30:.1f} GiB, and this machine has "
+            f"{memory / 2**30:.1f} GiB, so lower it"
+        )

@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from cpnet_jax.errors import UserError
 
 # Messages of JAX's collectives and runtime, which have no exception type for this.
-LOST_PEER = re.compile(r"Gloo \w+ failed|UNAVAILABLE|[Hh]eartbeat|coordination service")
+LOST_PEER = re.compile(r"Gloo [\w -]+ failed|UNAVAILABLE|[Hh]eartbeat|coordination service")
 
 
 T = TypeVar("T")

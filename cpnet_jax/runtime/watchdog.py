@@ -6,9 +6,12 @@ be the last output. A small child process waits for that and explains it.
 
 import subprocess
 import sys
+import threading
 
 WATCHER = "import sys; sys.stdin.buffer.read(1) or sys.exit(sys.argv[1])"
 _watcher: subprocess.Popen | None = None
+# A signal may make it unneeded while it is being started. Reentrant, since that may happen in the same thread.
+_changing = threading.RLock()
 
 
 def start(process: int, count: int) -> None:
@@ -23,12 +26,14 @@ def start(process: int, count: int) -> None:
     )
     # A separate session, so that Ctrl-C does not end it.
     command = [sys.executable, "-S", "-E", "-c", WATCHER, line]
-    _watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    with _changing:
+        _watcher = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def unneeded() -> None:
     """Stops the watchdog: this process ends by itself, or has explained why it ends."""
     global _watcher
-    if _watcher:
-        _watcher.communicate(b".")
-        _watcher = None
+    with _changing:
+        if _watcher:
+            _watcher.communicate(b".")
+            _watcher = None

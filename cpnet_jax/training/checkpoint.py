@@ -18,13 +18,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy as preserva
 from cpnet_jax.errors import Stopped, UserError, WriteFailed
 from cpnet_jax.runtime import processes
 from cpnet_jax.runtime.files import AnyPath
-from cpnet_jax.training import checksums
+from cpnet_jax.training import abandoned_io, checksums, stored_arrays
 
 METRIC = "mIoU"
 # Orbax's names: the files written last, and the mark of a folder that is being written.
 METADATA, COMMITTED, UNFINISHED = "_CHECKPOINT_METADATA", "commit_success.txt", ".orbax-checkpoint-tmp"
-# Where Orbax writes what `save` passes as data.
-POSITION = "data/metadata"
+# Where Orbax writes what `save` passes as data and as state.
+POSITION, STATE = "data/metadata", "state"
 DAMAGED = ".damaged"
 # The names of checkpoints: steps without leading zeros.
 NAME = re.compile("0|[1-9][0-9]*")
@@ -61,6 +61,7 @@ class Checkpoints:
     def __init__(self, directory: AnyPath, *, read_only: bool = False) -> None:
         self._directory = epath.Path(directory).absolute()
         self._read_only = read_only
+        abandoned_io.hide()
         processes.on_all(self._check_is_folder)
         self.damaged = self._inspect()
         self._report_damage()
@@ -160,13 +161,16 @@ class Checkpoints:
             return dict(self._manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"])
 
     def restore_as_saved(self, step: int) -> dict[str, Any]:
-        """The state as nested dicts of arrays on the default device, for inspection."""
-        return self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
+        """The state as nested dicts of arrays, for inspection; on the default device if its own is gone."""
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        saved = ocp.args.StandardRestore(fallback_sharding=here)
+        return self._manager.restore(step, args=ocp.args.Composite(state=saved))["state"]
 
     def restore(self, step: int, like: PyTree) -> tuple[PyTree, int]:
         """Restores the state and the data position. `like` has the wanted shapes, dtypes and shardings."""
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), like)
         with self._reading(step):
+            stored_arrays.check(self._directory / str(step) / STATE, like)
             restored = self._manager.restore(
                 step,
                 args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore()),
@@ -181,13 +185,18 @@ class Checkpoints:
           like: {"params": ..., "batch_stats": ...} with the wanted shapes, dtypes and shardings.
 
         Raises:
-          ValueError: if the checkpoint lacks one of these parameters, or is far too small to hold them.
+          ValueError: if the checkpoint lacks one of these parameters, is far too small to hold them, or holds others;
+            if it cannot be read.
         """
         self._check_size(step, like)
+        stored_arrays.check(self._directory / str(step) / STATE, like)
         wanted = ocp.args.PyTreeRestore(
             item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like), partial_restore=True
         )
-        found = self._manager.restore(step, args=ocp.args.Composite(state=wanted))["state"]
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(state=wanted))["state"]
+        except Exception as error:  # Orbax and TensorStore share no error type
+            raise ValueError(_reason(error)) from error
         missing = [path for path, leaf in jax.tree.leaves_with_path(found) if not isinstance(leaf, jax.Array)]
         if missing:
             raise ValueError(f"it has no {jax.tree_util.keystr(missing[0], simple=True, separator='/')}")
@@ -316,5 +325,6 @@ def _set_aside(folder: epath.Path) -> epath.Path:
 def _reason(error: Exception) -> str:
     """The operating system's words if the error contains them: TensorStore wraps them in a paragraph."""
     text = " ".join(str(error).split())
+    text = re.split(r" \[tensorstore_spec|\. See full TensorStore details", text)[0]
     known = ("No space left on device", "Read-only file system", "File too large", "Disk quota exceeded")
     return next((phrase for phrase in known if phrase in text), f"{type(error).__name__}: {text[:200]}")

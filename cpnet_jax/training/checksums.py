@@ -1,9 +1,11 @@
 """Checksums of a folder's files, in the format of `sha256sum`."""
 
 import hashlib
+import os
 import re
 from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from etils import epath
@@ -11,7 +13,8 @@ from etils import epath
 from cpnet_jax.runtime import files
 
 NAME = "SHA256SUMS"
-LINE = re.compile(r"([0-9a-f]{64})  (.+)")
+# The files that Orbax writes have short names.
+LINE = re.compile(r"([0-9a-f]{64})  ([^\0]{1,200})")
 END = "# {} files"  # the last line; a comment to `sha256sum --check`
 
 
@@ -31,11 +34,16 @@ def damage(folder: epath.Path) -> str | None:
     Raises:
       FileNotFoundError: if the folder has no list.
     """
+    if strange := _strange(folder):
+        return f"{strange} is neither a file nor a folder"
     try:
         expected = _read(folder)
     except ValueError as error:
         return str(error)
-    missing = [name for name in expected if not (folder / name).exists()]
+    try:
+        missing = [name for name in expected if not (folder / name).is_file()]
+    except (OSError, ValueError):  # a name that no file can have
+        return f"{NAME} is damaged"
     if missing:
         return f"{missing[0]} is missing"
     found = _digests(folder, list(expected))
@@ -48,6 +56,18 @@ def size(folder: epath.Path) -> int:
     return sum(files.size(folder / name) for name in _files(folder))
 
 
+def _strange(folder: epath.Path) -> str | None:
+    """A pipe, a device, a broken link or a link to a folder: reading these may never end."""
+    if files.is_remote(folder):
+        return None
+    for parent, folders, names in os.walk(folder):
+        paths = [Path(parent, name) for name in folders if os.path.islink(Path(parent, name))]
+        paths += [path for name in names if not (path := Path(parent, name)).is_file()]
+        if paths:
+            return os.path.relpath(min(paths), folder)
+    return None
+
+
 def _read(folder: epath.Path) -> dict[str, str]:
     """File name -> digest. Raises ValueError if the list is damaged or cut short."""
     try:
@@ -55,7 +75,8 @@ def _read(folder: epath.Path) -> dict[str, str]:
     except ValueError:  # two lines at least, of text
         lines, end, rest = [], "", ""
     matches = [match for line in lines if (match := LINE.fullmatch(line))]
-    if rest or end != END.format(len(lines)) or len(matches) != len(lines):
+    inside = all(not (path := PurePosixPath(match[2])).is_absolute() and ".." not in path.parts for match in matches)
+    if rest or end != END.format(len(lines)) or len(matches) != len(lines) or not inside:
         raise ValueError(f"{NAME} is damaged")
     return {match[2]: match[1] for match in matches}
 

@@ -57,7 +57,7 @@ class MetricsWriter:
         if self._writes and not self._failure:
             with self._noting_failures():
                 for name, value in values.items():
-                    self._tensorboard.scalar(name, value, step)
+                    self._tensorboard.scalar(_tag(name, of_evaluation=EVALUATED in values), value, step)
                 self._tensorboard.flush()
                 # Last, since this line says that an evaluation is published.
                 self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -104,6 +104,13 @@ def is_published(workdir: AnyPath, step: int) -> bool:
     if not path.is_file():
         return False
     return any(entry.get("step") == step and EVALUATED in entry for entry in map(_entry, _lines(path)))
+
+
+def _tag(name: str, *, of_evaluation: bool) -> str:
+    """The name of a figure in TensorBoard, which groups by what stands before the slash: time/, val/ or train/."""
+    if name.endswith("_seconds") or name == "images_per_second":
+        return f"time/{name}"
+    return f"val/{name.removeprefix('val_')}" if of_evaluation else f"train/{name}"
 
 
 def _file_in(workdir: AnyPath) -> AnyPath:

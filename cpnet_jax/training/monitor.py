@@ -224,7 +224,10 @@ def _losses(values: dict[str, float]) -> dict[str, str]:
         shown["aux"] = values["aux"]
     if affinity:
         shown["affinity"] = sum(affinity)
-    return {name: f"{value:.3f}" for name, value in shown.items()}
+    figures = {name: f"{value:.3f}" for name, value in shown.items()}
+    # Rounded up, so that a few rows are not shown as none.
+    clamped = math.ceil(100 * values.get("clamped_rows", 0.0))
+    return figures | ({"clamped rows": f"{clamped} %"} if clamped else {})
 
 
 def _means(window: list[dict[str, float]]) -> dict[str, float]:

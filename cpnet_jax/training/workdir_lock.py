@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cpnet_jax.errors import UserError
-from cpnet_jax.runtime import processes
+from cpnet_jax.runtime import files, processes
 from cpnet_jax.runtime.files import AnyPath
 
 NAME = "lock"
@@ -68,7 +68,7 @@ def _take(path: AnyPath) -> tuple[int | None, str | None]:
 def _holder(path: AnyPath) -> str:
     """The run that holds the lock, for messages; empty if the file does not say."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.parse_json(path.read_bytes())
         return f", process {int(found['pid'])} on {str(found['host'])[:100]}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # the other run is just taking the lock
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):  # the other run is just taking the lock
         return ""

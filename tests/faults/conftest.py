@@ -8,10 +8,11 @@ from whole_program import write_camvid
 
 
 @pytest.fixture(scope="session", autouse=True)
-def sigint_is_handled():
-    """Handles SIGINT: tests that run in the background ignore it, and the program would inherit that."""
-    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+def signals_are_handled():
+    """Handles SIGINT and SIGHUP: tests in the background or under nohup ignore them, and the program inherits that."""
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ import cv2
 import exported_files
 import numpy as np
 import png_files
+from faults import text_files
 from PIL import Image
 from scipy.io import savemat
 
@@ -166,6 +167,7 @@ KINDS = {
     ),
     "zip archives": (read_as_archive, (packed(zipfile.ZIP_STORED), packed(zipfile.ZIP_DEFLATED))),
     "exported networks": (read_as_exported, (exported_files.whole(),), exported_files.mutated),
+    **text_files.KINDS,
 }
 
 

@@ -9,11 +9,13 @@ import signal
 import socket
 import subprocess
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
-from faults.tiny_run import CHECKPOINT_EVERY, Run, assert_as_uninterrupted, checkpoint_steps, logged_steps
+from faults.disks import fill, mounted
+from faults.tiny_run import CHECKPOINT_EVERY, Run, assert_as_uninterrupted, checkpoint_steps, final_state, logged_steps
 
 pytestmark = pytest.mark.long
 KILLS = int(os.environ.get("KILLS", 20))
@@ -117,34 +119,13 @@ def test_a_flipped_byte(folder, undisturbed, table, name):
     table(f"a flipped byte in {name}", 1, int(newest.name) - 4, "reported, set aside, the older checkpoint used")
 
 
-@contextmanager
-def mounted(folder, options):
-    """Mounts a small temporary file system."""
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("nothing can be mounted here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def refused(run, *words):
-    """Checks that the program exited with 2 and one error line that has these words."""
-    assert run.status() == 2, run.output()
-    assert "Traceback" not in run.output(), run.output()
-    [line] = run.errors()
-    assert all(word in line for word in words), line
-
-
 def test_a_full_disk(folder, undisturbed, table):
     with mounted(folder / "small", "size=1g") as disk:
         workdir = disk / "run"
         with Run(folder, workdir) as run:
             assert run.until(lambda: any(p.name.isdecimal() for p in (workdir / "checkpoints").glob("*")))
             fill(disk)
-            refused(run, "No space left on device")
+            run.assert_refused("No space left on device")
         steps = checkpoint_steps(workdir)
         lost = lost_steps(workdir)
         (disk / "filler").unlink()
@@ -152,19 +133,9 @@ def test_a_full_disk(folder, undisturbed, table):
     table("disk full", 1, lost, "exit 2, the last checkpoint whole; after freeing space, resumed bit for bit")
 
 
-def fill(disk):
-    with (disk / "filler").open("wb") as file:
-        while True:
-            try:
-                file.write(bytes(2**20))
-                file.flush()
-            except OSError:
-                return
-
-
 def test_a_read_only_disk(folder, undisturbed, table):
     with mounted(folder / "read_only", "ro") as disk, Run(folder, disk / "run") as run:
-        refused(run, "--workdir is", "Read-only file system")
+        run.assert_refused("--workdir is", "Read-only file system")
     table("read-only workdir", 1, 0, "exit 2 before the first step")
 
 
@@ -177,7 +148,7 @@ def test_an_immutable_checkpoints_folder(folder, undisturbed, table):
         if not shutil.which("chattr") or subprocess.run(["chattr", "+i", checkpoints], capture_output=True).returncode:
             pytest.skip("chattr +i does not work here")
         stack.callback(subprocess.run, ["chattr", "-i", checkpoints], check=True)
-        refused(run, f"{checkpoints}")
+        run.assert_refused(f"{checkpoints}")
     lost = lost_steps(workdir)
     finish(folder, workdir, undisturbed)
     table("checkpoints/ read-only during a run", 1, lost, "exit 2; after making it writable, resumed bit for bit")
@@ -188,7 +159,7 @@ def test_a_vanishing_workdir(folder, undisturbed, table):
     with Run(folder, workdir) as run:
         assert run.until_trained(4)
         workdir.rename(folder / "away")
-        refused(run, f"{workdir}/checkpoints", "could not be written")
+        run.assert_refused(f"{workdir}/checkpoints", "could not be written")
     lost = lost_steps(folder / "away")
     shutil.rmtree(workdir, ignore_errors=True)
     (folder / "away").rename(workdir)
@@ -196,12 +167,12 @@ def test_a_vanishing_workdir(folder, undisturbed, table):
     table("workdir vanishes", 1, lost, "exit 2 at the next step; after putting it back, resumed bit for bit")
 
 
-def two_processes(folder, workdir, stack):
+def two_processes(folder, workdir, stack, **fields):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     program = ("tests/faults/two_processes.py",)
-    return [stack.enter_context(Run(folder, workdir, program=(*program, index, port))) for index in range(2)]
+    return [stack.enter_context(Run(folder, workdir, program=(*program, index, port), **fields)) for index in range(2)]
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -231,3 +202,41 @@ def test_one_process_of_two_is_asked_to_stop(folder, undisturbed, table):
     assert said[0] == said[1]
     assert f"step {checkpoint_steps(workdir)[-1]} with" in said[0]
     table("SIGTERM to process 1 of 2", 1, 0, "both save the same step and exit 75")
+
+
+# Phase -> the processes that get SIGTERM in it, and whether process 0 is in it, from its run.
+PHASES = {
+    "starting": ([0, 1], lambda run: "of 2 processes" in run.output()),
+    "compiling": ([1], lambda run: run.resumed_at() is not None),
+    "training": ([0, 1], lambda run: run.resumed_at() is not None and logged_steps(run.workdir) > run.resumed_at()),
+    "saving": ([1], lambda run: any((run.workdir / "checkpoints").glob("*.orbax-checkpoint-tmp"))),
+    "evaluating": ([0, 1], lambda run: "Evaluating on" in run.output()),
+    "publishing": ([1], lambda run: "mIoU" in run.output()),
+}
+
+
+def finish_two(folder, workdir):
+    with ExitStack() as stack:
+        runs = two_processes(folder, workdir, stack, eval_every=2)
+        assert [run.status() for run in runs] == [0, 0], runs[0].output() + runs[1].output()
+    return final_state(workdir)[1]
+
+
+def test_two_processes_stop_in_every_phase_and_resume_bit_for_bit(folder, undisturbed, table):
+    workdir, ends = folder / "phases", []
+    for phase, (asked, reached) in PHASES.items():
+        with ExitStack() as stack:
+            runs = two_processes(folder, workdir, stack, eval_every=2)
+            assert runs[0].until(partial(reached, runs[0])), runs[0].output()
+            for index in asked:
+                runs[index].send(signal.SIGTERM)
+            statuses = [run.status() for run in runs]
+        output = f"{phase}: {statuses}\n{runs[0].output()}\n{runs[1].output()}"
+        # Before its first step a process ends at once, and one that was not asked loses it.
+        lost = phase == "compiling" and statuses[0] in (69, 134) and statuses[1] == 75
+        assert statuses == [75, 75] or lost, output
+        assert "Traceback" not in output, output
+        ends.append(f"{phase} {statuses[0]} and {statuses[1]}")
+    finish_two(folder, workdir)
+    assert_as_uninterrupted(workdir, finish_two(folder, folder / "two undisturbed"))
+    table("SIGTERM to 2 processes in every phase", len(PHASES), 0, f"exit {', '.join(ends)}; resumed bit for bit")

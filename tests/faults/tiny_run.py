@@ -23,17 +23,29 @@ FIELDS = {"eval_every": 0, "checkpoint_every": CHECKPOINT_EVERY, "eval.pictures"
 class Run:
     """A process of the program; a context manager that kills it at the end."""
 
-    def __init__(self, folder, workdir, *, program=("main.py",), stdout=None, **fields):
+    def __init__(
+        self,
+        folder,
+        workdir,
+        *flags,
+        program=("main.py",),
+        mode="train",
+        stdout=None,
+        umask=-1,
+        environment=(),
+        **fields,
+    ):
         overrides = [f"--config.{name}={value}" for name, value in (FIELDS | fields).items()]
-        _, _, *arguments = command(folder, workdir, *overrides)
+        _, _, *arguments = command(folder, workdir, *overrides, *flags, mode=mode)
         self.workdir = Path(workdir)
         self._output = (folder / f"output_{time.monotonic_ns()}").open("w+")
         self.process = subprocess.Popen(
             [sys.executable, *map(str, [*program, *arguments])],
             cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", **dict(environment)},
             stdout=stdout or self._output,
             stderr=self._output,
+            umask=umask,
         )
 
     def __enter__(self):
@@ -83,6 +95,13 @@ class Run:
     def output(self):
         """Standard output and standard error so far."""
         return Path(self._output.name).read_text()
+
+    def assert_refused(self, *words):
+        """Checks that the program exits with 2 and one error line that has these words."""
+        assert self.status() == 2, self.output()
+        assert "Traceback" not in self.output(), self.output()
+        [line] = self.errors()
+        assert all(str(word) in line for word in words), line
 
     def errors(self):
         return [line for line in self.output().splitlines() if line.startswith("error: ")]

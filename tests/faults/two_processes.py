@@ -1,17 +1,17 @@
 """One process of a run with two:  python two_processes.py INDEX PORT MAIN_FLAGS..."""
 
+import signal
 import sys
-
-import jax
-
-import main
-from cpnet_jax.runtime import jax_settings
 
 HEARTBEAT_SECONDS = 10
 
 
 def join(index: int, port: int) -> None:
     """Connects the processes when main.py looks for devices, with a shorter heartbeat than JAX's 100 seconds."""
+    import jax
+
+    from cpnet_jax.runtime import jax_settings
+
     configure = jax_settings.configure
 
     def join_and_configure(*arguments):
@@ -23,7 +23,11 @@ def join(index: int, port: int) -> None:
 
 
 if __name__ == "__main__":
+    # As main.py does, before importing JAX starts threads: they inherit the mask.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
     _, index, port, *flags = sys.argv
     sys.argv = ["main.py", *flags]
     join(int(index), int(port))
+    import main
+
     main.run()

@@ -1,8 +1,10 @@
 """gs:// paths, with an in-memory store behind fsspec, which etils uses for buckets."""
 
+import hashlib
 import io
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import fsspec
@@ -161,6 +163,26 @@ def test_an_interrupted_upload_is_not_used_and_a_newer_one_replaces_the_copy(buc
     save(source / "trainannot" / "3.png", np.zeros((8, 8), np.uint8))
     builders.prepare(catalog.CAMVID, url, source, cache=tmp_path / "host_2")
     assert len(labels(builders.prepare(catalog.CAMVID, url, cache=tmp_path / "host_0"))) == 4
+
+
+def test_a_users_folder_has_one_place_in_a_bucket_for_each_class_file_and_that_of_earlier_versions_is_used(
+    bucket, source, tmp_path
+):
+    def prepare(host, classes):
+        (source / "classes.txt").write_text("\n".join(classes))
+        dataset = builders.describe_folder(source, catalog.FolderLayout(images="train", masks="trainannot"))
+        builder = builders.prepare(dataset, "gs://bucket/data", source, cache=tmp_path / host)
+        return Path(builder.data_dir).parent.name, labels(builder)
+
+    letters, digits = "abcdefghijkl", [f"class {place}" for place in range(12)]
+    first, second = prepare("host_0", letters), prepare("host_0", digits)
+    assert first[0] != second[0] and {name.split("/")[3] for name in bucket.objects} == {first[0], second[0]}
+    old = f"camvid-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
+    for name in [name for name in bucket.objects if first[0] in name]:
+        bucket.objects[name.replace(first[0], old)] = bucket.objects.pop(name)
+    uploads = len(bucket.uploads)
+    assert prepare("host_1", letters) == (old, first[1]) and prepare("host_1", digits) == second
+    assert len(bucket.uploads) == uploads
 
 
 @pytest.mark.parametrize(("removed", "split"), [("", "train"), ("train", "val")])

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,16 @@ def test_without_a_writable_cache_programs_are_only_read(monkeypatch, unwritable
     jax_settings._keep_programs(tmp_path)
     assert changed["jax_compilation_cache_dir"] == str(tmp_path)
     assert changed["jax_persistent_cache_min_compile_time_secs"] == float("inf")
+
+
+def test_a_cache_that_jax_cannot_read_or_write_is_one_note(tmp_path, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(warnings, "showwarning", lambda message, *_: shown.append(message))
+    jax_settings._note_cache_errors(tmp_path)
+    for doing, error in (("writing", "OSError: [Errno 28] No space left on device"), ("reading", "error: Error -3")):
+        text = f"Error {doing} persistent compilation cache entry for 'jit_step': {error}"
+        warnings.showwarning(UserWarning(text), UserWarning, "compiler.py", 782)
+    other = UserWarning("another one")
+    warnings.showwarning(other, UserWarning, "x.py", 1)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"Note: {tmp_path} ") and "No space left on device" in line and shown == [other]

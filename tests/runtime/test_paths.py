@@ -48,6 +48,13 @@ def test_text_in_a_locale_without_it_is_told_from_bytes_that_are_no_text():
         files.check_is_unicode(Path(NO_UTF_8), "--workdir")
 
 
+@pytest.mark.parametrize("name", ["run [1]", "lr=*", "gs://bucket/what?"])
+def test_a_path_that_looks_like_a_pattern_is_told_from_others(name):
+    files.check_is_no_pattern(Path("a folder {1} of ~me"), "--workdir")
+    with pytest.raises(UserError, match=r"--workdir is .*, whose full name has"):
+        files.check_is_no_pattern(Path(name), "--workdir")
+
+
 def test_a_current_folder_that_was_removed_gets_one_sentence_and_exit_2(tmp_path):
     program = f'"{sys.executable}" "{ROOT}/main.py" --mode=export --workdir=run'
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

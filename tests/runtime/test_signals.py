@@ -48,6 +48,7 @@ def test_a_closed_terminal_lets_the_run_save(tmp_path, environment):
     file = tmp_path / "file"
     child, terminal = pty.fork()
     if not child:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup ignore it, and the program would inherit that
         os.execv(sys.executable, [sys.executable, "-c", PROGRAM, str(file)])
     until(file, "training")
     os.close(terminal)
@@ -57,8 +58,7 @@ def test_a_closed_terminal_lets_the_run_save(tmp_path, environment):
 
 def test_nohup_is_respected(tmp_path, environment):
     file = tmp_path / "file"
-    program = [sys.executable, "-c", PROGRAM, str(file)]
-    with subprocess.Popen(program, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as run:
+    with subprocess.Popen(["nohup", sys.executable, "-c", PROGRAM, str(file)]) as run:
         until(file, "training")
         run.send_signal(signal.SIGHUP)
         time.sleep(0.3)

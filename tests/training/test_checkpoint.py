@@ -1,6 +1,8 @@
 """Which checkpoints are kept, also across a restart."""
 
-import jax
+import subprocess
+import sys
+
 import jax.numpy as jnp
 import pytest
 
@@ -43,10 +45,46 @@ def test_without_an_evaluation_the_best_is_the_latest(tmp_path):
         assert checkpoints.best() == 2
 
 
+def test_a_checkpoint_is_read_in_a_folder_that_looks_like_a_pattern(tmp_path):
+    """Saving there is refused: see `files.check_is_no_pattern`."""
+    with Checkpoints(tmp_path / "run") as checkpoints:
+        save(checkpoints, 3)
+    moved = (tmp_path / "run").rename(tmp_path / "run [1]")
+    with Checkpoints(moved, read_only=True) as checkpoints:
+        assert checkpoints.restore_as_saved(3)["x"].tolist() == [3, 3, 3]
+
+
 def test_state_position_and_config_come_back_together(tmp_path):
     with Checkpoints(tmp_path) as checkpoints:
         save(checkpoints, 7)
     with Checkpoints(tmp_path) as checkpoints:
-        state, position = checkpoints.restore(7, jax.tree.map(jnp.zeros_like, {"x": jnp.zeros(3)}))
+        state, position = checkpoints.restore(7, {"x": jnp.zeros(3, jnp.int32)})
         assert position == 7 and checkpoints.config(7) == {"seed": 0}
         assert state["x"].tolist() == [7, 7, 7]
+
+
+FULL_DISK = """
+import resource, signal, sys
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+from cpnet_jax.errors import WriteFailed
+from cpnet_jax.training.checkpoint import Checkpoints
+
+logging.set_verbosity(logging.FATAL)  # as the program does
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+state = {f"a{seed}": jnp.asarray(np.random.default_rng(seed).normal(size=(300, 100))) for seed in range(100)}
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+try:
+    with Checkpoints(sys.argv[1]) as checkpoints:
+        checkpoints.save(1, state, position=1, config={}, miou=None)
+except WriteFailed as error:
+    print(error)
+"""
+
+
+def test_a_write_that_fails_prints_nothing_but_its_sentence(tmp_path):
+    program = [sys.executable, "-c", FULL_DISK, str(tmp_path / "checkpoints")]
+    result = subprocess.run(program, capture_output=True, text=True, timeout=100)
+    assert "checkpoints/1 could not be written (File too large); no checkpoint exists" in result.stdout
+    assert result.returncode == 0 and result.stderr == ""

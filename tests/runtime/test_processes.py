@@ -1,0 +1,17 @@
+"""The loss of another process is told from a defect of this program."""
+
+import jax
+import pytest
+
+from cpnet_jax.runtime import processes
+
+# As in jaxlib, where each collective writes its own name.
+COLLECTIVES = ["all-reduce", "AllGather", "all-to-all", "collective permute", "ReduceScatter"]
+
+
+@pytest.mark.parametrize("collective", COLLECTIVES)
+def test_every_collective_that_another_process_left_is_recognised(monkeypatch, collective):
+    error = RuntimeError(f"UNKNOWN: Gloo {collective} failed: [pair.cc:547] Connection closed by peer")
+    assert not processes.is_lost_peer(error), "there is no other process"
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert processes.is_lost_peer(error) and not processes.is_lost_peer(RuntimeError("RESOURCE_EXHAUSTED: failed"))
