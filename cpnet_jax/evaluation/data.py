@@ -98,16 +98,23 @@ def open_data(
 def _find(config: ml_collections.ConfigDict) -> tuple[Dataset, str | Path, str | Path]:
     """The descriptor of the data, the folder of prepared datasets and the source."""
     data_dir, source = config.data.dir, config.data.source
-    if config.data.name == catalog.folder.NAME and not source and not files.is_remote(data_dir):
-        return builders.find_prepared(files.as_local_path(data_dir))
+    is_gone = not source or not files.as_local_path(source).exists()
+    if config.data.name == catalog.folder.NAME and is_gone and not files.is_remote(data_dir):
+        return builders.find_prepared(files.as_local_path(data_dir), source)
     return build.make_dataset(config), data_dir, source
 
 
 def _prepare(
     config: ml_collections.ConfigDict, dataset: Dataset, data_dir: str | Path, source: str | Path
 ) -> SegmentationBuilder:
-    cache, skip = config.system.data_cache, config.data.on_error == "skip"
-    return builders.prepare_for_evaluation(dataset, data_dir, source, cache=cache, skip_unreadable=skip)
+    return builders.prepare_for_evaluation(
+        dataset,
+        data_dir,
+        source,
+        cache=config.system.data_cache,
+        skip_unreadable=config.data.on_error == "skip",
+        download=config.data.download,
+    )
 
 
 def _was_trained_on(
@@ -166,6 +173,6 @@ def _described(
         notes.append(
             f"Note: images of more than 8 bits are scaled by {tuple(builder.value_range)}, and those that the network "
             f"was trained on by {tuple(value_range)}: to scale these alike, set config.data.folder.value_range to the "
-            "latter and name another config.data.dir"
+            "latter"
         )
     return replace(data, name=re.sub(r"[^\w.+-]+", "_", name), settings=settings, notes=tuple(notes))

@@ -3,7 +3,7 @@
 import itertools
 import math
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int64, UInt8
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.evaluation import metrics
 from cpnet_jax.evaluation.confusion import confusion_matrix, without_class
+from cpnet_jax.evaluation.kept_predictions import KeptPredictions, Packed
 
 Prediction = tuple[dict[str, Any], UInt8[np.ndarray, "_ _"]]  # sizes differ from image to image
 
@@ -40,12 +41,16 @@ class PerImage:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The result of an evaluation: a confusion matrix, and figures computed from it."""
+    """The result of an evaluation: a confusion matrix, and figures computed from it.
+
+    `predictions` holds those of the images that pictures show, by their place in the split.
+    """
 
     dataset: Dataset
     confusion: Int64[np.ndarray, "k k"]
     images: int
     per_image: PerImage = field(default_factory=PerImage)
+    predictions: Mapping[int, Packed] = field(default_factory=dict)
 
     @cached_property
     def _values(self) -> dict[str, Any]:
@@ -86,6 +91,12 @@ class Evaluation:
     def best(self, count: int) -> list[int]:
         """Places of the images with the highest mean IoU, best first; otherwise as `worst`."""
         return self._ranked(-1)[:count]
+
+    def worst_and_best(self, count: int) -> tuple[list[int], list[int]]:
+        """Places of the worst and of the best images: `count` in total, none in both lists."""
+        worst = self.worst(-(-count // 2))
+        best = [place for place in self.best(self.images) if place not in worst]
+        return worst, best[: count // 2]
 
     def _ranked(self, sign: int) -> list[int]:
         found = self.per_image
@@ -168,6 +179,7 @@ def evaluate(
     *,
     start: int = 0,
     step: int = 1,
+    keep: KeptPredictions | None = None,
 ) -> Evaluation:
     """Counts pixels over all predictions.
 
@@ -176,6 +188,7 @@ def evaluate(
       dataset: its classes and ignore label.
       start, step: the predictions have the places start, start + step, ... in the split. Process i of n passes i and
         n; `merge` then combines the evaluations.
+      keep: keeps the predictions that pictures may show.
 
     Raises:
       ValueError: if a label or prediction has a value that is not a class, or their sizes differ.
@@ -186,7 +199,10 @@ def evaluate(
     for place, (example, predicted) in zip(itertools.count(start, step), predictions, strict=False):
         of_image = confusion_matrix(example["label"], predicted, classes, dataset.ignore_label)
         confusion += of_image
-        rows.append((place, metrics.pixel_accuracy(of_image), metrics.mean_iou(of_image)))
+        accuracy, mean_iou = metrics.pixel_accuracy(of_image), metrics.mean_iou(of_image)
+        rows.append((place, accuracy, mean_iou))
+        if keep:
+            keep.add(place, mean_iou, accuracy, predicted)
     return Evaluation(dataset, confusion, len(rows), _per_image(rows))
 
 

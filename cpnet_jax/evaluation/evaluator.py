@@ -1,7 +1,11 @@
 """Evaluates networks on labelled images, as the config says."""
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import jax
@@ -11,18 +15,21 @@ from jaxtyping import Array, Float, Int, Integer, UInt8
 
 from cpnet_jax import losses, sharding
 from cpnet_jax.config import build
-from cpnet_jax.data import augment
+from cpnet_jax.data import augment, catalog
 from cpnet_jax.data.records import Example
 from cpnet_jax.data.stream import examples
+from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.data import EvaluationData
 from cpnet_jax.evaluation.evaluate import Evaluation, evaluate, merge
+from cpnet_jax.evaluation.kept_predictions import KeptPredictions, merged
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.evaluation.window_losses import WindowLosses, compiled_losses, mean_losses
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import Network
 from cpnet_jax.inference.predictor import Predictor, WindowBatch
 from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows, prior_rows
-from cpnet_jax.inference.settings import limits, make_protocol, windows_at_once
+from cpnet_jax.inference.settings import check_batch_fits, limits, make_protocol, windows_at_once
+from cpnet_jax.inference.windows import scaled_size, window_offsets
 from cpnet_jax.runtime import processes
 from cpnet_jax.runtime.progress import track
 
@@ -50,18 +57,50 @@ class Evaluator:
     Args:
       config: of the networks' run; its section `eval` says how to evaluate.
       data: the images.
+      network_name: for people; by default `build.network_name`.
+
+    Attributes:
+      split: name of the split.
+      pictures: number of images that pictures show.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, data: EvaluationData) -> None:
+    def __init__(self, config: ml_collections.ConfigDict, data: EvaluationData, *, network_name: str = "") -> None:
         self._config, self._data, self._dataset = config, data, data.dataset
+        self._network_name = network_name or build.network_name(config)
         self.split = data.split
+        self.pictures: int = config.eval.pictures
         self._mesh = sharding.local_mesh()
-        self._protocol = make_protocol(config.eval.to_dict())
+        settings = config.eval.to_dict()
+        check_batch_fits(settings, tuple(config.data.crop_size), self._mesh)
+        self._protocol = make_protocol(settings)
         self._batch_size = windows_at_once(config.eval.batch_size, self._mesh)
 
     def __len__(self) -> int:
         """Number of images."""
         return len(self._data.records)
+
+    def windows(self) -> int:
+        """About how many windows an evaluation has, as if all images were as large as the first; 0 if it is damaged."""
+        try:
+            size = next(self._examples(range(1)))["label"].shape
+        except UserError:  # the evaluation itself reports it
+            return 0
+        sides = list(zip(size, self._config.data.crop_size, strict=True))
+        flips = 2 if self._protocol.flip else 1
+        of_an_image = sum(
+            math.prod(len(window_offsets(scaled_size(side, scale), crop)) for side, crop in sides)
+            for scale in self._protocol.scales
+        )
+        return len(self) * flips * of_an_image
+
+    def title(self) -> tuple[str, str]:
+        """The network, with its experiment, and the data; own images by the name of their folder or archive."""
+        experiment, data = self._config.name, self._dataset.name
+        if data == catalog.folder.NAME:
+            source = self._data.settings.get("data") or self._config.data.source
+            data = PurePath(source).name or data
+        is_named_after_data = experiment in (self._dataset.name, data)
+        return self._network_name if is_named_after_data else f"{experiment}: {self._network_name}", data
 
     def settings(self) -> dict[str, Any]:
         """The settings of the evaluation, for eval.json."""
@@ -101,38 +140,45 @@ class Evaluator:
                 losses.add(output, batch)
             return output.logits
 
-        places = processes.my_places(len(self))
+        places, keep = processes.my_places(len(self)), KeptPredictions(self.pictures)
         predictions = self._predictor(network).classes(self._examples(places), logits=logits)
-        predictions = track(predictions, f"Evaluating on {self.split}", total=len(places))
-        return merge(processes.gather(evaluate(predictions, self._dataset, start=places.start, step=places.step)))
+        predictions = track(predictions, f"Evaluating on {self.split}", total=len(places), announce=True)
+        part = evaluate(predictions, self._dataset, start=places.start, step=places.step, keep=keep)
+        whole = merge(processes.gather(part))
+        shown = {*self.first_places(self.pictures), *itertools.chain(*whole.worst_and_best(self.pictures))}
+        return replace(whole, predictions=merged(processes.gather(keep.take(shown))))
 
-    def samples(self, network: Network, places: Sequence[int]) -> list[Sample]:
-        """The images at these places of the split, with their predictions."""
-        predictions = self._predictor(network).classes(self._examples(places))
-        return [self._sample(example, predicted) for example, predicted in predictions]
+    def first_places(self, count: int) -> range:
+        """Places of the split's first `count` images, or of all if there are fewer."""
+        return range(min(count, len(self)))
+
+    def samples(self, evaluation: Evaluation, places: Sequence[int]) -> Iterator[Sample]:
+        """Yields the images at these places of the split with their predictions, which the evaluation has kept."""
+        for place, example in zip(places, self._examples(places), strict=True):
+            yield self._sample(example, evaluation.predictions[place].unpack())
 
     def _sample(self, example: Example, predicted: UInt8[np.ndarray, "h w"]) -> Sample:
         alone = evaluate([(example, predicted)], self._dataset).as_json()
         figures = {"mIoU": alone["mIoU"], "pixel accuracy": alone["pixel_accuracy"]}
         return Sample(example["id"], example["image"], example["label"], predicted, figures)
 
-    def prior_samples(self, network: Network, places: Sequence[int]) -> list[PriorSample]:
-        """Rows of the context prior of the images' central crops; empty if the network has no context prior."""
-        if not self._config.model.context_prior:
-            return []
+    def places_with_prior(self, places: Sequence[int]) -> Sequence[int]:
+        """The places, or none if the network has no context prior."""
+        return places if self._config.model.context_prior else ()
+
+    def prior_samples(self, network: Network, places: Sequence[int]) -> Iterator[PriorSample]:
+        """Yields rows of the context prior of the images' central crops; only for `places_with_prior`."""
         crops = [self._central_crop(example) for example in self._examples(places)]
         shown = [self._positions(crop) for crop in crops]
         rows = self._rows(network, [crop["image"] for crop in crops], [_flat(*found) for found in shown])
-        return [
-            PriorSample(
+        for crop, (positions, classes), found in zip(crops, shown, rows, strict=True):
+            yield PriorSample(
                 id=crop["id"],
                 image=crop["image"],
                 positions=tuple(positions),
                 rows=found[: len(positions)].reshape(-1, *classes.shape),
                 ideal=ideal_rows(classes, positions),
             )
-            for crop, (positions, classes), found in zip(crops, shown, rows, strict=True)
-        ]
 
     def _rows(
         self, network: Network, windows: list[UInt8[np.ndarray, "h w 3"]], positions: list[Int[np.ndarray, " p"]]

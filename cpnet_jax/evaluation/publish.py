@@ -17,6 +17,7 @@ from cpnet_jax.evaluation.samples import Sample
 from cpnet_jax.inference.network import Network
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
+from cpnet_jax.runtime.progress import Progress
 
 
 def figures(evaluation: Evaluation, evaluator: Evaluator, step: int) -> dict[str, Any]:
@@ -30,32 +31,33 @@ def write_figures(workdir: AnyPath, evaluation: Evaluation, evaluator: Evaluator
         files.write_json(workdir / "eval.json", figures(evaluation, evaluator, step))
 
 
-def write_all(
-    folder: AnyPath, evaluation: Evaluation, evaluator: Evaluator, network: Network, *, step: int, count: int
-) -> None:
+def write_all(folder: AnyPath, evaluation: Evaluation, evaluator: Evaluator, network: Network, *, step: int) -> None:
     """Writes eval.json, report/index.html and predictions/ID_panel.png into a folder.
 
-    Args:
-      count: number of images in the report, half of them the worst and half the best. Every other one is shown with
-        rows of its context prior. As many panels are written, of the split's first images.
+    The report shows `evaluator.pictures` images, half of them the worst and half the best. Every other one is shown
+    with rows of its context prior. As many panels are written, of the split's first images.
 
     Raises:
       UserError: if a file cannot be written.
     """
     found = figures(evaluation, evaluator, step)
-    worst, best = chosen(evaluation, count)
-    with _reporting_failures(folder):
+    worst, best = evaluation.worst_and_best(evaluator.pictures)
+    with_prior = evaluator.places_with_prior([*worst[::2], *best[::2]])
+    first = evaluator.first_places(evaluator.pictures)
+    total = len(worst) + len(best) + len(with_prior) + len(first)
+    with _reporting_failures(folder), Progress(total, "Drawing report", unit="picture") as progress:
         files.write_json(folder / "eval.json", found)
         write_report(
             folder / "report" / "index.html",
+            title=evaluator.title(),
             figures=found,
             confusion=evaluation.confusion,
             dataset=evaluation.dataset,
-            worst=evaluator.samples(network, worst),
-            best=evaluator.samples(network, best),
-            priors=evaluator.prior_samples(network, [*worst[::2], *best[::2]]),
+            worst=list(progress.over(evaluator.samples(evaluation, worst))),
+            best=list(progress.over(evaluator.samples(evaluation, best))),
+            priors=list(progress.over(evaluator.prior_samples(network, with_prior))),
         )
-        for sample in evaluator.samples(network, range(min(count, len(evaluator)))):
+        for sample in progress.over(evaluator.samples(evaluation, first)):
             _save_panel(sample, evaluation.dataset, folder / "predictions" / f"{sample.id}_panel.png")
 
 
@@ -70,29 +72,30 @@ def _reporting_failures(workdir: AnyPath) -> Iterator[None]:
         ) from error
 
 
-def chosen(evaluation: Evaluation, count: int) -> tuple[list[int], list[int]]:
-    """Places of the worst and of the best images: `count` in total, none in both lists."""
-    worst = evaluation.worst(-(-count // 2))
-    best = [place for place in evaluation.best(evaluation.images) if place not in worst]
-    return worst, best[: count // 2]
-
-
 def _save_panel(sample: Sample, dataset: Dataset, path: AnyPath) -> None:
     with files.replacing(path) as temporary:
         pictures.panel(sample.image, sample.label, sample.prediction, dataset).save(temporary, format="PNG")
 
 
 def draw(
-    show: Callable[[str, Image.Image], None], evaluator: Evaluator, dataset: Dataset, network: Network, *, count: int
+    show: Callable[[str, Image.Image], None],
+    evaluation: Evaluation,
+    evaluator: Evaluator,
+    network: Network,
+    *,
+    count: int,
 ) -> None:
-    """Draws predictions and prior rows of the split's first `count` images, the same ones at every evaluation.
+    """Draws predictions and prior rows of the split's first images, the same ones at every evaluation.
 
     Args:
       show: takes the name of a picture and the picture, as TensorBoard does.
+      count: at most this many images, and at most `evaluator.pictures`.
     """
-    places = range(min(count, len(evaluator)))
-    for sample in evaluator.samples(network, places):
-        panel = pictures.panel(sample.image, sample.label, sample.prediction, dataset)
-        show(f"prediction/{sample.id}", panel)
-    for sample in evaluator.prior_samples(network, places):
-        show(f"context_prior/{sample.id}", prior_panel(sample))
+    places = evaluator.first_places(min(count, evaluator.pictures))
+    with_prior = evaluator.places_with_prior(places)
+    with Progress(len(places) + len(with_prior), "Drawing TensorBoard", unit="picture") as progress:
+        for sample in progress.over(evaluator.samples(evaluation, places)):
+            panel = pictures.panel(sample.image, sample.label, sample.prediction, evaluation.dataset)
+            show(f"prediction/{sample.id}", panel)
+        for sample in progress.over(evaluator.prior_samples(network, with_prior)):
+            show(f"context_prior/{sample.id}", prior_panel(sample))

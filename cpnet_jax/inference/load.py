@@ -15,7 +15,7 @@ from cpnet_jax import sharding
 from cpnet_jax.config import build
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.value_range import ValueRange, value_range_from
-from cpnet_jax.errors import UserError, reason
+from cpnet_jax.errors import UnknownPart, UserError, reason
 from cpnet_jax.inference.finite import check_finite
 from cpnet_jax.inference.metadata import check_run
 from cpnet_jax.inference.model import TrainedModel
@@ -67,6 +67,8 @@ def restore(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest", *, n
             model = build.make_model(config)
             variables = checkpoints.restore_variables(step, _abstract_variables(config, model, mesh))
             check_finite(variables)
+        except UnknownPart:
+            raise
         except Exception as error:  # Orbax and TensorStore have no common base class
             raise unusable(workdir, step, checkpoints.steps(), error) from error
     return Restored(config, step, dataset, value_range_from(saved["trained_on"]), model, variables)

@@ -8,13 +8,16 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import ml_collections
+
 from cpnet_jax.config import experiments
 from cpnet_jax.config.check import check_config
+from cpnet_jax.config.ranges import LARGEST_CROP
+from cpnet_jax.config.same_run import FREE_SECTIONS
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 
 LONGEST_TEXT = 1000  # characters
 MOST_CLASSES = 255
-LARGEST_CROP = 4096  # height and width
 LARGEST_NUMBER = 1e30  # far from the largest float32
 LARGEST_STEP = 2**53  # JSON has no larger whole number that every reader keeps
 
@@ -117,10 +120,6 @@ RUN = {
     "data.std": STD,
     "data.num_classes": whole(1, MOST_CLASSES),
     "model": SECTION,
-    # Tracing a network takes time in proportion to these.
-    "model.aggregation_kernel": or_null(whole(1, 999)),
-    "model.pool_sizes": or_null(items(whole(1, 999), 1, 16)),
-    "model.aspp_dilations": or_null(items(whole(1, 999), 1, 16)),
     "eval": SECTION,
     "trained_on": SECTION,
     **{f"trained_on.{name}": wanted for name, wanted in TRAINED_ON.items()},
@@ -168,21 +167,45 @@ def check(found: Mapping[str, Any], types: Mapping[str, Type]) -> None:
             raise ValueError(f"{name} {problem}: it must be {wanted.description}")
 
 
+def check_resumable(found: Any) -> None:
+    """Checks everything in the description of a run that decides what a resumed run learns.
+
+    Raises:
+      ValueError, UserError: as `check_run`.
+    """
+    check_run(found)
+    config = experiments.default()
+    _set(config, {name: value for name, value in found.items() if f"{name}." not in FREE_SECTIONS})
+    check_config(config)
+
+
 def check_section(name: str, found: Mapping[str, Any]) -> None:
     """Checks a section of a config by the types of the default config and the ranges of `check_config`.
 
     Fields of other versions of this program may be anything.
     """
     config = experiments.default()
-    for field, value in found.items():
-        if field not in config[name]:
-            continue
-        default = config[name][field]
-        try:
-            config[name][field] = value
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{name}.{field} is {shown(value)}: it must be like {shown(default)}") from error
+    _set(config, {name: found})
     check_config(config)
+
+
+def _set(config: ml_collections.ConfigDict, found: Mapping[str, Any], prefix: str = "") -> None:
+    """Sets fields of a config. Raises ValueError if a value has another type than the field."""
+    for name, value in found.items():
+        if name not in config:
+            continue
+        field, default = f"{prefix}{name}", config[name]
+        if isinstance(default, ml_collections.ConfigDict):
+            if not SECTION.accepts(value):
+                raise ValueError(f"{field} is {shown(value)}: it must be {SECTION.description}")
+            _set(default, value, f"{field}.")
+            continue
+        try:
+            if value is None and default is not None:
+                raise TypeError("only fields that are optional may be null")
+            config[name] = value
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{field} is {shown(value)}: it must be like {shown(default)}") from error
 
 
 def _check_classes(found: Mapping[str, Any]) -> None:

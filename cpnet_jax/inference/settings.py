@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.predictor import usual_batch_size
 from cpnet_jax.inference.protocol import Overlap, Protocol
+from cpnet_jax.runtime import memory
 
 
 def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) -> Protocol:
@@ -40,6 +41,12 @@ def limits(settings: Mapping[str, Any]) -> dict[str, int]:
     """The arguments of `Predictor` that bound its memory; unset ones are left out."""
     found = {"batch_size": settings.get("batch_size"), "canvas_bytes": settings.get("canvas_mib", 0) * 2**20}
     return {name: value for name, value in found.items() if value}
+
+
+def check_batch_fits(settings: Mapping[str, Any], crop_size: tuple[int, int], mesh: Mesh) -> None:
+    """Raises UserError if a batch of windows is larger than this machine's memory."""
+    value, (height, width) = settings.get("batch_size", 0), crop_size
+    memory.check_fits("eval.batch_size", value, 3 * windows_at_once(value, mesh) * height * width)
 
 
 def windows_at_once(batch_size: int, mesh: Mesh) -> int:

@@ -176,13 +176,6 @@ def _why_unfit(key: str, tensor: Shaped[np.ndarray, "..."], shape: tuple[int, ..
     return None
 
 
-def check_finite(tensors: Tensors, name: str, advice: str) -> None:
-    """Raises UserError, with this advice, on the first tensor with non-finite values."""
-    for key, tensor in tensors.items():
-        if np.issubdtype(tensor.dtype, np.floating) and not np.isfinite(tensor).all():
-            raise UserError(f"{name}: {key} has non-finite values: {advice}")
-
-
 def _mismatch(name: str, missing: list[str], left_over: list[str], unfit: dict[str, str], *, can_skip: bool) -> str:
     """Error message about all tensors that do not fit."""
     if not unfit and not left_over and all(key.startswith(AUXILIARY) for key in missing):

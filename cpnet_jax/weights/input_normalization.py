@@ -16,6 +16,7 @@ from jaxtyping import Shaped
 
 import cpnet_jax
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import files
 
 Triple = tuple[float, float, float]
 # In every layout; a whole network has the prefix "backbone.".
@@ -75,7 +76,7 @@ def from_metadata(metadata: Mapping[str, Any], card: Mapping[str, Any], name: st
     """
     try:
         if MARK in metadata:
-            mean, std = (tuple(json.loads(metadata[field])) for field in ("mean", "std"))
+            mean, std = (tuple(files.parse_json(metadata[field])) for field in ("mean", "std"))
             return InputNormalization(mean, std, metadata["channel_order"])
         known = card.get("pretrained_cfg", {})
         if "mean" in known and "std" in known:

@@ -1,6 +1,5 @@
 """Loads PyTorch weights, from a file or the Hugging Face hub, as tensors by name."""
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -56,7 +55,7 @@ class PyTorchWeights:
     def crop_size(self) -> tuple[int, int] | None:
         """(height, width) of the crops that they were trained with; None if they were not trained here."""
         try:
-            height, width = json.loads(self.metadata["crop_size"]) if self.trained_here else (None, None)
+            height, width = files.parse_json(self.metadata["crop_size"]) if self.trained_here else (None, None)
         except (KeyError, TypeError, ValueError):
             return None
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
@@ -97,7 +96,7 @@ def _classes(metadata: Mapping[str, Any]) -> tuple[str, ...]:
     found = dataset.get("classes") if isinstance(dataset, Mapping) else metadata.get("CLASSES")
     if found is None and input_normalization.MARK in metadata:
         try:
-            found = json.loads(metadata.get("classes", "[]"))
+            found = files.parse_json(metadata.get("classes", "[]"))
         except (TypeError, ValueError):
             found = None
     return tuple(map(str, found)) if isinstance(found, list | tuple) else ()
@@ -175,7 +174,7 @@ def _as_float32(tensors: dict[str, Shaped[np.ndarray, "..."]], location: str) ->
 def _read_card(path: files.AnyPath | None) -> dict[str, Any]:
     """Contents of timm's config.json beside the file; empty without one."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path else {}
+        found = files.parse_json(path.read_bytes()) if path else {}
     except (OSError, ValueError):
         return {}
     known = found.get("pretrained_cfg") if isinstance(found, dict) else None

@@ -1,7 +1,8 @@
 """Loads the variables that training starts from: a pretrained backbone, or a whole trained network."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from cpnet_jax.inference import load
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.runtime import files, processes
 from cpnet_jax.training import patterns
+from cpnet_jax.weights import hub, tensor_files
 from cpnet_jax.weights.agreement import PRIOR_KEY, differing_names
 from cpnet_jax.weights.merge import Variables, merge, paths
 from cpnet_jax.weights.resize_prior import Size, resize_prior
@@ -65,6 +67,28 @@ class Loaded:
     origin: str
     prior_size: Size | None = None
     classes: Sequence[str] = ()
+
+
+def check_exists(backbone: str, checkpoint: str) -> None:
+    """Raises UserError if config.init names a file or workdir that does not exist; the hub is not asked."""
+    field, location = ("checkpoint", checkpoint) if checkpoint else ("backbone", backbone)
+    if not location or location.startswith(hub.PREFIX):
+        return
+    if checkpoint and (workdir := _as_workdir(checkpoint)):
+        load.check_holds_checkpoints(files.as_path(workdir[0]), "config.init.checkpoint")
+        return
+    with _named_by(field):
+        tensor_files.check_exists(files.as_path(location))
+
+
+@contextmanager
+def _named_by(field: str) -> Iterator[None]:
+    """Adds a field of config.init and its alternative to the message of a UserError."""
+    try:
+        yield
+    except UserError as error:
+        alternative = "set it to '' to train from scratch" if field == "backbone" else "name a workdir"
+        raise UserError(f"config.init.{field}: {error}, or {alternative}") from error
 
 
 def start_from(start: StartingPoint, initial: Variables, mesh: Mesh) -> tuple[Variables, list[str]]:
@@ -122,10 +146,8 @@ def _with_prior_size(loaded: Loaded, ours: Size | None) -> tuple[Variables, bool
 def _read_backbone(start: StartingPoint, part: Variables) -> Loaded:
     def read() -> Variables:
         like = {name: _shapes(tree["backbone"]) for name, tree in part.items()}
-        try:
+        with _named_by("backbone"):
             tensors = _with_our_normalization(start, weights.load(start.backbone))
-        except UserError as error:
-            raise UserError(f"config.init.backbone: {error}, or set it to '' to train from scratch") from error
         found = weights.backbone_variables(tensors, like=like, skip=start.skip, name=start.backbone)
         return {name: {"backbone": tree} for name, tree in found.items()}
 
@@ -182,12 +204,10 @@ def _check_normalization(start: StartingPoint, workdir: str, config: ml_collecti
 
 
 def _read_file(start: StartingPoint, initial: Variables) -> Loaded:
-    try:
+    with _named_by("checkpoint"):
         found = weights.load(start.checkpoint)
         weights.check_dilation(found)
         tensors = _with_our_normalization(start, found)
-    except UserError as error:
-        raise UserError(f"config.init.checkpoint: {error}, or name a workdir") from error
     like, size = _shapes(initial), None
     if start.prior_size and PRIOR_KEY in tensors:
         size = _saved_prior_size(start, len(tensors[PRIOR_KEY]), found.crop_size)

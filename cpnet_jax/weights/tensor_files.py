@@ -41,6 +41,12 @@ OTHER_KINDS = (
 )
 
 
+def check_exists(path: AnyPath) -> None:
+    """Raises UserError if a path is not a file."""
+    if not path.is_file():
+        raise UserError(f"{path} is not a file: name one that ends with {SAFETENSORS}, {', '.join(TORCH)}")
+
+
 def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, Any]]:
     """Returns the contents of a file, tensors as numpy arrays of the same dtype, and its metadata.
 
@@ -49,8 +55,7 @@ def read(path: AnyPath) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
       UserError: if the file is missing, damaged, of another kind, or holds objects that would run code.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is not a file: name one that ends with {SAFETENSORS}, {', '.join(TORCH)}")
+    check_exists(path)
     with _local(path) as local:
         if _is_safetensors(local, path):
             return _read_safetensors(local, path)

@@ -63,6 +63,7 @@ def write_workdir(weights: PyTorchWeights, config: ml_collections.ConfigDict, wo
     like = {"params": abstract.params, "batch_stats": abstract.batch_stats}
     variables = cpnet_variables(weights.tensors, like=like, skip=None, name=weights.location)
     description = _description(config, dataset, weights.location)
+    files.check_is_no_pattern(workdir, "--workdir")
     files.make_folder(workdir, "--workdir")
     with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest() is not None:

@@ -107,9 +107,11 @@ def test_prepared_data_are_evaluated_without_their_source(splits, tmp_path):
     first = open_data(config_for(tmp_path / "data", source), NETWORK)
     shutil.rmtree(source)
     one = next(tmp_path.glob("data/**/folder/*"))
-    for folder in (tmp_path / "data", one.parent, one):
-        again = open_data(config_for(folder, ""), NETWORK)
+    for folder, named in ((tmp_path / "data", ""), (one.parent, ""), (one, ""), (tmp_path / "data", source)):
+        again = open_data(config_for(folder, named), NETWORK)
         assert ids(again) == ids(first) and again.name == first.name
+    with pytest.raises(UserError, match=r"nowhere, which does not exist, and .*data holds no prepared folder of it"):
+        open_data(config_for(tmp_path / "data", tmp_path / "nowhere"), NETWORK)
 
 
 def test_one_of_several_prepared_folders_must_be_named(tmp_path):
@@ -171,7 +173,7 @@ def test_images_of_more_bits_that_are_scaled_otherwise_than_those_trained_on_are
     [note] = open_data(config, NETWORK, value_range=(0, 4095)).notes[-1:]
     assert note.startswith("Note: ") and "(0, 1023)" in note and "(0, 4095)" in note
     fields = {"data.folder.value_range": (0.0, 4095.0)}
-    alike = open_data(config_for(tmp_path / "elsewhere", source, **fields), NETWORK, value_range=(0, 4095))
+    alike = open_data(config_for(tmp_path / "data", source, **fields), NETWORK, value_range=(0, 4095))
     assert not any("bits" in note for note in alike.notes)
 
 

@@ -24,7 +24,9 @@ def share_of_first_class(confusion) -> float:
 
 
 def write_page(evaluation: Evaluation, path) -> str:
-    write_report(path, figures=evaluation.as_json(), confusion=evaluation.confusion, dataset=CAMVID)
+    write_report(
+        path, title=("tiny", "made"), figures=evaluation.as_json(), confusion=evaluation.confusion, dataset=CAMVID
+    )
     return path.read_text()
 
 

@@ -50,7 +50,7 @@ def write_camvid(folder):
 
 
 def evaluated(folder, count):
-    """(eval.json, names of all written files) of an evaluation by `count` processes."""
+    """(eval.json, names of all written files, the panels) of an evaluation by `count` processes."""
     workdir = folder / f"run_{count}"
     shutil.copytree(folder / "run", workdir)
     with socket.socket() as free:
@@ -78,11 +78,13 @@ def evaluated(folder, count):
     tables = ["mIoU" in out for out, _ in outputs]
     assert tables == [True] + [False] * (count - 1), "one process prints the table, for all of them"
     written = sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*"))
-    return json.loads((workdir / "eval.json").read_text()), written
+    panels = {path.name: path.read_bytes() for path in (workdir / "predictions").iterdir()}
+    return json.loads((workdir / "eval.json").read_text()), written, panels
 
 
 def test_two_processes_equal_one(folder):
-    one, files = evaluated(folder, 1)
+    one, files, panels = evaluated(folder, 1)
     assert one["images"] == len(SIZES)
     assert len([iou for iou in one["per_class"].values() if iou]) > 2, "a network that says something"
-    assert evaluated(folder, 2) == (one, files)
+    assert len(panels) == 2
+    assert evaluated(folder, 2) == (one, files, panels)

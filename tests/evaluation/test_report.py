@@ -99,13 +99,15 @@ def make_prior_sample(name="window", positions=((0, 0), (2, 3)), ideal=True) -> 
     return PriorSample(name, image, tuple(positions), rows, (rows > 0.7).astype(np.float32) if ideal else None)
 
 
-def write(folder: Path, dataset=CAMVID, confusion=None, figures=None, **samples) -> tuple[Page, str]:
+def write(
+    folder: Path, dataset=CAMVID, confusion=None, figures=None, title=("tiny", "made"), **samples
+) -> tuple[Page, str]:
     confusion = make_confusion(len(dataset.classes)) if confusion is None else confusion
     evaluation = Evaluation(dataset, confusion, images=3)
     settings = {"dataset": dataset.name, "split": "val", "step": 80_000, "flip": True, "scales": [0.5, 1.0]}
     path = folder / "report" / "index.html"
     figures = {**evaluation.as_json(**settings), **(figures or {})}
-    write_report(path, figures=figures, confusion=confusion, dataset=dataset, **samples)
+    write_report(path, title=title, figures=figures, confusion=confusion, dataset=dataset, **samples)
     html = path.read_text(encoding="utf-8")
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
     assert len(html.encode()) < 8e6
@@ -229,6 +231,20 @@ def test_names_from_users_files_are_escaped(tmp_path):
     assert [row[0] for row in page.table("Class")] == list(dataset.classes)
 
 
+def test_names_from_right_to_left_do_not_reorder_what_stands_beside_them(tmp_path):
+    hebrew, forged = "\u05e9\u05de\u05d9\u05dd 7", "sky\u202eyks"
+    dataset = Dataset(hebrew, (forged, hebrew, "sea"), ((1, 2, 3),) * 3)
+    samples = {"worst": [make_sample(dataset, name=hebrew)], "priors": [make_prior_sample(forged)]}
+    page, html = write(tmp_path, dataset, title=(forged, hebrew), **samples)
+    assert not any(mark in html for mark in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067")
+    shown, isolated = forged.replace("\u202e", r"\u202e"), f"\u2068{hebrew}\u2069"
+    assert f"\u2068{shown}\u2069 on {isolated}" in page.texts
+    assert f"{isolated}: the image" in [attributes.get("alt") for _, attributes in page.tags]
+    assert [row[0] for row in page.table("Class")] == [shown, hebrew, "sea"]
+    [(_, data)] = [script for script in page.scripts if script[0].get("id") == "confusion-data"]
+    assert json.loads(data)["classes"] == [shown, hebrew, "sea"]
+
+
 def test_names_that_are_not_utf8_are_shown_with_replacement_characters(tmp_path):
     page, _ = write(tmp_path, worst=[make_sample(name="caf\udce9")])
     assert "caf?" in page.texts
@@ -329,4 +345,4 @@ def test_a_report_is_replaced_whole_or_not_at_all(tmp_path):
 def test_a_matrix_of_other_classes_is_refused(tmp_path):
     confusion = make_confusion(10)
     with pytest.raises(ValueError, match=r"\(10, 10\), but camvid has 11"):
-        write_report(tmp_path / "r.html", figures={}, confusion=confusion, dataset=CAMVID)
+        write_report(tmp_path / "r.html", title=("", ""), figures={}, confusion=confusion, dataset=CAMVID)

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from functools import cache
+from unittest.mock import create_autospec
 
 import jax
 import numpy as np
@@ -14,6 +16,8 @@ from cpnet_jax.config import build
 from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.load import from_workdir, restore
+from cpnet_jax.modes import train
+from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.training.checkpoint import Checkpoints
 
 CROP = (16, 24)
@@ -32,13 +36,19 @@ def tiny_config():
     return config
 
 
+@cache
+def shapes():
+    """Of the training state."""
+    return jax.eval_shape(build.make_create_state(tiny_config()))
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     config, rng = tiny_config(), np.random.default_rng(0)
     state = jax.tree.map(
         lambda like: np.resize(rng.uniform(0.1, 0.2, 1009), like.shape).astype(like.dtype),
-        jax.eval_shape(build.make_create_state(config)),
+        shapes(),
     )
     with Checkpoints(folder / "checkpoints") as checkpoints:
         for step, miou in ((1, 0.5), (2, 0.4)):
@@ -125,6 +135,46 @@ def test_a_config_of_another_type_or_range_is_refused(workdir, tmp_path, field, 
     assert field.rpartition(".")[2] in message or "bytes of its network" in message
 
 
+@pytest.mark.usefixtures("without_shape_checks")
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("total_steps", "many"),
+        ("total_steps", None),
+        ("batch_size", 0),
+        pytest.param("batch_size", 10**400, id="huge batch"),
+        ("seed", [1]),
+        ("seed", {"a": 1}),
+        ("loss", 5),
+        ("loss.aux_weight", float("nan")),
+        ("loss.class_weights", [1, "x", 2]),
+        ("optimizer", None),
+        ("optimizer.accumulate", 0),
+        ("optimizer.base_lr", "fast"),
+        ("data.scales", [[1]]),
+        ("data.folder", 5),
+        ("data.crop_size", [10**9, 10**9]),
+        ("model.depth", 7),
+        ("finetune.freeze", ["("]),
+        ("trained_on", []),
+        ("trained_on.classes", None),
+    ],
+)
+def test_a_run_with_a_damaged_config_is_not_resumed(workdir, tmp_path, field, value):
+    config = as_dict(tiny_config()) | {"trained_on": json.loads(json.dumps(TRAINED_ON))}
+    wanted = json.loads(json.dumps(config))
+    put(field, value, config)
+    path = rewritten(workdir, tmp_path / "run", json.dumps(config))
+    experiment = create_autospec(Experiment, instance=True)
+    experiment.description.return_value = wanted
+    with Checkpoints(path / "checkpoints", read_only=True) as checkpoints, pytest.raises(UserError) as error:
+        train._start(experiment, checkpoints, path)
+    message = str(error.value)
+    assert "/checkpoints/2 cannot be used (" in message and field.rpartition(".")[2] in message, message
+    assert message.endswith("move it away, then run the same command again to use an older checkpoint")
+    assert "\n" not in message and len(message) < 600
+
+
 @pytest.mark.parametrize("text", ["[1]", "hello", "[" * 10**5, "9" * 5000, ""])
 def test_a_config_that_is_no_object_is_refused(workdir, tmp_path, text):
     with pytest.raises(UserError, match=r"/checkpoints/2 cannot be (used|read) \("):
@@ -139,9 +189,17 @@ def test_a_config_with_fields_of_other_versions_is_read(workdir, tmp_path):
     assert model.crop_size == CROP and model.origin["step"] == 2
 
 
+@pytest.mark.parametrize("field", ["backbone", "context"])
+def test_a_part_that_a_config_file_adds_needs_that_file(workdir, tmp_path, field):
+    config = as_dict(tiny_config()) | {"trained_on": TRAINED_ON}
+    config["model"] |= {field: "mine", "mine": {"width": 3}}
+    with pytest.raises(UserError, match=rf"^config.model.{field} is 'mine': .* give --config with the file that adds"):
+        from_workdir(rewritten(workdir, tmp_path / "run", json.dumps(config)), sharding.make_mesh())
+
+
 def test_more_memory_than_the_files_can_fill_is_not_allocated(workdir, tmp_path):
     config = as_dict(tiny_config()) | {"trained_on": TRAINED_ON}
-    config["model"]["channels"] = 10**6
+    config["model"]["channels"] = 4096
     message = refusal(rewritten(workdir, tmp_path / "run", json.dumps(config)))
     assert "far too few for the" in message
 
@@ -150,9 +208,7 @@ def test_more_memory_than_the_files_can_fill_is_not_allocated(workdir, tmp_path)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_network_that_is_not_finite_is_refused_and_its_tensor_named(tmp_path, collection, value):
     config = tiny_config()
-    state = jax.tree.map(
-        lambda like: np.full(like.shape, 1, like.dtype), jax.eval_shape(build.make_create_state(config))
-    )
+    state = jax.tree.map(lambda like: np.full(like.shape, 1, like.dtype), shapes())
     getattr(state, collection)["backbone"]["stem1"]["bn"]["scale" if collection == "params" else "var"][3] = value
     description = as_dict(config) | {"trained_on": TRAINED_ON}
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:

@@ -18,6 +18,7 @@ from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError
 from cpnet_jax.modes import train as train_mode
 from cpnet_jax.modes.experiment import Experiment
+from cpnet_jax.runtime.signals import Stop
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.state import TrainState, initial_variables
 from cpnet_jax.weights import layouts, tensor_files
@@ -278,11 +279,28 @@ def test_an_ambiguous_prior_size_must_be_given(tmp_path, crop, saved, given, sai
     assert "config.init.prior_size" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("checkpoint", "gone", r"config\.init\.checkpoint: .*gone is not a file"),
+        ("checkpoint", "gone/checkpoints/3", r"gone does not exist: train first, or name another config\.init\.check"),
+        ("backbone", "net{depth}.pth", r"config\.init\.backbone: .*net18\.pth is not a file"),
+    ],
+)
+def test_a_missing_starting_point_is_found_before_anything_is_written(tmp_path, field, value, said):
+    config = make_config()
+    config.data.dir = str(tmp_path / "data")
+    config.init[field] = str(tmp_path / value)
+    with pytest.raises(UserError, match=said):
+        train_mode.train(config, tmp_path / "run", Stop())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_resumed_run_does_not_read_config_init_again(workdir, capsys):
     """It resumes from its own checkpoint, even if the other one is gone."""
     config = make_config()
     config.init.checkpoint = "gone"
-    description = {"trained_on": {"classes": list("ab")}} | as_dict(config)
+    description = {"trained_on": TRAINED_ON} | as_dict(config)
     state = TrainState(
         step=jnp.asarray(2, jnp.int32),
         **jax.tree.map(jnp.asarray, make_variables(config, seed=4)),
@@ -340,3 +358,19 @@ def test_published_experiments_start_from_imagenet_weights_of_their_depth():
     for config in (ade20k.get_config(), pascal_context.get_config(), cityscapes.get_config()):
         assert config.init.backbone == default.IMAGENET_BACKBONE and config.model.stem == "deep"
     assert default.get_config().init.backbone == ""
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_says_that_it_starts_again(workdir, capsys):
+    class New(Experiment):
+        def __init__(self):
+            pass
+
+        def initial_state(self):
+            return TrainState(step=0, params={}, batch_stats={}, opt_state={}, rng=np.zeros(2, np.uint32), skipped=0)
+
+    own = workdir.parent / "damaged"
+    (own / "checkpoints" / "2").mkdir(parents=True)
+    with Checkpoints(own / "checkpoints") as checkpoints:
+        _, step = train_mode._start(New(), checkpoints, own)
+    assert step == 0
+    assert f"Note: {own} has no whole checkpoint left: training starts again at step 0\n" in capsys.readouterr().out

@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 import numpy as np
 from jaxtyping import Float, Int64
+from markupsafe import Markup
 from PIL import Image
 
 from cpnet_jax.data import pictures
@@ -18,6 +19,7 @@ from cpnet_jax.evaluation.report.matrix import draw_matrix, frequent_confusions
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
+from cpnet_jax.runtime.standard_streams import printable
 
 # Limit for all pictures together, in characters of the page.
 PICTURES_LIMIT = 6_000_000
@@ -73,6 +75,7 @@ class ShownPrior:
 def write_report(
     path: AnyPath,
     *,
+    title: tuple[str, str],
     figures: Mapping[str, Any],
     confusion: Int64[np.ndarray, "k k"],
     dataset: Dataset,
@@ -83,6 +86,7 @@ def write_report(
     """Writes one self-contained HTML file under 8 MB; replaces an existing one in one step.
 
     Args:
+      title: the names of the network and of the data.
       figures: the contents of eval.json. Unknown names are shown, too: numbers in a table, mappings from class names
         as columns.
       confusion: pixels by (true class, predicted class).
@@ -99,7 +103,8 @@ def write_report(
     limit = PICTURES_LIMIT // max(shown, 1)
     template = _environment().get_template("page.html")
     page = template.render(
-        title=f"{figures.get('settings', {}).get('experiment', 'CPNet')} on {dataset.name}",
+        network=title[0],
+        data=title[1],
         headlines=rows.headlines(figures),
         settings=rows.settings(figures),
         further=rows.further_figures(figures, dataset),
@@ -130,13 +135,27 @@ def _environment() -> jinja2.Environment:
         loader=jinja2.PackageLoader("cpnet_jax.evaluation.report", "template"),
         autoescape=jinja2.select_autoescape(["html"]),
         undefined=jinja2.StrictUndefined,
+        finalize=_shown_as_escapes,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["percent"] = rows.percent
     environment.filters["number"] = lambda value: "" if value is None else value  # for sorting; empty values come last
     environment.filters["rgb"] = _rgb
+    environment.filters["printable"] = printable
+    environment.filters["isolated"] = _isolated
     return environment
+
+
+def _shown_as_escapes(value: Any) -> Any:
+    """Escapes what browsers obey instead of showing it, in names that stand alone in their element."""
+    return printable(value) if type(value) is str else value
+
+
+def _isolated(name: str) -> Markup:
+    """A name that does not change the order of what stands beside it if it is written from right to left."""
+    isolate = "{}" if name.isascii() else "\N{FIRST STRONG ISOLATE}{}\N{POP DIRECTIONAL ISOLATE}"
+    return Markup(isolate).format(printable(name))
 
 
 def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
@@ -158,7 +177,7 @@ def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
     return ShownImage(
         sample.id,
         tuple((name, rows.percent(value)) for name, value in sample.figures.items()),
-        tuple(_pane(title, f"{sample.id}: {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
+        tuple(_pane(title, _isolated(sample.id) + f": {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
         tuple((dataset.classes[i], dataset.palette[i]) for i in present if i != dataset.ignore_label),
     )
 
@@ -166,15 +185,16 @@ def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
 def _shown_prior(sample: PriorSample, limit: int) -> ShownPrior:
     grid = sample.rows.shape[1:]
     marked = prior_pictures.marked(sample.image, sample.positions, grid)
-    window = _pane("window", f"{sample.id}: the window, with numbers on the positions", marked, limit)
+    name = _isolated(sample.id)
+    window = _pane("window", name + ": the window, with numbers on the positions", marked, limit)
     found = []
     for number, (position, row) in enumerate(zip(sample.positions, sample.rows, strict=True), start=1):
-        where = f"{sample.id}, position {number}"
-        panes = [_pane("prior", f"{where}: row of the prior", _row_picture(sample, row, number), limit)]
+        where = name + f", position {number}"
+        panes = [_pane("prior", where + ": row of the prior", _row_picture(sample, row, number), limit)]
         figures = ()
         if sample.ideal is not None:
             ideal = sample.ideal[number - 1]
-            panes.append(_pane("ideal", f"{where}: ideal row", _row_picture(sample, ideal, number), limit))
+            panes.append(_pane("ideal", where + ": ideal row", _row_picture(sample, ideal, number), limit))
             figures = _row_figures(row, ideal)
         found.append(PriorRow(number, position, figures, tuple(panes)))
     return ShownPrior(sample.id, grid, window, tuple(found))

@@ -61,7 +61,8 @@ function explainMatrix(svg) {
       place(down, { x: margin + j * cell, y: margin, width: cell, height: extent });
       const count = confusion[i][j];
       const share = totals[i] ? `${((100 * count) / totals[i]).toFixed(2)} % of its pixels (${count.toLocaleString("en")})` : "no labelled pixel";
-      tooltip.textContent = i === j ? `${classes[i]}, correct: ${share}` : `${classes[i]}, predicted as ${classes[j]}: ${share}`;
+      const [label, predicted] = [i, j].map((k) => `\u2068${classes[k]}\u2069`); // isolated, see page.py
+      tooltip.textContent = i === j ? `${label}, correct: ${share}` : `${label}, predicted as ${predicted}: ${share}`;
       tooltip.hidden = false;
       tooltip.style.left = `${Math.max(4, Math.min(clientX + 14, innerWidth - tooltip.offsetWidth - 4))}px`;
       tooltip.style.top = `${Math.max(4, Math.min(clientY + 14, innerHeight - tooltip.offsetHeight - 4))}px`;
