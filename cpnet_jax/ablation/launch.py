@@ -86,6 +86,14 @@ def _end(processes: Sequence[subprocess.Popen], number: int) -> None:
         process.wait()
 
 
+def failure(run: Run, status: int) -> str:
+    """Why a run failed, from its exit status and its log; a negative status is the signal that ended it."""
+    if status == -signal.SIGKILL:
+        why = "it was killed, most likely out of memory"
+        return f"{why}: give fewer --jobs, or a lower config.batch_size with another --out"
+    return f"exit status {status}, {last_error(run)}"
+
+
 def last_error(run: Run) -> str:
     """The last error in a run's log, or its last line if no error is logged."""
     lines = [

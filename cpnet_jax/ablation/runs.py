@@ -1,6 +1,5 @@
 """The runs of a table: their commands, configs and results."""
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from cpnet_jax.ablation.table import Table
 from cpnet_jax.config import build, command_line
 from cpnet_jax.config.check import check_config
 from cpnet_jax.config.same_run import as_dict
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, quoted, reason
 from cpnet_jax.inference.settings import make_protocol
 from cpnet_jax.runtime import files
 
@@ -104,9 +103,9 @@ def load_config(run: Run) -> ml_collections.ConfigDict:
 def read_result(run: Run, config: ml_collections.ConfigDict) -> Result | None:
     """Result of a finished run with this config, or None if it is missing or damaged."""
     try:
-        found = json.loads((run.workdir / RESULT).read_text(encoding="utf-8"))
+        found = files.parse_json((run.workdir / RESULT).read_bytes())
         return Result(**found["result"]) if found["config"] == as_dict(config) else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None  # the run is started again; if it was finished, main.py ends at once and eval.json is read
 
 
@@ -117,23 +116,32 @@ def save_result(run: Run, config: ml_collections.ConfigDict) -> Result:
       UserError: if eval.json is not of the last step, or its settings differ from config.eval, since main.py does not
         evaluate a finished run again.
     """
-    path = run.workdir / "eval.json"
-    try:
-        evaluation, resolved = (
-            json.loads(found.read_text(encoding="utf-8")) for found in (path, run.workdir / "config.json")
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): write it again by --mode=eval") from error
-    for name, wanted in _evaluation_settings(config, resolved["total_steps"]).items():
-        if (found := evaluation["settings"].get(name)) != wanted:
+    path, described = run.workdir / "eval.json", run.workdir / "config.json"
+    miou, pixel_accuracy, per_class, settings = _read(
+        path, "write it again by --mode=eval", mIoU=object, pixel_accuracy=object, per_class=dict, settings=dict
+    )
+    [step] = _read(described, f"delete {run.workdir} to train again", total_steps=int)
+    for name, wanted in _evaluation_settings(config, step).items():
+        if (found := settings.get(name)) != wanted:
             raise UserError(
                 f"{path} has {name} {found}, but this config needs {wanted}: evaluate the last step with this config "
                 "by --mode=eval"
             )
-    figures = evaluation["mIoU"], evaluation["pixel_accuracy"], evaluation["per_class"]
-    result = Result(*figures, parameters=count_parameters(config, classes=len(evaluation["per_class"])))
+    result = Result(miou, pixel_accuracy, per_class, parameters=count_parameters(config, classes=len(per_class)))
     files.write_json(run.workdir / RESULT, {"config": as_dict(config), "result": result._asdict()})
     return result
+
+
+def _read(path: Path, advice: str, **types: type) -> list[Any]:
+    """Reads the entries of these names from a JSON object; raises UserError if one is missing or of another type."""
+    try:
+        found = files.parse_json(path.read_bytes())
+        for name, kind in types.items():
+            if not isinstance(found[name], kind):
+                raise ValueError(f"{name} is {quoted(found[name])}")
+        return [found[name] for name in types]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({reason(error)}): {advice}") from error
 
 
 def _evaluation_settings(config: ml_collections.ConfigDict, step: int) -> dict[str, Any]:

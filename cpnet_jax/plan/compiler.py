@@ -6,6 +6,8 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,10 @@ from cpnet_jax.config import build
 from cpnet_jax.config.check import check_config, resolve_classes
 from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError
+from cpnet_jax.losses import TERMS
+from cpnet_jax.models import CPNet
+from cpnet_jax.models.backbones import BACKBONES
+from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.plan.topologies import Topology
 from cpnet_jax.plan.waiting import wait
 from cpnet_jax.runtime import files
@@ -57,6 +63,12 @@ SOURCES = (
     "plan/flops.py",
     "plan/step.py",
 )
+
+
+# Lines of the compiler's log.
+OUT_OF_MEMORY = re.compile(r"bad_alloc|out of memory|cannot allocate memory|RESOURCE_EXHAUSTED", re.IGNORECASE)
+FATAL = re.compile(r"F\d{4} |terminate called|Fatal ")
+STACK_TRACE = re.compile(r"\s*(@ +0x|\*\*\*|PC: |#\d+ |File \")")
 
 
 @dataclass(frozen=True)
@@ -138,7 +150,7 @@ class Compiler:
           note: text at the end of the progress line.
 
         Raises:
-          UserError: if a signal ended the compiler, as happens if memory runs out.
+          UserError: if a signal ended the compiler, as if memory runs out or it finds a fault of its own.
           RuntimeError: if compiling failed.
         """
         if found := self.cached(images):
@@ -161,7 +173,8 @@ class Compiler:
                 process.kill()
                 process.wait()
             if process.returncode:
-                raise _failure(process.returncode, log)
+                log.seek(0)
+                raise _failure(process.returncode, log.read())
             compressed = result_file.read_bytes()
         if path := self._path(images):
             with files.replacing(path) as temporary:
@@ -190,8 +203,24 @@ def resolve_config(config: ml_collections.ConfigDict) -> None:
       UserError: if a field's value cannot work.
     """
     check_config(config)
+    _check_parts(config)
     if not config.data.num_classes:
         resolve_classes(config, build.make_dataset(config).classes)
+
+
+def _check_parts(config: ml_collections.ConfigDict) -> None:
+    """Refuses parts that a config file adds, since the process that compiles does not load it."""
+    used = {
+        f"config.model.backbone is {config.model.backbone!r}": BACKBONES[config.model.backbone],
+        f"config.model.context is {config.model.context!r}": CONTEXTS.get(config.model.context, CPNet),
+        **{f"config.loss.{name}_weight is set": TERMS[name] for name in TERMS if config.loss.get(f"{name}_weight")},
+    }
+    for said, part in used.items():
+        if not getattr(part, "__module__", "").startswith("cpnet_jax."):
+            raise UserError(
+                f"{said}, and a config file adds this part: --mode=plan knows only the parts of the package, so use "
+                "one of these"
+            )
 
 
 def cache_folder(config: ml_collections.ConfigDict) -> Path | None:
@@ -223,11 +252,22 @@ def _digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _failure(status: int, log: Any) -> Exception:
-    if status < 0:
+def _failure(status: int, log: str) -> Exception:
+    if status >= 0:
+        return RuntimeError(f"compiling failed:\n{log[-4000:]}")
+    if -status == signal.SIGKILL or OUT_OF_MEMORY.search(log):
         return UserError(
             f"signal {-status} ended the compiler, probably because memory ran out: close other programs, or run "
             "--mode=plan on a machine with more memory (a full network takes about 10 GB)"
         )
-    log.seek(0)
-    return RuntimeError(f"compiling failed:\n{log.read()[-4000:]}")
+    return UserError(
+        f"signal {-status} ended the compiler, which {_reason(log)}: try again, then another version of libtpu "
+        "(pip install -U libtpu), another --topology or other --images_per_chip"
+    )
+
+
+def _reason(log: str) -> str:
+    """What the compiler said last: the first fatal line of its log, or else the last line outside of stack traces."""
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not STACK_TRACE.match(line)]
+    said = next((line for line in lines if FATAL.match(line)), lines[-1] if lines else None)
+    return f"said {said[:500]!r}" if said else "said nothing"

@@ -133,8 +133,9 @@ class Figures:
             "images, labels": compiled.batch,
             "activations, temporaries": memory["temp"],
             "program": memory["generated_code"],
-            # Arrays are padded to tiles. Outputs that are not aliased are a few scalars.
-            "padding": max(memory["argument"] - arguments, 0) + memory["output"] - memory["alias"],
+            # Arrays are padded to tiles; negative if the program does not use all arguments. Outputs that are not
+            # aliased are a few scalars.
+            "padding": memory["argument"] - arguments + memory["output"] - memory["alias"],
         }
 
 

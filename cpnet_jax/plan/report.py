@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from cpnet_jax.plan.compiler import Compiled
-from cpnet_jax.plan.figures import GRADIENTS, SCALARS, STATISTICS, Figures, Traffic, all_reduce_seconds
+from cpnet_jax.plan.figures import GRADIENTS, SCALARS, STATISTICS, Figures, all_reduce_seconds
 from cpnet_jax.plan.topologies import GIB, Topology
 
 # Numbers of chips in the table of scaling, besides the topology's own.
@@ -37,8 +37,9 @@ def report(
             _parts(steps),
             "Memory of a chip in GiB:",
             _memory(steps, chip.hbm),
-            f"Communication in a step (images per chip: {steps[-1].images}):",
-            _exchange(steps[-1].traffic),
+            f"Communication in a step (images per chip: {steps[-1].images}); a collective with arrays of several kinds "
+            "counts for each of them, but once in the last row:",
+            _exchange(steps[-1]),
             f"The config's global batch of {batch_size} on different numbers of chips:",
             _spending(steps, batch_size),
             f"Computed scaling to more chips (images per chip: {steps[-1].images}):",
@@ -78,7 +79,7 @@ def _memory(steps: Sequence[Figures], room: int) -> str:
     rows = [
         [
             step.images,
-            *(f"{size / GIB:.2f}" for size in step.memory().values()),
+            *(f"{size / GIB:z.2f}" for size in step.memory().values()),
             f"{step.compiled.total / GIB:.2f}",
             f"{step.compiled.total / room:.0%}",
         ]
@@ -87,9 +88,10 @@ def _memory(steps: Sequence[Figures], room: int) -> str:
     return _table(header, rows)
 
 
-def _exchange(traffic: Sequence[Traffic]) -> str:
-    rows = [[group.collective, group.content, group.times, f"{group.bytes / 1e6:.3f}"] for group in traffic]
-    return _table(["collective", "of", "times", "MB"], rows) if rows else "none."
+def _exchange(step: Figures) -> str:
+    rows = [[group.collective, group.content, group.times, f"{group.bytes / 1e6:.3f}"] for group in step.traffic]
+    rows.append(["all", "all", step.exchanges, f"{sum(group.bytes for group in step.traffic) / 1e6:.3f}"])
+    return _table(["collective", "of", "times", "MB"], rows) if step.traffic else "none."
 
 
 def _spending(steps: Sequence[Figures], batch_size: int) -> str:

@@ -1,7 +1,7 @@
 """Stand-in for main.py: writes a run's result files, with figures computed from its arguments.
 
-Environment variables: the row named by FAIL fails. The row named by WAIT waits for SIGTERM, or with DEAF for SIGINT.
-Every start appends a line to calls.txt, next to the folders of the rows.
+Environment variables: the row named by FAIL fails, and the one named by KILLED is killed. The row named by WAIT waits
+for SIGTERM, or with DEAF for SIGINT. Every start appends a line to calls.txt, next to the folders of the rows.
 """
 
 import json
@@ -17,6 +17,8 @@ workdir = Path(last.removeprefix("--workdir="))
 row, seed = workdir.parts[-2:]
 with (workdir.parents[1] / "calls.txt").open("a") as calls:
     calls.write(f"{row} {seed} {os.environ.get('CUDA_VISIBLE_DEVICES', '')}\n")
+if row == os.environ.get("KILLED"):
+    os.kill(os.getpid(), signal.SIGKILL)
 if row == os.environ.get("FAIL"):
     sys.exit("Traceback\nerror: config.model.depth is 7: it must be one of these\n")
 if row == os.environ.get("WAIT"):

@@ -86,18 +86,14 @@ def test_results_of_another_config_are_not_used(tmp_path):
     assert len(calls(tmp_path)) == before
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "[]", '{"config": {}}'])
-def test_a_damaged_result_is_replaced(tmp_path, damaged):
-    _, first = complete(tmp_path, rows=["aux"], seeds=[0])
-    (tmp_path / "aux" / "seed_0" / runs.RESULT).write_text(damaged)
-    assert complete(tmp_path, rows=["aux"], seeds=[0])[1] == first
-
-
-def test_a_result_with_other_fields_is_replaced(tmp_path):
-    """For example one of an older version."""
+def test_a_damaged_result_is_replaced(tmp_path):
+    """Also one with other fields, for example of an older version."""
     _, first = complete(tmp_path, rows=["aux"], seeds=[0])
     path = tmp_path / "aux" / "seed_0" / runs.RESULT
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"result": {"miou": 1.0}}))
+    other_fields = json.dumps(json.loads(path.read_text()) | {"result": {"miou": 1.0}})
+    for damaged in ("", "{", "[]", '{"config": {}}', "[" * 10_000, other_fields):
+        path.write_text(damaged)
+        assert len(make(tmp_path, rows=["aux"], seeds=[0]).unfinished()) == 1
     assert complete(tmp_path, rows=["aux"], seeds=[0])[1] == first
 
 
@@ -118,6 +114,12 @@ def test_a_failed_run_is_reported_with_its_error_and_the_others_continue(tmp_pat
     assert Counter(row for row, *_ in calls(tmp_path)) == {"none": 2, "full": 2, "aux": 4}
 
 
+def test_a_run_that_the_kernel_killed_is_said_to_lack_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("KILLED", "aux")
+    complete(tmp_path, rows=["aux"], seeds=[0])
+    assert "aux, seed 0 failed (it was killed, most likely out of memory: give fewer --jobs" in capsys.readouterr().out
+
+
 def test_an_evaluation_with_other_settings_is_refused(tmp_path):
     made = make(tmp_path, rows=["full"], seeds=[0])
     ablation.run(made, 1)
@@ -128,6 +130,14 @@ def test_an_evaluation_with_other_settings_is_refused(tmp_path):
         (run.workdir / "eval.json").write_text(json.dumps(other))
         with pytest.raises(UserError, match=f"has {name} {re.escape(str(value))}, but this config needs"):
             runs.save_result(run, made.configs[run])
+    other_types = '{"per_class": 7, "settings": [], "total_steps": "x"}'
+    for name in ("eval.json", "config.json"):
+        whole = (run.workdir / name).read_text()
+        for damaged in ("", "[]", "{}", "7" * 5000, "[" * 10_000, other_types):
+            (run.workdir / name).write_text(damaged)
+            with pytest.raises(UserError, match=rf"{name} cannot be read \(.*\): (write it again|delete .* to train)"):
+                runs.save_result(run, made.configs[run])
+        (run.workdir / name).write_text(whole)
     (run.workdir / "eval.json").unlink()
     with pytest.raises(UserError, match=r"eval\.json cannot be read"):
         runs.save_result(run, made.configs[run])
@@ -178,13 +188,12 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
     """The active run gets SIGINT, as from a terminal, and no traceback is shown."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "WAIT": "none", "DEAF": "1"}
     process = subprocess.Popen(
-        program(tmp_path),
+        # If the tests run in the background, they and their children ignore SIGINT.
+        ["env", "--default-signal=INT", *program(tmp_path)],
         cwd=ROOT,
         env=environment,
         stderr=subprocess.PIPE,
         text=True,
-        # If the tests run in the background, they and their children ignore SIGINT.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     waiting = tmp_path / "none" / "seed_0"
     for happened in ("waiting", "asked"):

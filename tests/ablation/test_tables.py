@@ -92,8 +92,10 @@ def test_the_docstring_of_a_table_gives_its_command():
 @pytest.mark.parametrize(
     ("argument", "said"),
     [
-        ("--config=configs/ablations/scenes.py:pspp", "row 'pspp' does not exist"),
-        ("--config=configs/quickstart.py:psp", "cannot be loaded"),
+        ("--config=configs/ablations/scenes.py:pspp", "the row 'pspp', which does not exist"),
+        ("--config=configs/ablations/scenes.py", r"append a colon and one of its rows, as in :none \(none, aux, psp,"),
+        ("--config=configs/ablations/scenes.py:", r"append a colon and one of its rows, as in :none \(none, aux, psp,"),
+        ("--config=configs/quickstart.py:psp", "takes no argument"),
         ("--config=configs/nowhere.py:psp", "configs/nowhere.py does not exist"),
     ],
 )

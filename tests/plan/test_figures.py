@@ -1,5 +1,7 @@
 """Time, memory and communication of a compiled step."""
 
+import dataclasses
+
 import pytest
 from plan.steps import EXCHANGES, FORWARD, compiled, exchange
 
@@ -48,8 +50,10 @@ def test_any_other_exchange_is_unexpected(surprise):
     assert len([group for group in step.traffic if not group.expected]) == 1
 
 
-def test_memory_adds_up_to_the_compilers_total():
-    step = compiled(gib=3.0)
+@pytest.mark.parametrize("batch", [100, 700])
+def test_memory_adds_up_to_the_compilers_total(batch):
+    """Also if the program does not use all of its arguments, of 1000 bytes."""
+    step = dataclasses.replace(compiled(gib=3.0), batch=batch)
     assert sum(Figures(V5E, step).memory().values()) == step.total == pytest.approx(3 * 2**30, abs=1)
 
 

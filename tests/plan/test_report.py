@@ -52,6 +52,15 @@ def test_steps_that_do_not_fit_are_reported_and_left_out_of_the_tables():
     assert "Not even one image per chip fits" in nothing
 
 
+def test_the_number_of_exchanges_in_the_table_is_that_in_the_text():
+    """One of the five all-reduces holds gradients, statistics and scalars."""
+    text = report("a config", 16, SLICE, [compiled(2)])
+    *kinds, together = rows(text, "collective")
+    assert "by 5 all-reduces per step" in text and together["times"] == "5"
+    assert sum(int(row["times"]) for row in kinds) == 6
+    assert abs(sum(float(row["MB"]) for row in kinds) - float(together["MB"])) < 2e-3
+
+
 def test_unexpected_communication_is_named():
     assert "The chips exchange only gradients" in report("a config", 16, SLICE, [compiled(2)])
     gathered = compiled(2, exchanges=[*EXCHANGES, exchange("f32[4,500,500]{2,1,0}", kind="all-gather")])
