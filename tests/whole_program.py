@@ -11,10 +11,10 @@ ROOT = Path(__file__).parents[1]
 STEPS = 12
 
 
-def write_camvid(folder, *, train=12, val=3, size=(40, 56)):
+def write_camvid(folder, *, train=12, val=3, test=0, size=(40, 56)):
     """A tree in CamVid's layout; classes are patches of one brightness each."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", train), ("val", val)):
+    for split, count in (("train", train), ("val", val), ("test", test)):
         for index in range(count):
             label = rng.integers(0, 12, (5, 7)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
             image = np.clip(20 * label[..., None] + rng.normal(0, 8, (*size, 3)), 0, 255).astype(np.uint8)

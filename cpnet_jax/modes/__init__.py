@@ -16,7 +16,8 @@ class Call(NamedTuple):
     """The arguments of a mode.
 
     Attributes:
-      config: ConfigDict of --config; None if it is not given.
+      config: ConfigDict of --config; without it that of the run in the workdir, if the mode needs one or fields are
+        set; else None.
       workdir: Path of --workdir, or runs/NAME; None if neither is given.
       stop: reports requests to stop.
     """
@@ -34,7 +35,7 @@ class Mode:
       run: does the work.
       help: one sentence for --help.
       flags: the flags that it reads besides --config, --workdir and --mode.
-      needs_config: whether --config must be given; without one the mode finds its config in the workdir.
+      needs_config: whether it needs a config: by --config, or that of the run in the workdir.
       several_processes: whether several processes can share the work.
       uses_devices: whether it computes on JAX's devices.
       resumes: whether it continues when it is run again; if it does, stopping it exits with status 75.
@@ -106,7 +107,7 @@ MODES = {
     ),
     "prepare": Mode(
         _from("prepare"),
-        "Read a dataset's raw files into records, as the first training run would.",
+        "Download a published dataset if needed, and read it into records, as the first training run would.",
         needs_config=True,
         several_processes=True,
     ),

@@ -1,10 +1,12 @@
 """--mode=check_data: checks that a dataset is sound to train on."""
 
+import os
+
 import ml_collections
 
 from cpnet_jax.config import build
 from cpnet_jax.config.check import check_config, resolve_classes
-from cpnet_jax.data import builders
+from cpnet_jax.data import builders, downloads
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.doctor import examined_data, report
 from cpnet_jax.data.doctor.census import Census
@@ -16,6 +18,9 @@ from cpnet_jax.modes import Call
 from cpnet_jax.modes.prepare import prepare_records
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
+
+# A data_dir without prepared records, which do not matter if raw files are examined.
+NOWHERE = os.devnull
 
 
 def check_data(config: ml_collections.ConfigDict, workdir: AnyPath) -> None:
@@ -54,10 +59,14 @@ def check_data(config: ml_collections.ConfigDict, workdir: AnyPath) -> None:
 
 
 def _data_to_examine(config: ml_collections.ConfigDict, dataset: Dataset) -> ExaminedData:
-    """Returns the raw files if config.data.source is set and the dataset has any, else the prepared records."""
-    builder = builders.make_builder(dataset, config.data.dir, config.data.source)
-    if builder.source_path is not None:
-        return examined_data.from_source(builder)
+    """Returns the raw files if config.data.source names them, else the prepared records, else the downloaded files."""
+    data_dir, source = config.data.dir, config.data.source
+    if source and dataset.source_help:
+        return examined_data.from_source(builders.make_builder(dataset, NOWHERE, source))
+    may_be_downloaded = dataset.downloads and not files.is_remote(data_dir)
+    if may_be_downloaded and not builders.make_builder(dataset, data_dir).is_prepared():
+        downloaded = downloads.find(dataset, files.as_local_path(data_dir), download=False)
+        return examined_data.from_source(builders.make_builder(dataset, NOWHERE, downloaded))
     return examined_data.from_records(prepare_records(config, dataset))
 
 

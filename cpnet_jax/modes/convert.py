@@ -11,12 +11,13 @@ import ml_collections
 from cpnet_jax import sharding
 from cpnet_jax.config.check import check_config
 from cpnet_jax.errors import UserError
+from cpnet_jax.inference.finite import check_finite
 from cpnet_jax.inference.load import restore
 from cpnet_jax.modes import Call, flags
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.weights import tensor_files, workdirs
-from cpnet_jax.weights.convert import check_finite, cpnet_tensors
+from cpnet_jax.weights.convert import cpnet_tensors
 from cpnet_jax.weights.convertible import check_convertible, multi_grid_note
 from cpnet_jax.weights.dilation import dilation_warning
 from cpnet_jax.weights.input_normalization import InputNormalization, adapt
@@ -62,7 +63,7 @@ def convert(
     ours = workdirs.normalization_of(config) if config else InputNormalization()
     loaded = _adapted(load(weights), normalization, ours)
     if output:
-        check_finite(loaded.tensors, loaded.location, "name weights that were saved before the network diverged")
+        _check_finite(loaded)
         workdirs.write_weights(loaded, output)
         print(f"{output}: {len(loaded.tensors)} tensors with unchanged names, for {loaded.normalization}.")
         return
@@ -84,13 +85,19 @@ def _adapted(loaded: PyTorchWeights, given: dict[str, Any], ours: InputNormaliza
     return replace(loaded, tensors=tensors, normalization=ours)
 
 
+def _check_finite(loaded: PyTorchWeights) -> None:
+    try:
+        check_finite(loaded.tensors)
+    except ValueError as error:
+        advice = "name weights that were saved before the network diverged"
+        raise UserError(f"{loaded.location}: {error}: {advice}") from error
+
+
 def _workdir_to_file(workdir: AnyPath, output: AnyPath | None, checkpoint: str | int) -> None:
     found = restore(workdir, sharding.make_mesh(), checkpoint)
     check_convertible(found.config.model)
     path = output or workdir / f"{found.config.name}{tensor_files.SAFETENSORS}"
     tensors = cpnet_tensors(jax.device_get(found.variables), batches_tracked=found.step)
-    advice = "choose another one by --checkpoint, or train again"
-    check_finite(tensors, f"{workdir}/checkpoints/{found.step}", advice)
     for line in (dilation_warning(tensors, str(path)), multi_grid_note(found.config.model, str(path))):
         if line:
             print(line, file=sys.stderr, flush=True)

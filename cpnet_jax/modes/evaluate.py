@@ -41,6 +41,7 @@ class Trained:
       network: loads or compiles it.
       value_range: range by which its training images of more than 8 bits were scaled.
       run: the description of its run, see `Experiment.description`; None for an exported network.
+      name: that of an exported network's file; empty for another one, which its config names.
     """
 
     config: ml_collections.ConfigDict
@@ -49,6 +50,7 @@ class Trained:
     network: Callable[[], Network]
     value_range: ValueRange | None
     run: ml_collections.ConfigDict | None = None
+    name: str = ""
 
 
 def run(call: Call) -> None:
@@ -133,7 +135,7 @@ def _from_file(config: ml_collections.ConfigDict, exported: AnyPath) -> Trained:
     def network(windows: UInt8[Array, "b h w 3"]) -> CPNetOutput:
         return CPNetOutput(model.logits(windows), None, None)
 
-    return Trained(merged, model.dataset, model.origin["step"], lambda: network, model.value_range)
+    return Trained(merged, model.dataset, model.origin["step"], lambda: network, model.value_range, name=exported.name)
 
 
 def _check_given(config: ml_collections.ConfigDict, given: Sequence[str], trained: Trained, where: AnyPath) -> None:
@@ -154,11 +156,12 @@ def _shown(value: Any) -> str:
 
 def _evaluate(trained: Trained, data: EvaluationData, folder: AnyPath) -> None:
     """Evaluates the network on the data; the main process prints the table and writes to the folder."""
-    config, evaluator = trained.config, Evaluator(trained.config, data)
+    config, evaluator = trained.config, Evaluator(trained.config, data, network_name=trained.name)
     about = {"split": data.split, "fingerprint": fingerprint(data.records), "classes": list(data.labelled.classes)}
     check_same_everywhere(processes.gather({**as_dict(config), "evaluated_on": about}))
     if processes.is_main_process():
-        print("".join(f"{note}\n" for note in data.notes), end="", flush=True)
+        for note in data.notes:
+            print(note, flush=True)
     network = trained.network()
     evaluation = evaluator.evaluate(network)
     if not evaluation.confusion.any():
@@ -170,5 +173,5 @@ def _evaluate(trained: Trained, data: EvaluationData, folder: AnyPath) -> None:
         return
     # Printed before any file is written, so that the figures survive a failed write.
     print(f"\n{evaluation.table()}\n\nStep {trained.step}, split {data.split}.", flush=True)
-    publish.write_all(folder, evaluation, evaluator, network, step=trained.step, count=config.eval.pictures)
+    publish.write_all(folder, evaluation, evaluator, network, step=trained.step)
     print(f"{folder}/eval.json holds these figures, {folder}/report/index.html shows them.")

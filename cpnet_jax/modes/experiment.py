@@ -15,7 +15,7 @@ from cpnet_jax.config import build
 from cpnet_jax.config.check import check_config, durations_need_data, resolve_classes, resolve_durations
 from cpnet_jax.config.compiled_fields import compiled_fields
 from cpnet_jax.config.same_run import as_dict, check_same_everywhere
-from cpnet_jax.data import builders, class_presence
+from cpnet_jax.data import class_presence
 from cpnet_jax.data.device_batches import DeviceBatches
 from cpnet_jax.data.records import fingerprint
 from cpnet_jax.data.stream import TrainStream
@@ -23,8 +23,8 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.data import data_of_run
 from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.inference.network import CompiledNetworks, Network
-from cpnet_jax.modes.prepare import prepare_records
-from cpnet_jax.runtime import processes
+from cpnet_jax.modes.prepare import open_splits
+from cpnet_jax.runtime import memory, processes
 from cpnet_jax.runtime.programs import Programs, Traceable
 from cpnet_jax.training import finetune
 from cpnet_jax.training.state import TrainState
@@ -54,13 +54,17 @@ class Experiment:
                 f"config.batch_size is {config.batch_size} in {config.optimizer.accumulate} part(s): each part must be "
                 f"a multiple of the {devices} devices"
             )
+        height, width = config.data.crop_size
+        labelled_pixels = config.batch_size * height * width // jax.process_count()
+        memory.check_fits("batch_size", config.batch_size, 4 * labelled_pixels)
         self._train_split = config.data.train_split or self.dataset.train_split
         eval_split = config.data.eval_split or self.dataset.eval_split
         self._tracing = threading.Lock()
         early = compile_step and not durations_need_data(config)
         if early:
             self._start_compiling()
-        self._builder, self.train_records, eval_records = processes.main_first(partial(self._open, config, eval_split))
+        splits = processes.main_first(partial(open_splits, config, self.dataset))
+        self._builder, self.train_records = splits.builder, splits.train
         resolve_durations(config, len(self.train_records))
         if compile_step and not early:
             self._start_compiling()
@@ -69,15 +73,10 @@ class Experiment:
         if any(config.finetune.values()):
             # Tracing the state finds the patterns that match nothing, before anything is written.
             finetune.norms(self.abstract_state().batch_stats, config.finetune.norms_in_eval_mode)
-        self.evaluator = Evaluator(config, data_of_run(self.dataset, eval_split, eval_records))
+        self.evaluator = Evaluator(config, data_of_run(self.dataset, eval_split, splits.eval))
         self._networks = CompiledNetworks(config, self.model, self._programs)
         if jax.process_count() > 1:
             check_same_everywhere(processes.gather(self.description()))
-
-    def _open(self, config: ml_collections.ConfigDict, eval_split: str) -> tuple[Any, Any, Any]:
-        """The builder of the prepared data, the training records and the evaluation records."""
-        builder = prepare_records(config, self.dataset, config.data.source)
-        return builder, builders.records(builder, self._train_split), builders.records(builder, eval_split)
 
     def description(self) -> dict[str, Any]:
         """The resolved config and a description of the training data, as saved in checkpoints and config.json.
@@ -110,7 +109,7 @@ class Experiment:
     def _starting_point(self) -> StartingPoint:
         init, data, model = self.config.init, self.config.data, self.config.model
         return StartingPoint(
-            backbone=init.backbone.replace("{depth}", str(model.depth)),
+            backbone=build.backbone_file(self.config),
             checkpoint=init.checkpoint,
             skip=init.skip,
             saved_prior_size=init.prior_size,

@@ -12,7 +12,8 @@ from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 
 CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="the experiment: a config file, or the name of one in configs/"
+    "config",
+    help_string="the experiment: a config file, or the name of one in configs/; default: that of the run in --workdir",
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "folder for the run's files; default: runs/NAME")
 MODE = flags.DEFINE_string("mode", "train", "what to do; one of the modes above")

@@ -19,7 +19,7 @@ from cpnet_jax.inference.outputs import FOLDERS, PredictionWriter
 from cpnet_jax.inference.predict_files import description, predict_files
 from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.inference.protocol import Protocol
-from cpnet_jax.inference.settings import limits, make_protocol
+from cpnet_jax.inference.settings import check_batch_fits, limits, make_protocol
 from cpnet_jax.inference.submissions import FORMATS, Submission
 from cpnet_jax.modes import Call, flags
 from cpnet_jax.runtime import files
@@ -63,6 +63,7 @@ def predict(
     model = _load(workdir, exported, checkpoint, mesh)
     settings = model.origin.get("eval", {}) if settings is None else settings
     protocol = make_protocol(settings, multi_scale)
+    check_batch_fits(settings, model.crop_size, mesh)
     files.make_folder(output, "--output")
     entry = _begin_submission(submission, output, model, found) if submission else None
     predictor = Predictor(model, mesh, protocol=protocol, **limits(settings))

@@ -1,6 +1,5 @@
 """--mode=train: trains a network or resumes its training, evaluates it, and writes everything to the workdir."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -9,12 +8,14 @@ import jax.numpy as jnp
 import ml_collections
 
 from cpnet_jax import sharding
+from cpnet_jax.config import build
 from cpnet_jax.config.check import profiled_steps
 from cpnet_jax.config.same_run import check_same_run
 from cpnet_jax.data.device_batches import DeviceBatches
-from cpnet_jax.errors import TrainingDiverged, UserError
+from cpnet_jax.errors import TrainingDiverged, UserError, reason
 from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.evaluator import Validation
+from cpnet_jax.inference.metadata import check_resumable
 from cpnet_jax.modes import Call
 from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.runtime import distributed, files, processes
@@ -23,11 +24,13 @@ from cpnet_jax.runtime.progress import Progress
 from cpnet_jax.runtime.signals import Stop
 from cpnet_jax.training import loop
 from cpnet_jax.training.checkpoint import Checkpoints
+from cpnet_jax.training.evaluation_time import EvaluationTime
 from cpnet_jax.training.metrics import EVALUATED, MetricsWriter, is_published
 from cpnet_jax.training.monitor import Monitor, NonFiniteStep
 from cpnet_jax.training.profile import Profile
 from cpnet_jax.training.state import TrainState
 from cpnet_jax.training.workdir_lock import locked
+from cpnet_jax.weights.start import check_exists
 
 # Images that every evaluation draws on TensorBoard.
 TENSORBOARD_IMAGES = 4
@@ -45,6 +48,7 @@ def train(config: ml_collections.ConfigDict, workdir: AnyPath, stop: Stop) -> No
       UserError: if the config or the data cannot work, or the workdir belongs to a run with another config.
       TrainingDiverged: on a non-finite loss or gradient.
     """
+    processes.from_main(partial(_check_start, config, workdir))
     experiment = Experiment(config, compile_step=True)
     processes.on_all(lambda: files.make_folder(workdir, "--workdir"))
     distributed.check_shared(workdir)
@@ -62,12 +66,29 @@ def train(config: ml_collections.ConfigDict, workdir: AnyPath, stop: Stop) -> No
     _print(f"{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
 
 
+def _check_start(config: ml_collections.ConfigDict, workdir: AnyPath) -> None:
+    """Raises UserError if a run cannot save or start, before anything is prepared or written."""
+    files.check_is_no_pattern(workdir, "--workdir")
+    if not (workdir / "checkpoints").exists():
+        check_exists(build.backbone_file(config), config.init.checkpoint)
+
+
 def _start(experiment: Experiment, checkpoints: Checkpoints, workdir: AnyPath) -> tuple[TrainState, int]:
     """The state to continue from, and its step."""
     step = checkpoints.latest()
     if step is None:
+        if checkpoints.damaged and processes.is_main_process():
+            print(f"Note: {workdir} has no whole checkpoint left: training starts again at step 0", flush=True)
         return experiment.initial_state(), 0
-    check_same_run(experiment.description(), checkpoints.config(step), workdir)
+    saved = checkpoints.config(step)
+    try:
+        check_resumable(saved)
+    except Exception as error:  # values of other types break the checks in any way
+        raise UserError(
+            f"{workdir}/checkpoints/{step} cannot be used ({reason(error)}): move it away, then run the same command "
+            "again to use an older checkpoint"
+        ) from error
+    check_same_run(experiment.description(), saved, workdir)
     total = experiment.config.total_steps
     if step > total:
         raise UserError(
@@ -102,7 +123,9 @@ def _train(
     if not sharding.is_on_cpus(experiment.mesh):  # there, compiling would take the cores that a step uses
         experiment.start_compiling_network()
     batches = experiment.train_stream(position=start)
-    progress = Progress(total, "Training", initial=start)
+    first = start + published  # an evaluation of step `start` that was not published is repeated
+    evaluations = EvaluationTime(first, total, config.eval_every, steps_each=_steps_of_an_evaluation(experiment))
+    progress = Progress(total, "Training", initial=start, further=evaluations.left)
     monitor = Monitor(
         writer,
         progress,
@@ -116,6 +139,15 @@ def _train(
     )
     profile = Profile(profiled_steps(config), begin=start, end=total, folder=workdir / "tensorboard", say=progress.say)
 
+    def evaluate(state: TrainState) -> Validation:
+        evaluations.begin()
+        return experiment.evaluator.validate(experiment.network(state))
+
+    def publish(validation: Validation, state: TrainState, step: int, seconds: float) -> None:
+        write = partial(_publish, experiment, writer, progress, workdir, validation, state, step, seconds)
+        _on_main(write, checkpoints)
+        progress.leave_out(evaluations.end())
+
     with batches, progress, monitor, profile:
         progress.say(_announcement(experiment, start))
         try:
@@ -128,9 +160,9 @@ def _train(
                 eval_every=config.eval_every,
                 checkpoint_every=config.checkpoint_every,
                 published=published,
-                evaluate=lambda state: experiment.evaluator.validate(experiment.network(state)),
+                evaluate=evaluate,
                 save=partial(_save, experiment, checkpoints, batches, writer),
-                publish=partial(_publish_on_main, experiment, checkpoints, writer, progress, workdir),
+                publish=publish,
                 check_saves=checkpoints.check,
                 monitor=monitor,
                 profile=profile,
@@ -155,24 +187,14 @@ def _save(
     _finish_saving_if_it_fails(writer.check, checkpoints)
 
 
-def _publish_on_main(
-    experiment: Experiment,
-    checkpoints: Checkpoints,
-    writer: MetricsWriter,
-    progress: Progress,
-    workdir: AnyPath,
-    validation: Validation,
-    state: TrainState,
-    step: int,
-    seconds: float,
-) -> None:
-    """Publishes an evaluation on process 0. Raises UserError on every process if that fails."""
+def _steps_of_an_evaluation(experiment: Experiment) -> float:
+    """A guess of the training steps that take as long as one evaluation: forward passes cost a third of steps."""
+    return experiment.evaluator.windows() / (3 * experiment.config.batch_size)
 
-    def publish() -> None:
-        if processes.is_main_process():
-            _publish(experiment, writer, progress, workdir, validation, state, step, seconds)
 
-    _finish_saving_if_it_fails(publish, checkpoints)
+def _on_main(function: Callable[[], None], checkpoints: Checkpoints) -> None:
+    """Calls the function on process 0. Raises UserError on every process if that fails, after the save in progress."""
+    _finish_saving_if_it_fails(lambda: function() if processes.is_main_process() else None, checkpoints)
 
 
 def _finish_saving_if_it_fails(function: Callable[[], None], checkpoints: Checkpoints) -> None:
@@ -205,12 +227,11 @@ def _publish(
     progress.say(f"Step {step}: {', '.join(f'{name} {100 * value:.2f} %' for name, value in means.items())}")
     if step == config.total_steps:
         progress.say(f"\n{evaluation.table()}\n")
-        publish.write_all(workdir, evaluation, evaluator, network, step=step, count=config.eval.pictures)
+        publish.write_all(workdir, evaluation, evaluator, network, step=step)
     else:
         publish.write_figures(workdir, evaluation, evaluator, step=step)
-    count = min(config.eval.pictures, TENSORBOARD_IMAGES)
     show = partial(writer.picture, step=step)
-    publish.draw(show, evaluator, evaluation.dataset, network, count=count)
+    publish.draw(show, evaluation, evaluator, network, count=TENSORBOARD_IMAGES)
     writer.write(step, means | {f"val_{name}": value for name, value in losses.items()} | {EVALUATED: seconds})
     writer.check()
 
@@ -253,11 +274,11 @@ def _finished(workdir: AnyPath, step: int) -> str:
 def _figures(workdir: AnyPath) -> str | None:
     """What eval.json says; None if it is missing, or not written by this program."""
     try:
-        found = json.loads((workdir / "eval.json").read_text(encoding="utf-8"))
+        found = files.parse_json((workdir / "eval.json").read_bytes())
         settings = found["settings"]
         miou = "undefined" if found["mIoU"] is None else f"{100 * found['mIoU']:.2f} %"
         return f"eval.json says mIoU {miou} on {settings['split']} at step {settings['step']}"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         return None
 
 

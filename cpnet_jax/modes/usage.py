@@ -15,8 +15,10 @@ HEAD = """\
 Trains, evaluates and uses a CPNet (Context Prior for Scene Segmentation).
 
     python main.py --config=configs/NAME.py [--workdir=DIR] [--mode=MODE] [--config.any.field=value ...]
+    python main.py --workdir=DIR [--mode=MODE] [--config.any.field=value ...]
 
-An installed package has the same command as `cpnet`. Running the same command again resumes.
+Without --config, the config is that of the run in DIR. Running the same command again resumes.
+An installed package has the same command as `cpnet`.
 SIGTERM, or Ctrl-C once: save and stop. Ctrl-C twice: stop at once."""
 
 
@@ -32,7 +34,7 @@ def usage() -> str:
 
 
 def _mode(name: str, mode: Mode) -> str:
-    lines = [_entry(name, f"{mode.help} Needs --config." if mode.needs_config else mode.help)]
+    lines = [_entry(name, f"{mode.help} Needs --config, or a run in --workdir." if mode.needs_config else mode.help)]
     return "\n".join([*lines, _flags(mode.flags)] if mode.flags else lines)
 
 

@@ -18,6 +18,7 @@ from cpnet_jax.modes import evaluate as mode
 from cpnet_jax.modes.evaluate import evaluate_exported, evaluate_workdir
 from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.modes.export import export_workdir
+from cpnet_jax.runtime import files
 from cpnet_jax.training.checkpoint import Checkpoints
 
 CROP = (32, 48)
@@ -84,6 +85,7 @@ def run(tmp_path_factory):
     )
     with Checkpoints(root / "run" / "checkpoints") as checkpoints:
         checkpoints.save(STEP, state, position=STEP, config=experiment.description(), miou=None)
+    files.write_json(root / "run" / "config.json", experiment.description())
     evaluate_workdir(of_run(root), root / "run")
     return root
 
@@ -216,7 +218,7 @@ def test_one_command_evaluates_new_images_and_a_mistake_gets_one_sentence_and_ex
     def command(name, *fields):
         fields = (f"data.source={tmp_path / name}", f"data.dir={tmp_path / 'data'}", *fields)
         fields = (*fields, f"system.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}")
-        program = ["--mode=eval", f"--workdir={run / 'run'}", "--config=configs/folder.py"]
+        program = ["--mode=eval", f"--workdir={run / 'run'}"]
         return [*program, *(f"--config.{field}" for field in fields)]
 
     commands = [command("new"), command("strange"), command("new", "data.crop_size=(64,64)"), command("nowhere")]

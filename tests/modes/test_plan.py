@@ -9,7 +9,10 @@ import pytest
 from plan.steps import compiled
 
 from configs import ade20k
+from cpnet_jax import losses
 from cpnet_jax.errors import UserError
+from cpnet_jax.models.backbones import BACKBONES
+from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.modes.plan import plan
 from cpnet_jax.plan import compiler, topologies
 from cpnet_jax.plan.compiler import Compiler
@@ -138,6 +141,18 @@ def test_images_that_are_not_a_multiple_of_accumulate_are_refused(installed):
     config.optimizer.accumulate = 2
     with pytest.raises(UserError, match=r"--images_per_chip has 3: .*multiple of config.optimizer.accumulate, 2"):
         plan(config, [SLICE], [2, 3], find_largest=False)
+
+
+@pytest.mark.parametrize("field", ["model.backbone", "model.context", "loss.mine_weight"])
+def test_a_part_that_a_config_file_adds_is_refused(field, monkeypatch):
+    for table in (BACKBONES, CONTEXTS, losses.TERMS):
+        monkeypatch.setitem(table, "mine", lambda *_, **__: None)
+    config = small()
+    compiler.resolve_config(config)
+    with config.unlocked():
+        config.update_from_flattened_dict({field: 0.5 if field.startswith("loss") else "mine"})
+    with pytest.raises(UserError, match=rf"config\.{field} is .*--mode=plan knows only the parts of the package"):
+        compiler.resolve_config(config)
 
 
 CHANGES = {

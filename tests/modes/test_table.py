@@ -77,7 +77,7 @@ def test_the_pages_mode_is_one_file_and_one_row(tmp_path):
     assert text.count("MODES = {\n") == 1
     table.write_text(text.replace("MODES = {\n", f"MODES = {{\n    {row}\n"))
     assert run(tmp_path, "--mode=count", "--config=configs/quickstart.py").isdecimal()
-    assert "Print the number of parameters of a network. Needs --config." in run(tmp_path, "--help")
+    assert "Print the number of parameters of a network. Needs --config, or a run in" in run(tmp_path, "--help")
 
 
 def run(folder, *arguments):
