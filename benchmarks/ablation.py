@@ -77,7 +77,7 @@ class Ablation:
         """Records a run that ended with this exit status and writes the table; returns a line to print."""
         try:
             if status:
-                raise UserError(f"exit status {status}, {launch.last_error(run)}")
+                raise UserError(launch.failure(run, status))
             result = runs.save_result(run, self.configs[run])
             self.results[run.row][run.seed] = result
             line = f"{run.title}: mIoU {100 * result.miou:.2f} %"

@@ -1,24 +1,28 @@
 """Measures time and memory of the context prior with its affinity loss, forward and backward.
 
     python benchmarks/context_prior.py [--cases=3600x2,4096x2,9216x2,16384x1,32768x1] [--rounds=3] [--channels=512]
-        [--ways=torch,compiled,dense,blocks,two-passes] [--block-rows=512]
+        [--ways=torch,compiled,dense,blocks,two-passes] [--bfloat16]
 
 Each case is positions x images of aggregated features. Measured are the 1x1 convolution, BatchNorm, sigmoid, both
-contexts, the affinity loss, and the gradients of features and parameters, in float32 on CPUs (Linux).
+contexts, the affinity loss, and the gradients of features and parameters.
 
 - torch, compiled: the release's maths in PyTorch, with its ten arrays of positions x positions per image; eager, and by
   torch.compile, which needs a C++ compiler.
-- dense, blocks: cpnet_jax with all rows of the prior at once, and by blocks of rows as in training.
+- dense, blocks, blocks:1024: cpnet_jax with all rows of the prior at once, and by blocks of 512 or 1024 rows as in
+  training.
 - two-passes: blocks, but with contexts and loss computed separately, as without `targets` (see `models.CPNet`).
 
-Each measurement runs in its own process, after one warm-up; the ways alternate, and medians over the rounds are shown.
-CPU seconds are summed over threads. Memory is the process's peak beyond its libraries and the inputs. Cases that would
-probably exceed the free memory are left out. All losses must agree. Prints one table and one JSON line.
+Features are float32, or bfloat16 with --bfloat16 (PyTorch: autocast). Each measurement runs in its own process, after
+one warm-up; the ways alternate, and medians over the rounds are shown. All losses must agree. Cases that would probably
+exceed the free memory are left out. Prints one table and one JSON line.
+
+On CPUs (Linux) the time is that of one run, and CPU seconds are summed over threads. Memory is the process's peak
+beyond its libraries and the inputs. On accelerators the time is the median of ten runs, and memory is that of the
+arrays that the program allocates beside its inputs: by the compiler for JAX, by the allocator's peak for PyTorch.
 """
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -35,11 +39,14 @@ CLASSES = 9
 ARRAYS = {"torch": 10, "compiled": 10, "dense": 10, "blocks": 0, "two-passes": 0}
 REFERENCE = "blocks"
 GIGABYTE, MEGABYTE = 1e9, 1e6
-# Relative; between the losses.
-TOLERANCE = 1e-4
+# Relative, between the losses; by --bfloat16.
+TOLERANCE = {False: 1e-4, True: 2e-2}
+RUNS_ON_ACCELERATORS = 10
 
 # Runs forward and backward once; returns the loss.
 Run = Callable[[], float]
+# Returns the bytes that a run allocates on an accelerator beside its inputs.
+Memory = Callable[[], int]
 
 
 def make_inputs(positions: int, images: int, channels: int) -> dict[str, np.ndarray]:
@@ -54,15 +61,17 @@ def make_inputs(positions: int, images: int, channels: int) -> dict[str, np.ndar
 # --- cpnet_jax --------------------------------------------------------------------------------------------------------
 
 
-def ours(inputs: dict[str, np.ndarray], way: str, block_rows: int) -> Run:
+def ours(inputs: dict[str, np.ndarray], way: str, *, bfloat16: bool) -> tuple[Run, Memory]:
     import jax
     import jax.numpy as jnp
 
     from cpnet_jax import losses
     from cpnet_jax.models.context_prior import Prior
+    from cpnet_jax.models.forms import BLOCK_ROWS
 
     positions = inputs["features"].shape[1]
-    layer = Prior(positions, None if way == "dense" else block_rows)
+    way, _, rows = way.partition(":")
+    layer = Prior(positions, None if way == "dense" else int(rows or BLOCK_ROWS))
     statistics = {"mean": jnp.zeros(positions), "var": jnp.ones(positions)}
 
     def loss(params: dict[str, Any], features: Any, labels: Any) -> Any:
@@ -77,28 +86,38 @@ def ours(inputs: dict[str, np.ndarray], way: str, block_rows: int) -> Run:
         return losses.affinity_loss(prior, labels).total + sum((context**2).mean() for context in contexts)
 
     params = {"kernel": inputs["kernel"], "scale": np.ones(positions, "f"), "bias": np.zeros(positions, "f")}
-    arrays = jax.device_put((params, inputs["features"], inputs["labels"]))
+    features = jnp.asarray(inputs["features"], jnp.bfloat16 if bfloat16 else jnp.float32)
+    arrays = jax.device_put((params, features, inputs["labels"]))
     compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arrays).compile()
-    return lambda: float(jax.block_until_ready(compiled(*arrays))[0])
+    analysis = compiled.memory_analysis()
+    needed = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    return lambda: float(jax.block_until_ready(compiled(*arrays))[0]), lambda: needed
 
 
 # --- the release's maths in PyTorch -----------------------------------------------------------------------------------
 
 
-def theirs(inputs: dict[str, np.ndarray], way: str) -> Run:
+def theirs(inputs: dict[str, np.ndarray], way: str, *, bfloat16: bool) -> tuple[Run, Memory]:
     import torch
     import torch.nn.functional as F
     from torch_losses import affinity_loss
 
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    # As JAX's default on GPUs.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     images, positions, channels = inputs["features"].shape
     features = torch.tensor(inputs["features"]).transpose(1, 2).reshape(images, channels, positions, 1)
-    features = features.contiguous().requires_grad_()
+    features = features.to(device, torch.bfloat16 if bfloat16 else torch.float32).contiguous().requires_grad_()
     conv = torch.nn.Conv2d(channels, positions, 1, bias=False)
     conv.weight = torch.nn.Parameter(torch.tensor(inputs["kernel"].T.copy())[:, :, None, None])
-    norm = torch.nn.BatchNorm2d(positions)
-    labels = torch.tensor(inputs["labels"]).long()
+    conv, norm = conv.to(device), torch.nn.BatchNorm2d(positions).to(device)
+    labels = torch.tensor(inputs["labels"], device=device).long()
 
     def loss() -> torch.Tensor:
+        with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+            return autocast_loss()
+
+    def autocast_loss() -> torch.Tensor:
         prior = torch.sigmoid(norm(conv(features))).reshape(images, positions, positions).transpose(1, 2)
         values = features.reshape(images, channels, positions).transpose(1, 2)
         intra = torch.bmm(prior, values) / positions
@@ -106,16 +125,21 @@ def theirs(inputs: dict[str, np.ndarray], way: str) -> Run:
 
         one_hot = F.one_hot(labels, CLASSES).float()
         ideal = torch.bmm(one_hot, one_hot.transpose(1, 2))
-        return affinity_loss(prior, ideal) + intra.square().mean() + inter.square().mean()
+        # Autocast refuses the cross entropy of probabilities, so that the loss is in float32, as in the release.
+        with torch.autocast(device.type, enabled=False):
+            return affinity_loss(prior.float(), ideal.float()) + intra.square().mean() + inter.square().mean()
 
     forward = torch.compile(loss) if way == "compiled" else loss
+    before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
 
     def run() -> float:
+        for tensor in (features, *conv.parameters(), *norm.parameters()):
+            tensor.grad = None
         value = forward()
         value.backward()
         return float(value.detach())
 
-    return run
+    return run, lambda: torch.cuda.max_memory_allocated() - before
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -124,14 +148,21 @@ def theirs(inputs: dict[str, np.ndarray], way: str) -> Run:
 def measure(way: str, positions: int, images: int, arguments: argparse.Namespace) -> dict[str, float]:
     """Measures in this process: CPU and wall seconds, bytes, and the loss."""
     inputs = make_inputs(positions, images, arguments.channels)
-    run = theirs(inputs, way) if way in ("torch", "compiled") else ours(inputs, way, arguments.block_rows)
+    side = theirs if way in ("torch", "compiled") else ours
+    run, on_device = side(inputs, way, bfloat16=arguments.bfloat16)
     before = memory("VmRSS")
     run()
+    if not arguments.on_cpu:
+        timed = [_timed(run) for _ in range(RUNS_ON_ACCELERATORS)]
+        return {name: statistics.median(one[name] for one in timed) for name in timed[0]} | {"bytes": on_device()}
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    return _timed(run) | {"bytes": memory("VmHWM") - before}
+
+
+def _timed(run: Run) -> dict[str, float]:
     cpu, wall = time.process_time(), time.perf_counter()
     loss = run()
-    seconds = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-    return seconds | {"bytes": memory("VmHWM") - before, "loss": loss}
+    return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "loss": loss}
 
 
 def memory(field: str, file: str = "/proc/self/status") -> int:
@@ -140,12 +171,14 @@ def memory(field: str, file: str = "/proc/self/status") -> int:
 
 def in_own_process(way: str, positions: int, images: int, arguments: argparse.Namespace) -> dict[str, float] | str:
     """Measures in a new process; returns the figures, or the reason why there are none."""
-    needed, free = ARRAYS[way] * 4 * positions**2 * images, memory("MemAvailable", "/proc/meminfo")
-    if needed > free:
+    needed = ARRAYS[way.partition(":")[0]] * 4 * positions**2 * images
+    free = memory("MemAvailable", "/proc/meminfo")
+    if arguments.on_cpu and needed > free:
         return f"left out: needs about {needed / GIGABYTE:.0f} GB, {free / GIGABYTE:.0f} are free"
-    options = [f"--channels={arguments.channels}", f"--block-rows={arguments.block_rows}"]
-    command = [sys.executable, __file__, f"--one={way}:{positions}x{images}", *options]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    options = [f"--channels={arguments.channels}"]
+    options += ["--bfloat16"] * arguments.bfloat16 + ["--on-cpu"] * arguments.on_cpu
+    command = [sys.executable, __file__, f"--one={positions}x{images}", f"--ways={way}", *options]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return f"failed with status {done.returncode}: {done.stderr.strip()[-80:]!r}"
     return json.loads(done.stdout.splitlines()[-1])
@@ -169,7 +202,12 @@ def compare(positions: int, images: int, arguments: argparse.Namespace) -> dict[
     return found
 
 
-def report(case: str, found: dict[str, Any]) -> None:
+def time_of(on_cpu: bool) -> str:
+    """The time that is compared: CPU seconds, which other programs hardly change, or that on an accelerator."""
+    return "cpu" if on_cpu else "wall"
+
+
+def report(case: str, found: dict[str, Any], on_cpu: bool) -> None:
     reference = found.get(REFERENCE)
     for way, figures in found.items():
         if isinstance(figures, str):
@@ -177,9 +215,15 @@ def report(case: str, found: dict[str, Any]) -> None:
             continue
         ratios = " | "
         if way != REFERENCE and isinstance(reference, dict):
-            ratios = " | ".join(f"{figures[name] / reference[name]:.1f}x" for name in ("cpu", "bytes"))
-        cells = f"{figures['cpu']:.2f} | {figures['wall']:.2f} | {figures['bytes'] / MEGABYTE:.0f} | {ratios}"
+            ratios = " | ".join(f"{figures[name] / reference[name]:.1f}x" for name in (time_of(on_cpu), "bytes"))
+        cells = f"{figures['cpu']:.3f} | {figures['wall']:.4f} | {figures['bytes'] / MEGABYTE:.0f} | {ratios}"
         print(f"| {case} | {way} | {cells} |", flush=True)
+
+
+def default_backend() -> str:
+    """Asks a new process, since a process that has used an accelerator keeps its memory."""
+    command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def _count(text: str) -> int:
@@ -194,8 +238,8 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
         if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", case):
             parser.error(f"--cases has {case!r}: use positions x images, for example 4096x2,9216x2")
     for way in arguments.ways.split(","):
-        if way not in ARRAYS:
-            parser.error(f"--ways has {way!r}: choose from {','.join(ARRAYS)}")
+        if not re.fullmatch(rf"({'|'.join(ARRAYS)})|(blocks|two-passes):[1-9]\d*", way):
+            parser.error(f"--ways has {way!r}: choose from {','.join(ARRAYS)},blocks:ROWS")
 
 
 def main() -> None:
@@ -204,24 +248,26 @@ def main() -> None:
     parser.add_argument("--ways", default=",".join(ARRAYS))
     parser.add_argument("--rounds", type=_count, default=3)
     parser.add_argument("--channels", type=_count, default=512)
-    parser.add_argument("--block-rows", type=_count, default=512)
-    parser.add_argument("--one", help=argparse.SUPPRESS)  # WAY:CASE, in this process
+    parser.add_argument("--bfloat16", action="store_true")
+    parser.add_argument("--one", help=argparse.SUPPRESS)  # a case, measured in one way in this process
+    parser.add_argument("--on-cpu", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        way, case = arguments.one.split(":")
-        print(json.dumps(measure(way, *map(int, case.split("x")), arguments)))
+        print(json.dumps(measure(arguments.ways, *map(int, arguments.one.split("x")), arguments)))
         return
     check(arguments, parser)
-    titles = "positions x images", "way", "CPU s", "wall s", "MB", f"CPU of {REFERENCE}", f"MB of {REFERENCE}"
+    arguments.on_cpu = default_backend() == "cpu"
+    compared = "CPU" if arguments.on_cpu else "time"
+    titles = "positions x images", "way", "CPU s", "wall s", "MB", f"{compared} of {REFERENCE}", f"MB of {REFERENCE}"
     print(f"| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
     found = {}
     for case in arguments.cases.split(","):
         found[case] = compare(*map(int, case.split("x")), arguments)
-        report(case, found[case])
-    print(json.dumps(found))
+        report(case, found[case], arguments.on_cpu)
+    print(json.dumps({"benchmark": "context_prior", **vars(arguments), "results": found}))
     for case, ways in found.items():
         values = [figures["loss"] for figures in ways.values() if isinstance(figures, dict)]
-        if values and max(values) - min(values) > TOLERANCE * max(values):
+        if values and max(values) - min(values) > TOLERANCE[arguments.bfloat16] * max(values):
             sys.exit(f"error: the losses of {case} are {values}: they should be equal")
 
 

@@ -32,7 +32,7 @@ STARTED, RESULT = "START_BENCHMARK_STARTED", "START_BENCHMARK_RESULT"
 # Part -> the function that does it. Time is summed over its calls, up to the first step.
 PARTS = {
     "config": ("cpnet_jax.config.check", "check_config"),
-    "data": ("cpnet_jax.modes.experiment", "Experiment._open"),
+    "data": ("cpnet_jax.modes.experiment", "open_splits"),
     "mesh": ("cpnet_jax.sharding", "make_mesh"),
     "init": ("cpnet_jax.modes.experiment", "Experiment.initial_state"),
     "load programs": ("cpnet_jax.runtime.programs", "_load"),

@@ -1,17 +1,20 @@
 """Measures time and memory of a training step, against the same network in PyTorch.
 
     python benchmarks/train_step.py [--config=configs/quickstart.py] [--depth=18,50] [--crop=128,256] [--batch_size=8]
-        [--bfloat16] [--rounds=5] [--steps=4] [--peak_tflops=989]
+        [--bfloat16] [--rounds=5] [--steps=4] [--peers=eager,compiled] [--peak_tflops=989]
 
 A step is normalisation of a batch of uint8 images, network, all losses, gradients and SGD. All sides start from the
-same parameters, without dropout, so that their first losses must agree. They run in separate processes and alternate
-every few steps; medians over the rounds are shown. Each depth is measured at each crop, one after the other.
+same parameters, without dropout, so that their first losses must agree. They run in separate processes; medians over
+the rounds are shown. On CPUs, which other programs use as well, the sides alternate every few steps. On accelerators
+each side runs alone and ends before the next one starts, so that it has the device's whole memory. Each depth is
+measured at each crop, one after the other.
 
 The PyTorch side is the network of the parity tests, with channels_last and, with --bfloat16, autocast; eager, and by
 torch.compile if a C++ compiler is installed. The default config is configs/ade20k.py at crop 512 in bfloat16 on
 accelerators, and configs/quickstart.py on CPUs. CPUs also run our network without Winograd's convolutions.
 
-Memory: on accelerators the peak of arrays on the device, on CPUs the peak of the process.
+Memory: on accelerators the peak of arrays on the device, on CPUs the peak of the process. Start: seconds from the start
+of the process to the end of its first step, most of them imports and compilation.
 Of peak: FLOP/s as a share of --peak_tflops (known for some devices). The FLOPs are those of the network's convolutions
 and matrix products, forward and backward, counted in the JAX program and used for all sides.
 
@@ -19,6 +22,7 @@ Prints one table and one JSON line for each depth and crop.
 """
 
 import argparse
+import contextlib
 import importlib.util
 import itertools
 import json
@@ -62,7 +66,10 @@ def get_config(arguments: argparse.Namespace) -> ml_collections.ConfigDict:
 
 
 def make_batch(config: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
-    """Random images, and labels in patches of 32 pixels, some of them ignored."""
+    """Random images, and labels in patches of 32 pixels, some of them ignored.
+
+    A crop of one patch would have rows of the prior that our logged loss leaves out (`losses.ReadableLoss`).
+    """
     rng = np.random.default_rng(0)
     height, width = config.data.crop_size
     patches = rng.integers(0, config.data.num_classes + 1, (config.batch_size, height // 32 + 1, width // 32 + 1))
@@ -199,27 +206,41 @@ def work(arguments: argparse.Namespace) -> None:
         print(json.dumps(figures), flush=True)
 
 
-# --- alternating ------------------------------------------------------------------------------------------------------
+# --- the processes ----------------------------------------------------------------------------------------------------
+
+
+class EndedEarly(Exception):
+    """A side's process ended without a result; it has said why."""
 
 
 class Side:
-    """A process that takes steps on request."""
+    """A process that takes steps on request; its first step compiles.
+
+    Attributes:
+      known: of cpnet_jax: the FLOPs of a step, and the device's name.
+      first: figures of the first step.
+    """
 
     def __init__(self, name: str, arguments: argparse.Namespace, parameters: Path) -> None:
         given = [f"--{key}={value}" for key, value in vars(arguments).items() if key in STEP_ARGUMENTS and value]
         given += ["--bfloat16"] * arguments.bfloat16
         command = [sys.executable, __file__, f"--side={name}", f"--parameters={parameters}", *given]
+        began = time.perf_counter()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.known = self._answer() if name in (OURS, DIRECT) else {}
+        self.first = self.steps(1)
+        self.first["start"] = time.perf_counter() - began
 
     def steps(self, count: int) -> dict[str, Any]:
-        self._process.stdin.write(f"{count}\n")
-        self._process.stdin.flush()
-        return self.answer()
+        with contextlib.suppress(BrokenPipeError):  # then there is no answer, either
+            self._process.stdin.write(f"{count}\n")
+            self._process.stdin.flush()
+        return self._answer()
 
-    def answer(self) -> dict[str, Any]:
+    def _answer(self) -> dict[str, Any]:
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("a process of the benchmark ended without a result; see its output above")
+            raise EndedEarly
         return json.loads(line)
 
     def close(self) -> None:
@@ -228,31 +249,57 @@ class Side:
 
 
 def measure(arguments: argparse.Namespace) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
-    """Returns the figures of every side in every round, and the FLOPs of a step with the device's name."""
+    """Returns the figures of every side in every round, and what `Side.known` says."""
+    on_cpu = default_backend() == "cpu"
+    names = [OURS, *([DIRECT] if on_cpu else []), *arguments.peers]
     with tempfile.TemporaryDirectory() as folder:
-        parameters = Path(folder, "parameters.npz")
-        sides = {OURS: Side(OURS, arguments, parameters)}
-        known = sides[OURS].answer()
-        if known["device"] == "cpu":
-            sides[DIRECT] = Side(DIRECT, arguments, parameters)
-            sides[DIRECT].answer()  # the FLOPs again
-        names = [EAGER, COMPILED] if shutil.which("c++") or shutil.which("g++") else [EAGER]
-        sides |= {name: Side(name, arguments, parameters) for name in names}
-        first = {name: side.steps(1)["loss"] for name, side in sides.items()}
-        for name, loss in first.items():
-            if abs(loss / first[OURS] - 1) > TOLERANCE[arguments.bfloat16]:
-                raise SystemExit(
-                    f"the first loss of {name} is {loss}, that of cpnet_jax {first[OURS]}: they must be equal"
-                )
-        for side in sides.values():
-            side.steps(2)  # further compilation and tuning
-        rounds = {name: [] for name in sides}
-        for _ in range(arguments.rounds):
-            for name, side in sides.items():
-                rounds[name].append(side.steps(arguments.steps))
-        for side in sides.values():
-            side.close()
-    return rounds, known
+        start = partial(Side, arguments=arguments, parameters=Path(folder, "parameters.npz"))
+        return (_in_turns if on_cpu else _one_after_the_other)(names, start, arguments)
+
+
+def _in_turns(
+    names: list[str], start: Callable[[str], Side], arguments: argparse.Namespace
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    sides = {name: start(name) for name in names}
+    _compare_losses(sides, arguments)
+    for side in sides.values():
+        side.steps(2)  # further compilation and tuning
+    rounds = {name: [] for name in sides}
+    for _ in range(arguments.rounds):
+        for name, side in sides.items():
+            rounds[name].append(side.first | side.steps(arguments.steps))
+    for side in sides.values():
+        side.close()
+    return rounds, sides[OURS].known
+
+
+def _one_after_the_other(
+    names: list[str], start: Callable[[str], Side], arguments: argparse.Namespace
+) -> tuple[dict[str, list[dict[str, Any]]], dict[str, Any]]:
+    """A peer that fails, for example because the device's memory is full, is left out."""
+    sides, rounds = {}, {}
+    for name in names:
+        try:
+            side = start(name)
+            side.steps(2)
+            rounds[name] = [side.first | side.steps(arguments.steps) for _ in range(arguments.rounds)]
+        except EndedEarly:
+            if name == OURS:
+                raise
+            print(f"Note: {name} ended without a result, see its output above", file=sys.stderr)
+            continue
+        side.close()
+        sides[name] = side
+    _compare_losses(sides, arguments)
+    return rounds, sides[OURS].known
+
+
+def _compare_losses(sides: dict[str, Side], arguments: argparse.Namespace) -> None:
+    ours = sides[OURS].first["loss"]
+    for name, side in sides.items():
+        theirs = side.first["loss"]
+        if abs(theirs / ours - 1) > TOLERANCE[arguments.bfloat16]:
+            raise SystemExit(f"the first loss of {name} is {theirs}, that of cpnet_jax {ours}: they must be equal")
 
 
 def report(rounds: dict[str, list[dict[str, Any]]], known: dict[str, Any], arguments: argparse.Namespace) -> None:
@@ -267,18 +314,20 @@ def report(rounds: dict[str, list[dict[str, Any]]], known: dict[str, Any], argum
             "cpu_seconds": median["cpu_seconds"],
             "images_per_second": batch / median["seconds"],
             "bytes": figures[-1]["bytes"],
+            "start_seconds": median["start"],
             "of_peak": known["flops"] / median["seconds"] / peak / 1e12 if peak else None,
         }
     ours, config = results[OURS], get_config(arguments)
     print(f"ResNet-{config.model.depth}, crop {config.data.crop_size[0]}, batch {batch}\n", flush=True)
-    print("| | ms/step | (min, max) | CPU s/step | images/s | GB | of peak | time, ours = 1 | memory, ours = 1 |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|")
+    titles = "ms/step", "(min, max)", "CPU s/step", "images/s", "GB", "of peak", "start, s"
+    print(f"| | {' | '.join(titles)} | time, ours = 1 | memory, ours = 1 |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, result in results.items():
         least, most = (1e3 * seconds for seconds in result["spread"])
         print(
             f"| {name} | {1e3 * result['seconds']:.1f} | {least:.1f}, {most:.1f} | {result['cpu_seconds']:.2f} "
             f"| {result['images_per_second']:.1f} | {result['bytes'] / 1e9:.2f} "
-            f"| {format(result['of_peak'], '.0%') if peak else ''} "
+            f"| {format(result['of_peak'], '.0%') if peak else ''} | {result['start_seconds']:.0f} "
             f"| {result['seconds'] / ours['seconds']:.2f} | {result['bytes'] / ours['bytes']:.2f} |"
         )
     what = {key: value for key, value in vars(arguments).items() if key not in ("side", "parameters")}
@@ -299,6 +348,14 @@ def _count(text: str) -> int:
 
 def _counts(text: str) -> list[int]:
     return [_count(part) for part in text.split(",")]
+
+
+def _peers(text: str) -> list[str]:
+    names = {"eager": EAGER, "compiled": COMPILED}
+    if unknown := set(filter(None, text.split(","))) - names.keys():
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is not a peer: use eager, compiled, both or none")
+    has_compiler = shutil.which("c++") or shutil.which("g++")
+    return [name for peer, name in names.items() if peer in text and (name != COMPILED or has_compiler)]
 
 
 def settings(arguments: argparse.Namespace) -> list[argparse.Namespace]:
@@ -330,6 +387,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=_count, default=5)
     parser.add_argument("--steps", type=_count, default=4, help="per side and round")
     parser.add_argument("--peak_tflops", type=float, help="of the device")
+    parser.add_argument("--peers", type=_peers, default="eager,compiled", help="of PyTorch, separated by commas")
     parser.add_argument("--side", choices=RUNS, help=argparse.SUPPRESS)
     parser.add_argument("--parameters", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -344,7 +402,10 @@ def main() -> None:
     for setting in settings(arguments):
         check(setting, parser)
     for setting in settings(arguments):
-        report(*measure(setting), setting)
+        try:
+            report(*measure(setting), setting)
+        except EndedEarly:
+            sys.exit("error: cpnet_jax's process ended without a result, see its output above")
 
 
 if __name__ == "__main__":
