@@ -1,37 +1,59 @@
-"""Segments an image with an exported network, using only JAX, numpy, OpenCV and Pillow, without cpnet_jax.
+"""Segments a picture of any size with an exported network, as --mode=predict does at one scale, without cpnet_jax.
 
 python examples/run_exported_model.py MODEL.cpnet IMAGE.jpg RESULT.png
 """
 
+import itertools
 import json
 import sys
 
 import cv2
-import jax
+import jax.export
 import numpy as np
-from jax import export
-from PIL import Image
+from PIL import Image, ImageOps
+
+
+def read_picture(path, value_range):
+    """RGB, uint8 (h, w, 3); more than 8 bits are scaled as in training."""
+    pixels = cv2.imread(path, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    if pixels is None or pixels.dtype == np.uint8:  # Pillow decodes JPEG as training does, but cuts colours to 8 bits
+        return np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+    pixels = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., ::-1]
+    low, high = value_range or (0, 65535)
+    return ((pixels.astype(float) - low) * 256 / (high - low)).clip(0, 255).astype(np.uint8)
+
+
+def starts(side, window):
+    """Where the windows along a side start: every 2/3 of a window, the last one flush with the edge."""
+    stride = max(window * 2 // 3, 1)
+    return [min(start, side - window) for start in range(0, side - window + stride, stride)]
+
 
 model, input_file, result = sys.argv[1:]
 file = np.load(model)
 metadata = json.loads(file["metadata.json"])
-network = export.deserialize(bytearray(file["model.stablehlo"]))
+network = jax.export.deserialize(bytearray(file["model.stablehlo"]))
 weights = {name.removeprefix("weights/"): file[name] for name in file.files if name.startswith("weights/")}
+crop, count = metadata["crop_size"], len(metadata["classes"])
+averages_logits = (metadata["origin"].get("eval") or {}).get("overlap") == "average_logits"
 
-pixels = cv2.imread(input_file, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)  # not Pillow: it cuts colours to 8 bits
-pixels = np.dstack([pixels] * 3) if pixels.ndim == 2 else pixels[..., ::-1]
-if pixels.dtype != np.uint8:
-    low, high = metadata.get("value_range") or (0, 65535)
-    pixels = ((pixels.astype(float) - low) * 256 / (high - low)).clip(0, 255).astype(np.uint8)
 
-# Resizes the image to one window. The --mode=predict of cpnet_jax covers it with overlapping windows instead.
-image = Image.fromarray(np.ascontiguousarray(pixels))
-height, width = metadata["crop_size"]
-windows = np.asarray(image.resize((width, height)))[None]  # uint8 (b, height, width, 3)
-outputs = jax.jit(network.call)(weights, windows)  # "logits" (b, height/8, width/8, k), "classes" (b, height, width)
+@jax.jit
+def window_scores(weights, window):
+    logits = network.call(weights, window[None])["logits"]  # (1, height/8, width/8, classes)
+    logits = jax.image.resize(logits[0], (*crop, count), "bilinear")
+    return logits if averages_logits else jax.nn.softmax(logits)
 
-classes = np.asarray(outputs["classes"][0])
-colours = np.array(metadata["palette"], np.uint8)[classes]
-Image.fromarray(colours).resize(image.size, Image.Resampling.NEAREST).save(result)
+
+picture = read_picture(input_file, metadata.get("value_range"))
+height, width = map(max, picture.shape, crop)
+padded = np.full((height, width, 3), np.round(metadata["mean"]), np.uint8)
+padded[: picture.shape[0], : picture.shape[1]] = picture
+scores = np.zeros((height, width, count), np.float32)
+for top, left in itertools.product(starts(height, crop[0]), starts(width, crop[1])):
+    place = np.s_[top : top + crop[0], left : left + crop[1]]
+    scores[place] += window_scores(weights, padded[place])
+classes = scores[: picture.shape[0], : picture.shape[1]].argmax(axis=-1)
+Image.fromarray(np.array(metadata["palette"], np.uint8)[classes]).save(result)
 for index, pixels in zip(*np.unique(classes, return_counts=True), strict=True):
     print(f"{metadata['classes'][index]:<20} {pixels / classes.size:6.1%}")
