@@ -9,6 +9,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # there only if nothing that it was compiled from has changed.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.abspath(f"{__file__}/../../.cache/tests"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# No test downloads a dataset: nothing listens there.
+os.environ["CPNET_MIRROR"] = "http://127.0.0.1:9"
 
 import jax
 import jaxtyping

@@ -84,7 +84,8 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
         return _flipped(data, rng)
     entries = entries_of(data)
     if rng.random() < 0.6:
-        entries[METADATA] = _mutated_metadata(entries[METADATA], rng)
+        metadata = entries[METADATA]
+        entries[METADATA] = _flipped(metadata, rng) if rng.random() < 0.2 else mutated_json(metadata, rng)
         return packed(list(entries.items()))
     names = [name for name in entries if name != PROGRAM]
     name = names[rng.integers(0, len(names))]
@@ -101,9 +102,8 @@ def mutated(data: bytes, rng: np.random.Generator) -> bytes:
     return packed(list(listed.items()))
 
 
-def _mutated_metadata(text: bytes, rng: np.random.Generator) -> bytes:
-    if rng.random() < 0.2:
-        return _flipped(text, rng)
+def mutated_json(text: bytes, rng: np.random.Generator) -> bytes:
+    """A JSON object with a strange value in any place."""
     described = copy.deepcopy(json.loads(text))
     holder: Any = described
     while True:

@@ -1,5 +1,7 @@
 """An installed wheel is the whole program: `cpnet` works where no clone is."""
 
+import json
+import os
 import re
 import shutil
 import site
@@ -9,8 +11,9 @@ import sysconfig
 import zipfile
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
-from whole_program import write_camvid
 
 import cpnet_jax
 from cpnet_jax.config import renamed
@@ -47,10 +50,16 @@ def pip(command, *arguments):
 def cpnet(installed, tmp_path):
     """Runs `cpnet` in an empty folder; the wheel and its dependencies can be imported, the clone cannot."""
 
-    def run(*arguments, program=(str(installed / "bin" / "cpnet"),)):
+    def run(*arguments, program=(str(installed / "bin" / "cpnet"),), **variables):
         # -S: without the .pth files of site-packages, one of which adds the clone.
         path = [str(installed), sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
-        environment = {"PATH": "", "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu", "PYTHONPATH": ":".join(path)}
+        environment = {
+            "PATH": "",
+            "HOME": str(tmp_path),
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": ":".join(path),
+            **variables,
+        }
         command = [sys.executable, "-S", *program, *map(str, arguments)]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
 
@@ -106,17 +115,47 @@ def test_the_installed_command_finds_experiments(cpnet, name):
     assert result.returncode == 2 and "error: config.dat.name does not exist" in result.stderr
 
 
-def test_the_installed_command_runs_a_config_of_the_users(cpnet, tmp_path):
-    write_camvid(tmp_path / "camvid", train=2, val=1)
-    own = tmp_path / "configs" / "own.py"
-    own.parent.mkdir()
-    own.write_text(
-        "from configs import camvid\n\ndef get_config():\n    config = camvid.get_config()\n"
-        "    config.data.dir = 'records'\n    return config\n"
+def write_streets(folder):
+    """The dataset of docs/extending.md: classes are patches of one brightness each."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 1)):
+        for index in range(count):
+            label = rng.integers(0, 4, (5, 7)).astype(np.uint8).repeat(8, 0).repeat(8, 1)
+            for kind, pixels in (("images/{}.jpg", 60 * label), ("labels/{}.png", label)):
+                path = folder / kind.format(f"{split}/{index}")
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(path), pixels)
+
+
+def test_the_installed_command_trains_with_all_parts_that_a_config_file_can_add(cpnet, tmp_path):
+    """The code blocks of docs/extending.md are the file. Worker processes cannot import it."""
+    fields, *parts = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "extending.md").read_text(), re.M | re.S)
+    (tmp_path / "my_experiment.py").write_text("\n".join([*parts, fields]))
+    write_streets(tmp_path / "streets")
+    small = {
+        "data.crop_size": "(32,48)",
+        "batch_size": 2,
+        "total_steps": 2,
+        "model.channels": 8,
+        "model.aux_channels": 4,
+        "model.plain.width": 4,
+        "system.compilation_cache": os.environ["JAX_COMPILATION_CACHE_DIR"],
+        "system.log_every": 1,
+        "system.workers": 1,
+        "eval.pictures": 0,
+    }
+    result = cpnet(
+        "--config=my_experiment.py",
+        "--config.data.source=streets",
+        *(f"--config.{name}={value}" for name, value in small.items()),
+        XLA_FLAGS="--xla_backend_optimization_level=0",  # code that runs twice need not be optimised
     )
-    result = cpnet("--config=own", "--mode=prepare", "--config.data.source=camvid")
     assert result.returncode == 0, result.stderr
-    assert any((tmp_path / "records").iterdir())
+    run = tmp_path / "runs" / "my_experiment"
+    evaluation = json.loads((run / "eval.json").read_text())
+    assert list(evaluation["per_class"]) == ["road", "car", "tree"] and 0 <= evaluation["worst_IoU"] <= 1
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert all(0 < step["dice"] < 1 for step in steps if "loss" in step)
 
 
 def test_an_unknown_experiment_is_answered_with_all_names(cpnet):

@@ -99,7 +99,7 @@ def run_ours(depth, stem, dtype):
             if number == 1:  # momentum = 0 + gradient + weight decay
                 decayed = {name: value - WEIGHT_DECAY * before[name] for name, value in momentum.items()}
                 results["gradients"] = decayed
-            not_torchs = {"gradient_norm", "skipped"}
+            not_torchs = {"gradient_norm", "skipped", "clamped_rows"}
             results[f"terms of step {number}"] = {k: v for k, v in metrics.items() if k not in not_torchs}
             results[f"momentum after step {number}"] = momentum
             results[f"parameters after step {number}"] = transfer.as_torch(state.params, stem)
