@@ -6,8 +6,13 @@ TORCH ?= 1
 # Number of test processes.
 JOBS ?= 2
 BIN = $(VENV)/bin
+FUZZ = tests/faults/test_mutated_files.py tests/faults/test_damaged_checkpoints.py
+# Minutes of `make bench-accelerator`; folder of the raw CamVid for `make bundle`.
+MINUTES ?= 12
+CAMVID ?= CamVid
 
-.PHONY: quickstart test test-layouts test-faults test-fuzz test-parity lint docs bench compare clean
+.PHONY: quickstart test test-layouts test-faults test-fuzz test-parity test-accelerator test-notebook lint docs
+.PHONY: bench bench-accelerator bundle compare clean
 
 quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, draw predictions.
 	$(BIN)/python main.py --config=configs/quickstart.py
@@ -21,11 +26,18 @@ test-layouts: $(VENV)/.ready-test-0  ## Check that any number of devices and pro
 test-parity: $(VENV)/.ready-test-1  ## Compare networks of every kind with PyTorch; a minute.
 	$(BIN)/python -m pytest -s -m long tests/parity
 
-test-faults: $(VENV)/.ready-test-0  ## Break runs in the ways they break on pods; a quarter of an hour.
-	$(BIN)/python -m pytest -s -m long tests/faults
+test-faults: $(VENV)/.ready-test-0  ## Break runs in the ways they break on pods; half an hour.
+	$(BIN)/python -m pytest -s -m long tests/faults $(FUZZ:%=--ignore=%)
 
-test-fuzz: $(VENV)/.ready-test-0  ## Read damaged files, MUTATED_FILES=100000 of them; minutes.
-	$(BIN)/python -m pytest -s -m long tests/faults/test_mutated_files.py
+test-fuzz: $(VENV)/.ready-test-0  ## Read damaged files, MUTATED_FILES=100000 of them, and checkpoints; tens of minutes.
+	$(BIN)/python -m pytest -s -m long $(FUZZ)
+
+test-accelerator: $(VENV)/.ready-test-1  ## Take every item of bench-accelerator in small sizes, on the CPU; two minutes.
+	rm -rf .cache/accelerator
+	$(BIN)/python benchmarks/accelerator.py --tiny --out=.cache/accelerator
+
+test-notebook: $(VENV)/.ready-notebook  ## Run examples/cpnet_jax.ipynb from top to bottom, in small sizes; a minute or two.
+	$(BIN)/python -m pytest -m long tests/test_notebook.py
 
 lint: $(VENV)/.ready-test-$(TORCH)  ## Check style, formatting and types.
 	$(BIN)/ruff check .
@@ -40,6 +52,12 @@ bench: $(VENV)/.ready-test-1  ## Time the context prior and a training step agai
 	$(BIN)/python benchmarks/train_step.py
 	@# Status 2: libtpu is not installed.
 	$(BIN)/python benchmarks/tpu_plan.py || test $$? -eq 2
+
+bench-accelerator: $(VENV)/.ready-test-1  ## Measure on a GPU or TPU: steps, CamVid, forms, evaluation; make ... MINUTES=12.
+	$(BIN)/python benchmarks/accelerator.py --minutes=$(MINUTES) --out=runs/accelerator
+
+bundle: $(VENV)/.ready-test-1  ## Write bundle/ for a GPU machine without network; make bundle CAMVID=FOLDER.
+	$(BIN)/python benchmarks/bundle.py --source=$(CAMVID)
 
 compare: $(VENV)/.ready  ## Run the ablation on the scenes, three seeds each; one to two hours.
 	$(BIN)/python benchmarks/ablation.py --table=scenes --classes=sea,sand,bed,table
@@ -63,4 +81,8 @@ $(VENV)/.ready-test-0: $(VENV)/.ready requirements-test.txt
 
 $(VENV)/.ready-test-1: $(VENV)/.ready-test-0
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'
+	@touch $@
+
+$(VENV)/.ready-notebook: $(VENV)/.ready-test-0 requirements-notebook.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-notebook.txt
 	@touch $@
