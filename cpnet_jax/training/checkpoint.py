@@ -36,7 +36,7 @@ MOST_COMPRESSED, ANY_SIZE = 10, 2**30
 def _miou(metrics: Any) -> float:
     """The mIoU of a checkpoint's metrics; minus infinity if they hold none."""
     found = metrics.get(METRIC) if isinstance(metrics, dict) else None
-    return float(found) if isinstance(found, int | float) and math.isfinite(found) else -math.inf
+    return float(found) if isinstance(found, int | float) and 0 <= found <= 1 else -math.inf
 
 
 class Checkpoints:
