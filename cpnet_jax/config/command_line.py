@@ -169,7 +169,7 @@ def _check_types(path: Path, config: ConfigDict, default: ConfigDict, section: s
             if given is None and value is not None:
                 raise TypeError("None")
             default[name] = given
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             like = "a ConfigDict" if isinstance(value, ConfigDict) else f"a value like {quoted(value)}"
             raise UserError(f"{path}: {field} is {quoted(given)}: give {like}") from error
         if isinstance(value, ConfigDict):

@@ -71,7 +71,7 @@ def _set(config: ConfigDict, field: str, value: Any, path: AnyPath) -> None:
         if value is None and default is not None:
             raise TypeError("null")
         config[name] = value
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path} has {quoted(value)} as config.{field}: correct it to a value like {quoted(default)}, or give "
             "--config, too, with the values of this run"

@@ -203,7 +203,7 @@ def _set(config: ml_collections.ConfigDict, found: Mapping[str, Any], prefix: st
             if value is None and default is not None:
                 raise TypeError("only fields that are optional may be null")
             config[name] = value
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"{field} is {shown(value)}: it must be like {shown(default)}") from error
 
 

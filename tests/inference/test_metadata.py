@@ -4,6 +4,8 @@ import math
 
 import pytest
 
+from cpnet_jax.config import recorded
+from cpnet_jax.errors import UserError
 from cpnet_jax.inference import metadata
 from cpnet_jax.training import checkpoint
 
@@ -20,3 +22,11 @@ def test_a_number_that_is_not_in_its_range_is_refused(value):
 def test_an_miou_that_cannot_be_counts_as_none(value):
     assert checkpoint._miou({checkpoint.METRIC: value}) == -math.inf
     assert checkpoint._miou({checkpoint.METRIC: 0.5}) == 0.5
+
+
+def test_an_integer_too_large_for_a_float_is_not_taken_as_a_field(tmp_path):
+    with pytest.raises(ValueError, match=r"optimizer\.base_lr is .*: it must be like"):
+        metadata.check_section("optimizer", {"base_lr": HUGE})
+    (tmp_path / "config.json").write_text(f'{{"optimizer": {{"base_lr": {"7" * 400}}}}}')
+    with pytest.raises(UserError, match=r"has .* as config\.optimizer\.base_lr"):
+        recorded.get_config(str(tmp_path))
