@@ -54,7 +54,7 @@ class Measurement:
       name: unique within the item.
       command: arguments of Python.
       minutes: estimate for an H100; it is started only if as much time is left.
-      takes_all: whether it may take all time that is left, and is told so by --minutes.
+      takes_all: whether it may take all the time that is left, which --minutes passes on.
     """
 
     item: str
@@ -225,7 +225,7 @@ def run_all(chosen: list[Measurement], results: Results, arguments: argparse.Nam
 
 
 def run(measurement: Measurement, minutes: float, results: Results, arguments: argparse.Namespace) -> None:
-    """Runs a measurement for at most so many minutes, and records its result."""
+    """Runs a measurement, which is stopped after `minutes`, and records its result."""
     command = [sys.executable, *measurement.command]
     command += [f"--minutes={minutes}"] * measurement.takes_all
     log = arguments.work / "logs" / f"{measurement.key.replace(': ', '-').replace(' ', '_').replace('/', '_')}.txt"

@@ -5,7 +5,7 @@
 - OUT/wheels: the packages in requirements.txt, for Linux on x86-64 and the given Python, except those that --have
   lists. FILE is the output of `pip freeze` there.
 - OUT/data: CamVid's records, with images as JPEG, from the raw dataset in --source.
-- OUT/run.sh: installs the wheels into a folder of its own, and runs benchmarks/accelerator.py.
+- OUT/run.sh: installs the wheels into a temporary folder, and runs benchmarks/accelerator.py.
 
 docs/offline.md says how to use it.
 """

@@ -232,7 +232,7 @@ class Side:
         self.first["start"] = time.perf_counter() - began
 
     def steps(self, count: int) -> dict[str, Any]:
-        with contextlib.suppress(BrokenPipeError):  # then there is no answer, either
+        with contextlib.suppress(BrokenPipeError):  # the process has ended, which `_answer` notices
             self._process.stdin.write(f"{count}\n")
             self._process.stdin.flush()
         return self._answer()

@@ -190,7 +190,7 @@ def _wrong_field(path: Path, error: AttributeError) -> str:
 
 
 def _check_fields(argv: list[str], config: ConfigDict) -> None:
-    """Raises UserError on the first --config.FIELD that does not exist, is given twice, or is no tuple but must be."""
+    """Raises UserError on the first --config.FIELD that does not exist, is given twice, or needs a tuple."""
     fields, seen = set(_fields(config)), set()
     for argument in argv:
         match = re.match(r"--?config\.([^=]+)(?:=(.*))?", argument, re.DOTALL)

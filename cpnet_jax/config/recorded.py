@@ -49,7 +49,7 @@ def _read(path: AnyPath) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
-            raise ValueError("it is no object")
+            raise ValueError("it must hold a JSON object")
         found.pop("trained_on", None)
         return {field: _with_tuples(value) for field, value in flat(found)}
     except (OSError, ValueError, RecursionError) as error:

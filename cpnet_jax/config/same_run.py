@@ -20,7 +20,7 @@ FREE_SECTIONS = ("system.", "eval.")
 ADDED_LATER = {"loss.mean_over": "labelled", "data.download": False}
 
 FREE_ON_RESUME = {
-    "name",  # a row of an ablation has another one as an experiment of its own
+    "name",  # the table of an ablation names a row otherwise than `--config=TABLE.py:ROW`
     "data.dir",
     "data.source",
     "data.download",

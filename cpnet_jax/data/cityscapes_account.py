@@ -61,7 +61,7 @@ def _log_in(session: requests.Session) -> None:
     fields = {"username": os.environ[USERNAME], "password": os.environ[PASSWORD], "submit": "Login"}
     answer = session.post(LOGIN, data=fields, allow_redirects=False, timeout=60)
     answer.raise_for_status()
-    if answer.status_code != requests.codes.found:  # whoever is let in is sent to another page
+    if answer.status_code != requests.codes.found:  # a successful login redirects
         raise UserError(f"cityscapes-dataset.com does not accept {USERNAME} and {PASSWORD}: correct them")
 
 

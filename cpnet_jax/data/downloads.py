@@ -22,7 +22,7 @@ from cpnet_jax.runtime.progress import readable_size
 # Environment variable: an address that replaces the publishers' own. It has the files as ADDRESS/DATASET/NAME.
 MIRROR = "CPNET_MIRROR"
 RECORD = "downloads.json"
-LOCK = ".lock"  # hidden, so that it is no file of the dataset
+LOCK = ".lock"  # hidden files are not read as part of the dataset
 
 
 def find(dataset: Dataset, data_dir: Path, *, download: bool) -> Path:
@@ -121,7 +121,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _read_record(folder: Path) -> dict[str, dict[str, Any]]:
-    """Name -> size, modified (time in ns), sha256 and address; empty if there is no record or it is damaged."""
+    """Name -> size, modified (time in ns), sha256 and address; empty if the record is missing or damaged."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         fields = {"size", "modified", "sha256", "address"}

@@ -150,7 +150,7 @@ class Compiler:
           note: text at the end of the progress line.
 
         Raises:
-          UserError: if a signal ended the compiler, as if memory runs out or it finds a fault of its own.
+          UserError: if a signal ended the compiler: memory ran out, or the compiler has a fault.
           RuntimeError: if compiling failed.
         """
         if found := self.cached(images):

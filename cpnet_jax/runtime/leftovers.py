@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-# Seconds without a change after which a file or folder is abandoned, whoever made it: its writer may be another
+# Seconds without a change after which a file or folder counts as abandoned: its writer may be another
 # machine's process, which cannot be looked up here.
 ABANDONED_SECONDS = 24 * 3600
 NAME = re.compile(r"\.(?:([0-9a-f]{8})-)?(\d{1,10})-[0-9a-f]{8}\.tmp")

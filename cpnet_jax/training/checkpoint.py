@@ -28,8 +28,8 @@ POSITION, STATE = "data/metadata", "state"
 DAMAGED = ".damaged"
 # The names of checkpoints: steps without leading zeros.
 NAME = re.compile("0|[1-9][0-9]*")
-# Trained parameters compress little. A checkpoint that would need so many times more memory than its files have bytes
-# was made to exhaust it; up to the other number of bytes that does no harm.
+# Trained parameters compress little. A checkpoint that needs more than MOST_COMPRESSED times the memory of its files
+# was made to exhaust it. Up to ANY_SIZE bytes this does no harm.
 MOST_COMPRESSED, ANY_SIZE = 10, 2**30
 
 

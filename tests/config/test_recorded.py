@@ -94,7 +94,7 @@ FAULTS = {
     "a field that is a section": ('{"seed": {"x": 1}}', "config.seed.x, which"),
     "cut off": ('{"seed": ', "cannot be read"),
     "no text": (b"\xff\xfe", "cannot be read"),
-    "a list": ("[1]", "cannot be read (it is no object)"),
+    "a list": ("[1]", "cannot be read (it must hold a JSON object)"),
     "deep": ('{"seed": ' + "[" * 100_000, "cannot be read"),
     "nested": ("".join('{"a": ' for _ in range(900)) + "1" + "}" * 900, "which this version does not know"),
 }

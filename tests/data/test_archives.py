@@ -2,14 +2,13 @@
 
 import io
 import os
-import sys
 import tarfile
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from reading_threads import read_by_threads
 
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.errors import UserError
@@ -81,14 +80,7 @@ def test_threads_can_read_a_tar_archive_at_once(tmp_path):
     rng = np.random.default_rng(0)
     files = {f"{i:03d}": rng.integers(0, 4, int(rng.integers(1, 50_000))).astype(np.uint8).tobytes() for i in range(99)}
     source = Source(pack(tmp_path / "own.tar.gz", files, mode="w:gz"))
-    names = list(rng.permutation(source.names * 5))
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(16) as pool:
-            assert all(data == files[name] for name, data in zip(names, pool.map(source.read, names), strict=True))
-    finally:
-        sys.setswitchinterval(interval)
+    read_by_threads(source, files)
 
 
 def test_backslashes_in_zip_archives_separate_folders(tmp_path):

@@ -1,14 +1,13 @@
 """Raw files are read alike from folders, from archives, and from archives in folders."""
 
 import os
-import sys
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from raw_data import truncate
+from reading_threads import read_by_threads
 
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.errors import UserError
@@ -89,14 +88,7 @@ def test_threads_can_read_at_once(tmp_path):
     for part in range(2):
         pack(tmp_path / f"{part}.zip", {name: files[name] for name in list(files)[part::2]})
     source = Source(tmp_path)
-    names = list(rng.permutation(source.names * 5))
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        with ThreadPoolExecutor(16) as pool:
-            assert all(data == files[name] for name, data in zip(names, pool.map(source.read, names), strict=True))
-    finally:
-        sys.setswitchinterval(interval)
+    read_by_threads(source, files)
 
 
 def test_a_truncated_archive_is_named(tmp_path):

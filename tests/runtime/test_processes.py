@@ -1,4 +1,4 @@
-"""The loss of another process is told from a defect of this program."""
+"""The loss of another process is distinguished from a defect of this program."""
 
 import jax
 import pytest

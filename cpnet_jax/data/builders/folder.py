@@ -36,7 +36,7 @@ from cpnet_jax.errors import UserError, quoted
 
 OWN_SPLITS = "own_splits"  # entry of the metadata: splits that the source has; others were drawn
 CLASS_FILES = ("classes.txt", "classes.yaml", "classes.yml")
-# Names that other tools give theirs; they are read if there is none of the above.
+# Names of the class files of other tools; read if none of the files above exists.
 OTHER_CLASS_FILES = ("class_dict.csv", "label_colors.txt", "labelmap.txt", "labels.txt", "_classes.csv")
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG followed by a second picture, as some cameras write it
 JPEG_QUALITY = 95  # quality of JPEGs that are encoded again
