@@ -15,8 +15,9 @@ Layout, surfaces and light are drawn independently of the choice between the two
 changes only these objects and the labels; all other pixels stay the same, so no local patch reveals the class.
 
 Each picture of `scenes_places` shows two or three such places, separated by straight borders of random position and
-direction. Two of them have the two classes of one pair, so the objects of the whole picture do not tell which is which:
-only those on the same side of the border do.
+direction. Two of them have the two classes of one pair, in every picture. So the objects of the whole picture do not
+tell which is which: only those on the same side of the border do. The nearest object is the wrong one for 11 % of the
+pixels of sea and sand, and for 7 % of those of bed and table (200 pictures).
 """
 
 import numpy as np

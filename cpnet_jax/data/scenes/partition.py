@@ -66,8 +66,16 @@ def frame_in(part: np.ndarray, rng, largest: float) -> Frame:
     top, left, height, width = box(part)
     top, height = top + 0.05 * height, 0.95 * height  # the highest object is a little higher than its frame
     side = min(height, width, largest)
-    ends = rng.uniform((0, 0.7), (0.3, 1), (2, 2))
-    down, right = ends[0], rng.permutation(ends[1])
-    y, x = top + down * (height - side), left + right * (width - side)
-    (x, far_x), (y, far_y) = x.tolist(), y.tolist()
-    return Frame(y, x, side, side, 1.3 * side, lanes=(0.24, 0.52), counts=(1, 2), block=(far_x - x, far_y - y))
+    free_rows, free_columns = height - side, width - side
+    near, far = rng.uniform((0, 0.7), (0.3, 1)).tolist()
+    start, end = rng.permutation(rng.uniform((0, 0.7), (0.3, 1))).tolist()
+    return Frame(
+        top=top + near * free_rows,
+        left=left + start * free_columns,
+        height=side,
+        width=side,
+        scale=1.3 * side,
+        lanes=(0.24, 0.52),
+        counts=(1, 2),
+        block=((end - start) * free_columns, (far - near) * free_rows),
+    )

@@ -155,8 +155,8 @@ def _let_sun_in(canvas, layout):
 def _block_faces(layout, frame, base) -> tuple[np.ndarray, np.ndarray]:
     """Draws the pixel corners of a block's top (4, 2) and of its front (N, 2), in perspective."""
     height, width = frame.height, frame.width
-    left, top = frame.left + frame.block[0], base + frame.block[1]
-    back = top + height * layout.uniform(0.05, 0.16)
+    left = frame.left + frame.block[0]
+    back = base + frame.block[1] + height * layout.uniform(0.05, 0.16)
     brink = back + height * layout.uniform(0.13, 0.22)
     hem = brink + height * layout.uniform(0.10, 0.20)
     middle, half = left + width * layout.uniform(0.35, 0.65), width * layout.uniform(0.26, 0.42)
