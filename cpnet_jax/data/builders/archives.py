@@ -66,7 +66,7 @@ def open_archive(path: Path) -> Archive:
             ) from error
         if not kind:
             raise UserError(
-                f"{what} is neither a zip nor a tar archive: download it again, or unpack it and name its folder"
+                f"{what} is neither a zip nor a tar archive: unpack it and name its folder, or remove it"
             ) from error
         fault = said(error) or type(error).__name__
         raise UserError(f"{what} is not a complete {kind} archive ({fault}): download it again or remove it") from error

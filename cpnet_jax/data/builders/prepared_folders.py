@@ -38,7 +38,7 @@ def folder_name(data_dir: AnyPath, source: Path, dataset: catalog.FolderDataset)
 def note_on_others(data_dir: AnyPath, source: Path, dataset: catalog.FolderDataset) -> str:
     """A sentence that names all folders of records of the same source with other settings; empty without such."""
     others = [
-        f"{name} (other {' and '.join(CLASS_FILE.get(setting, setting) for setting in changed)})"
+        f"{name} (other {', '.join(CLASS_FILE.get(setting, setting) for setting in changed)})"
         for name, then in _prepared_from(data_dir, source)
         if (changed := _differences(then, dataset.settings()))
     ]
