@@ -181,13 +181,15 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
     def stored_as(self) -> dict[int, list[str]]:
         """Returns training id -> the mask values or colours that the class file maps to it."""
         table = self.DATASET.table
-        in_colours = self._found[1] == "colours"
         found: dict[int, list[str]] = {}
-        for raw, label in (table.colours if in_colours else table.values).items():
+        for raw, label in (table.colours if self.in_colours() else table.values).items():
             found.setdefault(label, []).append(" ".join(map(str, raw)) if isinstance(raw, tuple) else str(raw))
         if table.rest is not None:
             found.setdefault(table.rest, []).insert(0, "all others")
         return found
+
+    def in_colours(self) -> bool:
+        return self._found[1] == "colours"
 
     def examples(self) -> dict[str, Iterable[EncodedExample]]:
         if others := note_on_others(Path(self.data_dir_root), self.source.path, self.DATASET):

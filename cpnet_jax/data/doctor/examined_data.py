@@ -54,6 +54,7 @@ class ExaminedData:
       find_range: returns the value range by which preparing scales images of more than 8 bits, from their extremes;
         raises ValueError if they show none.
       stored_as: raw label value -> how the label files store it, if they store it in another way.
+      in_colours: whether they show classes by colours, which have no order.
       key: NAME-HASH of a user's folder and of how it is read, as its prepared records are named; else empty.
     """
 
@@ -64,6 +65,7 @@ class ExaminedData:
     unpaired: list[Finding] = field(default_factory=list)
     find_range: Callable[[Mapping[str, Extremes]], ValueRange | None] = lambda extremes: None
     stored_as: dict[int, list[str]] = field(default_factory=dict)
+    in_colours: bool = False
     key: str = ""
 
     def stored(self, raw: int) -> str:
@@ -102,6 +104,7 @@ def from_source(builder: SegmentationBuilder) -> ExaminedData:
         unpaired=findings,
         find_range=builder.find_range,
         stored_as=builder.stored_as(),
+        in_colours=builder.in_colours(),
         key=_key(builder),
     )
 
