@@ -10,7 +10,7 @@ import yaml
 from cpnet_jax.errors import UserError, quoted
 
 MAX_ALIASED = 10_000  # nodes
-UNQUOTED_COLOUR = re.compile(r"[\s\[{]#[0-9a-fA-F]{6}")  # YAML takes it for a comment
+UNQUOTED = re.compile(r"[\s\[{](#[0-9a-fA-F]{6}|\*\s*:)")  # YAML takes it for a comment or a reference
 
 
 def load_yaml(text: str, where: str) -> Any:
@@ -27,7 +27,7 @@ def load_yaml(text: str, where: str) -> Any:
             '"#ff0000"'
         ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        quotes = ', and put colours such as "#ff0000" into quotes' if UNQUOTED_COLOUR.search(text) else ""
+        quotes = ', and put "*" and colours such as "#ff0000" into quotes' if UNQUOTED.search(text) else ""
         raise UserError(f"{where} is not valid YAML ({_reason(error)}): correct it{quotes}") from error
 
 
