@@ -188,9 +188,10 @@ def _zero_outlines(census: Census) -> Iterator[Finding]:
     near = sum(seen.zero_outline for seen in census.observations)
     if name not in (None, "ignored") and near > OUTLINED * zeros:
         masks = sum(counts[0] for counts in census.images.values())
+        clearest = max(census.observations, key=lambda seen: seen.zero_outline).entry.label
         detail = (
-            f"trained as {name}; in {masks} mask(s), {100 * near / zeros:.0f} % of its pixels are within 3 pixels of "
-            "another value"
+            f"trained as {name}; in {masks} mask(s), such as {clearest}, {100 * near / zeros:.0f} % of its pixels are "
+            "within 3 pixels of another value"
         )
         yield Finding("zero_outlines", f"value {census.data.stored(0)}", detail)
 
