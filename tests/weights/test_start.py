@@ -1,5 +1,7 @@
 """Starting a training from workdirs, files of whole networks, and backbones."""
 
+import ast
+import re
 from functools import partial
 
 import jax
@@ -132,7 +134,10 @@ def test_a_mismatch_error_has_both_shapes_and_the_patterns_to_add(workdir):
     said = str(error.value)
     assert said.startswith(f"config.init.checkpoint is {workdir}/checkpoints/7, which does not fit this network")
     assert "aux_head/classifier/kernel is 1x1x8x11 there and 1x1x8x5 here" in said
-    assert "'aux_head/classifier/.*', 'head/classifier/.*'" in said
+    [pattern] = re.findall(r'give --config\.init\.skip="(.*)" to keep', said)
+    start(make_config(classes=5), checkpoint=str(workdir), skip=ast.literal_eval(pattern))
+    with pytest.raises(UserError, match=r"or add 'head/classifier/\.\*' to config\.init\.skip to keep"):
+        start(make_config(classes=5), checkpoint=str(workdir), skip=("aux_head/classifier/.*",))
 
 
 def test_variables_that_only_one_network_has_are_reported_and_can_be_skipped(workdir):

@@ -35,8 +35,16 @@ class Agreement:
     pixels: float
 
 
-def verify(exported: Outputs, live: Logits, crop_size: tuple[int, int], dtype: str) -> Agreement:
+def verify(
+    exported: Outputs,
+    live: Logits,
+    crop_size: tuple[int, int],
+    dtype: str,
+    announce: Callable[[str], None] = lambda stage: None,
+) -> Agreement:
     """Compares both on noise, a gradient and blocks of colour, in batches of one and of three.
+
+    `announce` is called with what is done next: each is a compilation.
 
     A class may differ only if the live network's two best logits differ by less than the tolerance allows.
 
@@ -44,10 +52,14 @@ def verify(exported: Outputs, live: Logits, crop_size: tuple[int, int], dtype: s
       UserError: if they differ by more than TOLERANCE, or the logits are not finite.
     """
     images = probe_images(crop_size)
+    announce("compiling the live network")
     logits = live(images)
     if not jnp.isfinite(logits).all():
         raise UserError("the network's logits are not finite: export another checkpoint")
-    found = [_compare(exported(images[part]), logits[part], TOLERANCE[dtype]) for part in (slice(1), slice(None))]
+    found = []
+    for part, count in ((slice(1), "one picture"), (slice(None), "three pictures")):
+        announce(f"compiling the file's network for {count} and comparing it")
+        found.append(_compare(exported(images[part]), logits[part], TOLERANCE[dtype]))
     return Agreement(max(each.difference for each in found), min(each.pixels for each in found))
 
 
