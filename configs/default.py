@@ -71,7 +71,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.aspp_dilations = (12, 24, 36)  # of "aspp"; use smaller ones for small crops
     model.channels = 512  # of the head, the aggregation and the contexts
     model.aux_channels = 256  # of the auxiliary head; 0: no auxiliary head
-    # The next four belong to the context prior; the two of the Aggregation Module only apply if context is "none".
+    # The next five belong to the context prior; the two of the Aggregation Module only apply if context is "none".
+    model.prior = "positions"  # "positions": the paper's; "pairs": compares positions, takes images of any size
     model.aggregation = True  # False: only the module's 3x3 reduction
     model.aggregation_kernel = 11  # odd; the paper compares 3, 5, 7, 11 and 15
     model.prior_contexts = "both"  # contexts that the head sees: "intra", "inter" or "both"

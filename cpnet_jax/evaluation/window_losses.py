@@ -31,8 +31,8 @@ def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any,
 
         def of_window(place: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
             one = partial(lax.dynamic_slice_in_dim, start_index=place, slice_size=1)
-            logits, aux_logits, features = jax.tree.map(one, own)
-            prior = None if features is None else PriorFactors(features, *shared)
+            logits, aux_logits, each = jax.tree.map(one, own)
+            prior = PriorFactors(*each, *shared) if each else None
             value, terms = loss(CPNetOutput(logits, aux_logits, prior), one(labels))
             return {"loss": value} | terms
 
@@ -43,8 +43,8 @@ def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any,
 
     def of_output(output: CPNetOutput, labels: UInt8[Any, "b h w"]) -> Terms:
         logits, aux_logits, prior = output
-        shared, features = (None, None) if prior is None else ((prior.kernel, prior.bias), prior.features)
-        return run(shared, (logits, aux_logits, features), sharding.to_devices(mesh, labels))
+        shared, each = prior.parts() if prior else ((), ())
+        return run(shared, (logits, aux_logits, each), sharding.to_devices(mesh, labels))
 
     return of_output
 

@@ -1,7 +1,6 @@
 """Compiles the network as a function of uint8 windows, over all devices."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ from jaxtyping import Array, Float, PyTree, UInt8
 from cpnet_jax import sharding
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.inference.settings import windows_at_once
-from cpnet_jax.models import CPNetOutput
+from cpnet_jax.models import CPNetOutput, PriorFactors
 from cpnet_jax.runtime.programs import Programs, Traceable
 
 # Maps windows to logits at output stride 8, both split over a mesh.
@@ -44,12 +43,11 @@ def compiled_network(model: nn.Module, mesh: Mesh, *, mean: Sequence[float], std
     def network(variables: PyTree, windows: UInt8[Array, "b h w 3"]) -> CPNetOutput:
         output: Any = model.apply(variables, normalize(windows, mean, std), train=False)
         logits, aux_logits, prior = output
-        # The prior's other factors are parameters, shared by all windows.
-        features = None if prior is None else prior.features
-        logits, aux_logits, features = jax.lax.with_sharding_constraint(
-            (logits, aux_logits, features), sharding.split(mesh)
+        shared, each = prior.parts() if prior else ((), ())
+        logits, aux_logits, each = jax.lax.with_sharding_constraint((logits, aux_logits, each), sharding.split(mesh))
+        return CPNetOutput(
+            logits, aux_logits, PriorFactors(*each, *shared, block_rows=prior.block_rows) if prior else None
         )
-        return CPNetOutput(logits, aux_logits, None if prior is None else replace(prior, features=features))
 
     return jax.jit(sharding.in_context(network, mesh))
 
