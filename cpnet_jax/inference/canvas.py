@@ -21,7 +21,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from cpnet_jax.inference.cutting import Window
-from cpnet_jax.inference.windows import GRANULE, Reach, bilinear_taps
+from cpnet_jax.inference.windows import Reach, bilinear_taps
 
 # Maps the logits of pixels to what is added.
 Scores = Callable[[Float[Array, "h w k"]], Float[Array, "h w k"]]

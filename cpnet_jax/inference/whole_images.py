@@ -6,7 +6,6 @@ images nor on the number of devices.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 
 from cpnet_jax.inference.cutting import ImageQueue, Tile, WindowBatch, padded_size, windows_of

@@ -1,25 +1,26 @@
 """Verifies that an exported network computes the same as the live one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.export.program import class_map
 from cpnet_jax.models import upsample
+from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 
 # Largest difference of any logit relative to the largest logit, by the dtype of the activations. The compiler may
 # change the order of sums, and on accelerators it may choose other algorithms.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
-# windows (b, h, w, 3) -> {"logits": (b, h/8, w/8, k), "classes": (b, h, w)}
-Outputs = Callable[[UInt8[np.ndarray, "b h w 3"]], dict[str, Array]]
-# windows (b, h, w, 3) -> logits (b, h/8, w/8, k)
-Logits = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[Array, "b h/8 w/8 k"]]
+# (windows (b, h, w, 3), *real (b, h/8, w/8)) -> {"logits": (b, h/8, w/8, k), "classes": (b, h, w)}
+Outputs = Callable[..., dict[str, Array]]
+# (windows (b, h, w, 3), *real (b, h/8, w/8)) -> logits (b, h/8, w/8, k)
+Logits = Callable[..., Float[Array, "b h/8 w/8 k"]]
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,33 @@ def verify(exported: Outputs, live: Logits, crop_size: tuple[int, int], dtype: s
     Raises:
       UserError: if they differ by more than TOLERANCE, or the logits are not finite.
     """
-    images = probe_images(crop_size)
-    logits = live(images)
+    return _verify(exported, live, dtype, probe_images(crop_size))
+
+
+def verify_any_size(exported: Outputs, live: Logits, crop_size: tuple[int, int], dtype: str) -> Agreement:
+    """Does the same as `verify` at three sizes, the crop's among them; the last row and column are padding."""
+    height, width = crop_size
+    larger, small = (height + 3 * OUTPUT_STRIDE, width + OUTPUT_STRIDE), (2 * OUTPUT_STRIDE, 5 * OUTPUT_STRIDE)
+    found = [_verify(exported, live, dtype, probe_images(size), _real(size)) for size in (crop_size, larger, small)]
+    return _worst(found)
+
+
+def _real(size: tuple[int, int]) -> Bool[np.ndarray, "3 h8 w8"]:
+    real = np.ones((3, size[0] // OUTPUT_STRIDE, size[1] // OUTPUT_STRIDE), bool)
+    if min(real.shape) > 1:
+        real[:, -1] = real[:, :, -1] = False
+    return real
+
+
+def _verify(exported: Outputs, live: Logits, dtype: str, *inputs: Shaped[np.ndarray, "3 ..."]) -> Agreement:
+    logits = live(*inputs)
     if not jnp.isfinite(logits).all():
         raise UserError("the network's logits are not finite: export another checkpoint")
-    found = [_compare(exported(images[part]), logits[part], TOLERANCE[dtype]) for part in (slice(1), slice(None))]
+    parts = (slice(1), slice(None))
+    return _worst([_compare(exported(*(x[part] for x in inputs)), logits[part], TOLERANCE[dtype]) for part in parts])
+
+
+def _worst(found: Sequence[Agreement]) -> Agreement:
     return Agreement(max(each.difference for each in found), min(each.pixels for each in found))
 
 
