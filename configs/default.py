@@ -137,6 +137,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Scores where windows overlap: "sum" (the authors' evaluator) or "average" of the probabilities, or
     # "average_logits": of the logits, before the softmax (mmsegmentation).
     evaluation.overlap = "sum"
+    # False: predict whole images, for networks that take images of any size; see docs/evaluation.md.
+    evaluation.windows = True
     evaluation.batch_size = 0  # windows at once on each device; 0: 2 on CPUs, 8 on accelerators
     evaluation.canvas_mib = 1024  # MiB of scores kept on a device; larger images are tiled, with equal results
     evaluation.pictures = 8  # images drawn in the report, in predictions/ and in TensorBoard (at most 4 there)

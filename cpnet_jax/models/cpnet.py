@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from cpnet_jax.models.context_prior import ContextPrior, PriorFactors, PriorOptions, RowTargets
+from cpnet_jax.models.contexts import masks_padding
 from cpnet_jax.models.forms import Forms
 from cpnet_jax.models.layers import ConvBN, small_normal
 from cpnet_jax.models.resnet import ResNet
@@ -89,6 +90,13 @@ class CPNet(nn.Module):
     forms: Forms = Forms()
     dtype: Any = None
 
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether images may have any size in multiples of 8, and may be padded: no part needs a fixed size, and all
+        parts that compute sums over positions leave out padding."""
+        of_fixed_size = self.context_prior and self.prior.kind == "positions"
+        return not of_fixed_size and (self.context is None or masks_padding(self.context(parent=None)))
+
     @nn.compact
     def __call__(
         self,
@@ -107,6 +115,7 @@ class CPNet(nn.Module):
             pass over the prior as the contexts and returned with the prior: the same numbers with a third fewer matrix
             products.
           real: False for cells of 8 x 8 pixels that only pad an image; the contexts leave them out. None: all are real.
+            Only for networks of which `takes_any_size` is true.
 
         Raises:
           ValueError: if 8 does not divide both sides, or if the images' size is not 8 * prior_size with a context prior
@@ -119,7 +128,8 @@ class CPNet(nn.Module):
 
         features, prior = res5, None
         if self.context:
-            features = self.context(channels=self.channels, dtype=self.dtype, name="context_module")(res5, train=train)
+            module = self.context(channels=self.channels, dtype=self.dtype, name="context_module")
+            features = module(res5, train=train, **({} if real is None else {"real": real}))
         if self.context_prior:
             intra, inter, prior = self._prior_layer(features)(features, train=train, targets=targets, real=real)
             features = jnp.concatenate([x for x in (res5, intra, inter) if x is not None], axis=-1)

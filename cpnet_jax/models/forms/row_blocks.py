@@ -29,11 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.export import is_symbolic_dim
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from cpnet_jax.models.forms.linear import linear_call
-from cpnet_jax.models.forms.platforms import axes_to_divide
+from cpnet_jax.models.forms.platforms import Size, axes_to_divide
 
 # (logits (b, r, n) of r rows, which rows these are (r,), values, constants) -> arrays (b, r, ...)
 RowFunction = Callable[[Float[Array, "b r n"], Int[Array, " r"], PyTree, PyTree], PyTree]
@@ -193,12 +194,16 @@ def _image_by_image(arrays: PyTree) -> PyTree:
 
 
 class _Blocks:
-    """Divides n rows into the fewest blocks of equal size, at most `block_rows`; the last is padded with zeros."""
+    """Divides n rows into the fewest blocks of equal size, at most `block_rows`; the last is padded with zeros.
 
-    def __init__(self, n: int, block_rows: int) -> None:
+    A symbolic n is divided into blocks of `block_rows`.
+    """
+
+    def __init__(self, n: Size, block_rows: int) -> None:
         self.n = n
         self.count = -(-n // block_rows)
-        self.size = -(-n // self.count)
+        # JAX cannot compare a block of symbolic size with n rows.
+        self.size = block_rows if is_symbolic_dim(n) else -(-n // self.count)
         self.padding = self.count * self.size - n
 
     def starts(self) -> Int[Array, " blocks"]:
