@@ -251,6 +251,15 @@ def test_a_truncated_file_of_torch_is_refused(save, state, kept, zipped):
     assert refusal(path).startswith(f"{path} is truncated, damaged or another kind of file")
 
 
+def test_an_older_file_of_torch_is_called_truncated_wherever_it_ends(save, state):
+    """Also within the name of an object, which torch refuses as that of another one."""
+    path = save(state, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for kept in range(2, 700):
+        path.write_bytes(whole[:kept])
+        assert refusal(path).startswith(f"{path} is truncated, damaged or another kind of file"), kept
+
+
 class Code:
     """Makes a folder when it is unpickled."""
 
