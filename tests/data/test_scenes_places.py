@@ -67,7 +67,7 @@ def test_render_is_a_pure_function_of_seed_index_and_size():
         assert not np.array_equal(first[0], other[0])
 
 
-@pytest.mark.parametrize("size", [(64, 64), (96, 128), (160, 100), (65, 97), (40, 300)])
+@pytest.mark.parametrize("size", [(64, 64), (96, 128), (160, 100), (65, 97), (40, 300), (16, 16)])
 def test_pictures_have_the_requested_size(size):
     for index in range(8):
         image, label = render_places(0, index, size)
@@ -191,4 +191,4 @@ def test_objects_of_other_parts_are_often_nearer(pictures):
             if set(pair) <= set(regions):
                 first, second = (distance_to(is_class(label, CUES[name])) for name in pair)
                 wrong += [(second < first)[regions[pair[0]]], (first < second)[regions[pair[1]]]]
-        assert np.concatenate(wrong).mean() > 0.04, pair
+        assert np.concatenate(wrong).mean() > 0.03, pair

@@ -10,7 +10,8 @@ from cpnet_jax.data.scenes.canvas import IGNORED
 from cpnet_jax.data.scenes.partition import frame_in, partition
 from cpnet_jax.data.scenes.places import KINDS, paint
 
-LARGEST_FRAME = 0.45  # side of a place's frame, relative to the picture's shorter one
+SCALES = (1.8, 1.4)  # of the objects of a coast and a room; they would be too small for their frames otherwise
+LARGEST_FRAME = 0.5  # side of a place's frame, relative to the picture's shorter one
 
 
 def draw(rng, size, members: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -43,7 +44,8 @@ def _choose(choice, count: int) -> tuple[list[int], list[int]]:
 def _paint_part(image, label, part, kind, coin, own, largest):
     """Paints a place, in its own light, where a mask is set."""
     layout, surface, cue, sun = own.spawn(4)
-    canvas = paint(kind, coin, frame_in(part, layout, largest), part.shape, layout, surface, cue)
+    frame = frame_in(part, layout, largest, SCALES[kind])
+    canvas = paint(kind, coin, frame, part.shape, layout, surface, cue)
     lit = canvas.image * textures.light(sun, part.shape)
     np.copyto(image, lit, where=part[..., None])
     np.copyto(label, canvas.label, where=part)

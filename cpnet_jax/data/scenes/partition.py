@@ -20,7 +20,7 @@ def partition(rng, size: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray]
     shares = CUTS[rng.integers(len(CUTS))]
     while True:
         parts, lines = _cut(rng, size, shares)
-        if all(min(box(part)[2:]) >= SMALLEST_FRAME * min(size) for part in parts):
+        if all(part.any() and min(box(part)[2:]) >= SMALLEST_FRAME * min(size) for part in parts):
             return parts, _border(size, lines)
 
 
@@ -58,13 +58,14 @@ def box(part: np.ndarray) -> tuple[int, int, int, int]:
     return int(rows[i]), int(max(left[i], left[j])), int(height[i, j]), int(width[i, j])
 
 
-def frame_in(part: np.ndarray, rng, largest: float) -> Frame:
+def frame_in(part: np.ndarray, rng, largest: float, scale: float) -> Frame:
     """Draws the frame of a place in a part, bool (h, w), with sides of at most `largest` pixels.
 
-    Objects at its back are whole. A room's block may be far from them, nearer to another part's objects.
+    Objects at its back are whole; `scale` is the unit of their heights, relative to a side. A room's block may be far
+    from them, nearer to another part's objects.
     """
     top, left, height, width = box(part)
-    top, height = top + 0.05 * height, 0.95 * height  # the highest object is a little higher than its frame
+    top, height = top + 0.15 * height, 0.85 * height  # objects may be higher than the frame
     side = min(height, width, largest)
     free_rows, free_columns = height - side, width - side
     near, far = rng.uniform((0, 0.7), (0.3, 1)).tolist()
@@ -74,8 +75,8 @@ def frame_in(part: np.ndarray, rng, largest: float) -> Frame:
         left=left + start * free_columns,
         height=side,
         width=side,
-        scale=1.3 * side,
-        lanes=(0.24, 0.52),
+        scale=scale * side,
+        lanes=(0.28, 0.44),
         counts=(1, 2),
         block=((end - start) * free_columns, (far - near) * free_rows),
     )
