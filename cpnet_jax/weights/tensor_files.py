@@ -3,6 +3,7 @@
 Files to read are recognised by their first bytes, since those of torch.save have many suffixes: .pth.tar, .ckpt.
 """
 
+import errno
 import io
 import pickle
 import pickletools
@@ -131,7 +132,7 @@ def _read_safetensors(local: AnyPath, path: AnyPath) -> tuple[dict[str, Any], di
         with safetensors.safe_open(local, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path) from error
     except OSError as error:
         raise _unreadable(path, error) from error
     except AttributeError as error:  # numpy lacks the dtype
@@ -169,15 +170,16 @@ def _read_torch(local: AnyPath, path: AnyPath) -> dict[str, Any]:
                 contents = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if _is_cut_off(local) or not any(refused in str(error) for refused in REFUSED):
-            raise _damaged(path, error) from error
+            raise _damaged(path) from error
         raise UserError(
             f"{path} holds Python objects besides tensors, and reading them would run code: if you trust it, save only "
             "its state_dict (docs/weights.md shows how)"
         ) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        # torch seeks to places before the start of archives that are not its own.
+        raise (_damaged(path) if error.errno == errno.EINVAL else _unreadable(path, error)) from error
     except Exception as error:  # torch has no error class for this, and instructions of a damaged file may do anything
-        raise _damaged(path, error) from error
+        raise _damaged(path) from error
     if not isinstance(contents, Mapping):
         raise UserError(f"{path} holds a {type(contents).__name__}, not tensors by name: save a state_dict")
     try:
@@ -224,11 +226,9 @@ def _torch(path: AnyPath) -> Any:
     return torch
 
 
-def _damaged(path: AnyPath, error: Exception) -> UserError:
-    # torch's message for a pickle is a paragraph on how to run its code.
-    reason = "" if isinstance(error, pickle.UnpicklingError) else _first_sentence(error)
-    details = ": ".join(filter(None, [type(error).__name__, reason]))
-    return UserError(f"{path} is truncated, damaged or another kind of file ({details}): download or copy it again")
+def _damaged(path: AnyPath) -> UserError:
+    # What the libraries say about such files is of their internals, such as PytorchStreamReader.
+    return UserError(f"{path} is truncated, damaged or another kind of file: download or copy it again")
 
 
 def _unreadable(path: AnyPath, error: OSError) -> UserError:
