@@ -71,7 +71,8 @@ def get_config() -> ml_collections.ConfigDict:
     model.aspp_dilations = (12, 24, 36)  # of "aspp"; use smaller ones for small crops
     model.channels = 512  # of the head, the aggregation and the contexts
     model.aux_channels = 256  # of the auxiliary head; 0: no auxiliary head
-    # The next four belong to the context prior; the two of the Aggregation Module only apply if context is "none".
+    # The next five belong to the context prior; the two of the Aggregation Module only apply if context is "none".
+    model.prior = "positions"  # "positions": the paper's; "pairs": compares positions, takes images of any size
     model.aggregation = True  # False: only the module's 3x3 reduction
     model.aggregation_kernel = 11  # odd; the paper compares 3, 5, 7, 11 and 15
     model.prior_contexts = "both"  # contexts that the head sees: "intra", "inter" or "both"
@@ -136,6 +137,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Scores where windows overlap: "sum" (the authors' evaluator) or "average" of the probabilities, or
     # "average_logits": of the logits, before the softmax (mmsegmentation).
     evaluation.overlap = "sum"
+    # False: predict whole images, for networks that take images of any size; see docs/evaluation.md.
+    evaluation.windows = True
     evaluation.batch_size = 0  # windows at once on each device; 0: 2 on CPUs, 8 on accelerators
     evaluation.canvas_mib = 1024  # MiB of scores kept on a device; larger images are tiled, with equal results
     evaluation.pictures = 8  # images drawn in the report, in predictions/ and in TensorBoard (at most 4 there)

@@ -46,19 +46,31 @@ def make_dataset(config: ml_collections.ConfigDict) -> Dataset:
 
 
 def prior_size(config: ml_collections.ConfigDict) -> tuple[int, int]:
-    """Height and width of the feature map that the context prior covers: those of the crop at output stride 8."""
+    """Height and width of the feature map of a crop, which the context prior covers in training."""
     height, width = config.data.crop_size
     return height // OUTPUT_STRIDE, width // OUTPUT_STRIDE
+
+
+def fixed_prior_size(config: ml_collections.ConfigDict) -> tuple[int, int] | None:
+    """`prior_size` if the network has a context prior of positions, whose parameters depend on it; otherwise None."""
+    model = config.model
+    return prior_size(config) if model.context_prior and model.prior == "positions" else None
 
 
 def make_model(config: ml_collections.ConfigDict, forms: Forms = PLAIN) -> CPNet:
     """The network, in the plain forms by default; a training step uses `training_forms`."""
     model = config.model
-    options = PriorOptions(model.aggregation, model.aggregation_kernel, model.prior_contexts, model.divide_by_n)
+    options = PriorOptions(
+        kind=model.prior,
+        aggregation=model.aggregation,
+        aggregation_kernel=model.aggregation_kernel,
+        contexts=model.prior_contexts,
+        divide_by_n=model.divide_by_n,
+    )
     return CPNet(
         num_classes=config.data.num_classes,
         depth=model.depth,
-        prior_size=prior_size(config),
+        prior_size=fixed_prior_size(config),
         stem=model.stem,
         channels=model.channels,
         aux_channels=model.aux_channels,

@@ -43,6 +43,7 @@ EPOCHS = {
 CHOICES = {
     "model.depth": (18, 34, 50, 101),
     "model.stem": ("deep", "classic"),
+    "model.prior": ("positions", "pairs"),
     "model.prior_contexts": ("both", "intra", "inter"),
     "system.forms": ("auto", "cpu", "gpu", "tpu"),
     "system.remat": ("none", "blocks"),

@@ -13,7 +13,7 @@ OTHER_FIELDS = (
     "data.on_error",
     *("data.scales", "data.flip_probability", "data.cat_max_ratio", "data.photometric_jitter", "data.class_uniform"),
     *("init", "eval.checkpoint", "eval.multi_scale", "eval.scales", "eval.flip", "eval.overlap", "eval.pictures"),
-    "eval.class_names",
+    *("eval.class_names", "eval.windows"),
     *("system.compilation_cache", "system.data_cache", "system.threads", "system.workers", "system.batches_ahead"),
     *("system.log_every", "system.profile_steps"),
 )

@@ -17,7 +17,7 @@ from cpnet_jax.runtime.files import AnyPath
 FREE_SECTIONS = ("system.", "eval.")
 
 # Fields that runs of earlier versions do not record -> what those versions did. A config file adds its own fields.
-ADDED_LATER = {"loss.mean_over": "labelled", "data.download": False}
+ADDED_LATER = {"loss.mean_over": "labelled", "data.download": False, "model.prior": "positions"}
 
 FREE_ON_RESUME = {
     "name",  # the table of an ablation names a row otherwise than `--config=TABLE.py:ROW`

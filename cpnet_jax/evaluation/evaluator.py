@@ -23,9 +23,10 @@ from cpnet_jax.evaluation.evaluate import Evaluation, evaluate, merge
 from cpnet_jax.evaluation.kept_predictions import KeptPredictions, merged
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.evaluation.window_losses import WindowLosses, compiled_losses, mean_losses
+from cpnet_jax.inference.cutting import WindowBatch
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import Network
-from cpnet_jax.inference.predictor import Predictor, WindowBatch
+from cpnet_jax.inference.predictor import Inputs, Predictor, check_windows
 from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows, prior_rows
 from cpnet_jax.inference.settings import check_batch_fits, limits, make_protocol, windows_at_once
 from cpnet_jax.inference.windows import scaled_size, window_offsets
@@ -57,19 +58,32 @@ class Evaluator:
       config: of the networks' run; its section `eval` says how to evaluate.
       data: the images.
       network_name: for people; by default `build.network_name`.
+      any_size: whether the networks take images of any size; by default what the config says.
+
+    Raises:
+      UserError: if the config asks for whole images, and the networks take windows only.
 
     Attributes:
       split: name of the split.
       pictures: number of images that pictures show.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, data: EvaluationData, *, network_name: str = "") -> None:
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        data: EvaluationData,
+        *,
+        network_name: str = "",
+        any_size: bool | None = None,
+    ) -> None:
         self._config, self._data, self._dataset = config, data, data.dataset
         self._network_name = network_name or build.network_name(config)
         self.split = data.split
         self.pictures: int = config.eval.pictures
         self._mesh = sharding.local_mesh()
         settings = config.eval.to_dict()
+        self._any_size = build.make_model(config).takes_any_size if any_size is None else any_size
+        check_windows(config.eval.windows, any_size=self._any_size)
         check_batch_fits(settings, tuple(config.data.crop_size), self._mesh)
         self._protocol = make_protocol(settings)
         self._batch_size = windows_at_once(config.eval.batch_size, self._mesh)
@@ -79,13 +93,18 @@ class Evaluator:
         return len(self._data.records)
 
     def windows(self) -> int:
-        """About how many windows an evaluation has, as if all images were as large as the first; 0 if it is damaged."""
+        """About how many windows an evaluation has, as if all images were as large as the first; 0 if it is damaged.
+
+        A whole image counts as one at each scale.
+        """
         try:
             size = next(self._examples(range(1)))["label"].shape
         except UserError:  # the evaluation itself reports it
             return 0
         sides = list(zip(size, self._config.data.crop_size, strict=True))
         flips = 2 if self._protocol.flip else 1
+        if not self._config.eval.windows:
+            return len(self) * flips * len(self._protocol.scales)
         of_an_image = sum(
             math.prod(len(window_offsets(scaled_size(side, scale), crop)) for side, crop in sides)
             for scale in self._protocol.scales
@@ -102,7 +121,7 @@ class Evaluator:
 
     def settings(self) -> dict[str, Any]:
         """The settings of the evaluation, for eval.json."""
-        protocol = self._protocol
+        protocol, windows = self._protocol, self._config.eval.windows
         return {
             "experiment": self._config.name,
             "dataset": self._dataset.name,
@@ -111,7 +130,8 @@ class Evaluator:
             "scales": list(protocol.scales),
             "flip": protocol.flip,
             "overlap": protocol.overlap,
-            "window": list(self._config.data.crop_size),
+            "windows": windows,
+            "window": list(self._config.data.crop_size) if windows else None,
             **self._data.settings,
         }
 
@@ -121,19 +141,13 @@ class Evaluator:
 
     def validate(self, network: Network) -> Validation:
         """Evaluates as `evaluate`, and computes the training loss from the same outputs of the network."""
-        losses = WindowLosses(
-            self._losses,
-            scales=tuple(self._protocol.scales),
-            crop_size=tuple(self._config.data.crop_size),
-            batch_size=self._batch_size // self._mesh.size,
-            ignore_label=self._dataset.ignore_label,
-        )
+        losses = WindowLosses(self._losses, ignore_label=self._dataset.ignore_label)
         evaluation = self._evaluate(network, losses)
         return Validation(evaluation, mean_losses(processes.gather(losses.sums())))
 
     def _evaluate(self, network: Network, losses: WindowLosses | None) -> Evaluation:
-        def logits(windows: UInt8[Array, "b h w 3"], batch: WindowBatch) -> Float[Array, "b h/8 w/8 k"]:
-            output = network(windows)
+        def logits(inputs: Inputs, batch: WindowBatch) -> Float[Array, "b h/8 w/8 k"]:
+            output = network(*inputs)
             if losses is not None:
                 losses.add(output, batch)
             return output.logits
@@ -219,9 +233,11 @@ class Evaluator:
             crop_size=tuple(data.crop_size),
             mean=tuple(data.mean),
             std=tuple(data.std),
-            logits=lambda windows: network(windows).logits,
+            logits=lambda *inputs: network(*inputs).logits,
+            any_size=self._any_size,
         )
-        return Predictor(model, self._mesh, protocol=self._protocol, **limits(self._config.eval.to_dict()))
+        settings = self._config.eval.to_dict()
+        return Predictor(model, self._mesh, protocol=self._protocol, windows=settings["windows"], **limits(settings))
 
     @cached_property
     def _losses(self) -> Callable[..., dict[str, Array]]:

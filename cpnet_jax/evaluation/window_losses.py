@@ -13,8 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PyTree, UInt8
 
 from cpnet_jax import sharding
-from cpnet_jax.inference.cutting import Window
-from cpnet_jax.inference.predictor import WindowBatch
+from cpnet_jax.inference.cutting import Window, WindowBatch
 from cpnet_jax.models import CPNetOutput, PriorFactors
 from cpnet_jax.training.step import Loss
 
@@ -24,16 +23,21 @@ RUNNING = 2
 
 
 def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any, "b h w"]], Terms]:
-    """Returns a function (output, labels) -> the loss and its terms of each window alone, split over the mesh."""
+    """Returns a function (output, labels) -> the loss and its terms of each window alone, split over the mesh.
+
+    Args:
+      loss: see `losses.total_loss`; `prior_size` is set to that of the windows.
+    """
 
     def losses(shared: PyTree, own: PyTree, labels: UInt8[Array, "b h w"]) -> Terms:
         labels = labels.astype(jnp.int32)
 
         def of_window(place: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
             one = partial(lax.dynamic_slice_in_dim, start_index=place, slice_size=1)
-            logits, aux_logits, features = jax.tree.map(one, own)
-            prior = None if features is None else PriorFactors(features, *shared)
-            value, terms = loss(CPNetOutput(logits, aux_logits, prior), one(labels))
+            logits, aux_logits, each = jax.tree.map(one, own)
+            prior = PriorFactors(*each, *shared) if each else None
+            output = CPNetOutput(logits, aux_logits, prior)
+            value, terms = loss(output, one(labels), prior_size=logits.shape[1:3])
             return {"loss": value} | terms
 
         # One window at a time, because the loss of a batch is one number.
@@ -43,8 +47,8 @@ def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any,
 
     def of_output(output: CPNetOutput, labels: UInt8[Any, "b h w"]) -> Terms:
         logits, aux_logits, prior = output
-        shared, features = (None, None) if prior is None else ((prior.kernel, prior.bias), prior.features)
-        return run(shared, (logits, aux_logits, features), sharding.to_devices(mesh, labels))
+        shared, each = prior.parts() if prior else ((), ())
+        return run(shared, (logits, aux_logits, each), sharding.to_devices(mesh, labels))
 
     return of_output
 
@@ -54,38 +58,25 @@ class WindowLosses:
 
     Args:
       losses: see `compiled_losses`.
-      scales: those of the evaluation's protocol.
-      crop_size: (height, width) of the windows.
-      batch_size: windows of a device in a batch.
       ignore_label: label of the padding of windows that reach beyond their image.
     """
 
-    def __init__(
-        self,
-        losses: Callable[[CPNetOutput, UInt8[Any, "b h w"]], Terms],
-        *,
-        scales: tuple[float, ...],
-        crop_size: tuple[int, int],
-        batch_size: int,
-        ignore_label: int,
-    ) -> None:
-        self._losses, self._scales, self._batch_size = losses, scales, batch_size
-        self._blank = np.full(crop_size, ignore_label, np.uint8)
+    def __init__(self, losses: Callable[[CPNetOutput, UInt8[Any, "b h w"]], Terms], *, ignore_label: int) -> None:
+        self._losses, self._ignore_label = losses, ignore_label
         self._running: deque[tuple[list[int], Terms]] = deque()
         self._sums: dict[str, float] = {}
         self._count = 0
 
     def add(self, output: CPNetOutput, batch: WindowBatch) -> None:
         """Adds the windows of a batch that count, given the network's output for it."""
-        labels = [self._blank] * (len(batch) * self._batch_size)
+        labels = np.full((len(batch.devices) * batch.slots, *batch.size), self._ignore_label, np.uint8)
         counted = []
-        for device, windows in enumerate(batch):
-            for number, window in enumerate(windows, device * self._batch_size):
-                if self._counts(window):
-                    labels[number] = self._label(window)
-                    counted.append(number)
+        for slot, window in batch.numbered():
+            if _counts(window):
+                _write_label(labels[slot], window)
+                counted.append(slot)
         if counted:
-            self._running.append((counted, self._losses(output, np.stack(labels))))
+            self._running.append((counted, self._losses(output, labels)))
         while len(self._running) > RUNNING:
             self._sum(*self._running.popleft())
 
@@ -100,17 +91,18 @@ class WindowLosses:
             self._sums[name] = self._sums.get(name, 0.0) + float(np.asarray(values, np.float64)[counted].sum())
         self._count += len(counted)
 
-    def _counts(self, window: Window) -> bool:
-        # A window is computed for each tile that it reaches: the tile with its corner counts it.
-        inside = (begin <= at < end for at, (begin, end) in zip(window.corner, window.tile[1:], strict=True))
-        return self._scales[window.scale] == 1 and not window.flipped and all(inside)
 
-    def _label(self, window: Window) -> UInt8[np.ndarray, "h w"]:
-        label = self._blank.copy()
-        (top, left), (height, width) = window.corner, label.shape
-        part = window.tile.image.example["label"][top : top + height, left : left + width]
-        label[: part.shape[0], : part.shape[1]] = part
-        return label
+def _counts(window: Window) -> bool:
+    # A window is computed for each tile that it reaches: the tile with its corner counts it.
+    inside = (begin <= at < end for at, (begin, end) in zip(window.corner, window.tile[1:], strict=True))
+    return window.scale == 1 and not window.flipped and all(inside)
+
+
+def _write_label(label: UInt8[np.ndarray, "h w"], window: Window) -> None:
+    """Writes a window's part of its image's label to the top left."""
+    (top, left), (height, width) = window.corner, label.shape
+    part = window.tile.image.example["label"][top : top + height, left : left + width]
+    label[: part.shape[0], : part.shape[1]] = part
 
 
 def mean_losses(parts: list[tuple[Mapping[str, float], int]]) -> dict[str, float]:

@@ -25,8 +25,6 @@ from cpnet_jax.inference.windows import Reach, bilinear_taps
 
 # Maps the logits of pixels to what is added.
 Scores = Callable[[Float[Array, "h w k"]], Float[Array, "h w k"]]
-# Canvas sides are multiples of this, which is also the largest number of rows in a block.
-GRANULE = 32
 
 
 class Canvas(NamedTuple):
@@ -78,7 +76,7 @@ class Accumulator:
     Attributes:
       canvas_size: (height, width), multiples of GRANULE.
       crop_size: (height, width) of the windows.
-      scales: the scales of the protocol.
+      scales: the scales that windows may have.
       block_rows: rows processed at once; a divisor of GRANULE.
     """
 
@@ -115,12 +113,13 @@ class Accumulator:
         """The placement of a window on the canvas, whose top left corner is that of the window's tile."""
         blank, (rows, columns) = self.padding(), (window.rows, window.columns)
         top = rows.start // self.block_rows * self.block_rows
-        left = min(columns.start, self.canvas_size[1] - self._patches[window.scale][1])
+        scale = self.scales.index(window.scale)
+        left = min(columns.start, self.canvas_size[1] - self._patches[scale][1])
         _write(blank.row_index, blank.row_weight, rows, rows.start - top)
         _write(blank.column_index, blank.column_weight, columns, columns.start - left)
         height = window.tile.size[0]
         return blank._replace(
-            scale=np.int32(window.scale),
+            scale=np.int32(scale),
             flipped=np.bool_(window.flipped),
             clear=np.int32(height if window.first else 0),
             read=np.int32(height if window.last else 0),

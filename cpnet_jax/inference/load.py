@@ -89,6 +89,7 @@ def from_workdir(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest")
         mean=mean,
         std=std,
         value_range=found.value_range,
+        any_size=found.model.takes_any_size,
         logits=partial(compiled_logits(found.model, mesh, mean=mean, std=std), found.variables),
         origin={
             "workdir": str(workdir),

@@ -74,6 +74,7 @@ def _is_text(value: Any) -> bool:
 
 
 TEXT = Type(_is_text, f"a text of 1 to {LONGEST_TEXT} characters")
+FLAG = Type(lambda value: isinstance(value, bool), "true or false")
 SECTION = Type(lambda value: isinstance(value, dict), "an object")
 NUMBER = number(-LARGEST_NUMBER, LARGEST_NUMBER)
 
@@ -97,6 +98,7 @@ EXPORTED = {
     **TRAINED_ON,
     "dataset": TEXT,
     "crop_size": CROP,
+    "any_size": or_null(FLAG),
     "output_stride": whole(OUTPUT_STRIDE, OUTPUT_STRIDE),
     "mean": MEAN,
     "std": STD,

@@ -61,13 +61,17 @@ def predict_files(
     return unreadable
 
 
-def description(model: TrainedModel, protocol: Protocol) -> dict[str, Any]:
-    """The contents of predictions.json: the meaning of the class indices, the network and the settings."""
+def description(model: TrainedModel, protocol: Protocol, *, windows: bool = True) -> dict[str, Any]:
+    """The contents of predictions.json: the meaning of the class indices, the network and the settings.
+
+    Args:
+      windows: whether images are cut into windows.
+    """
     return {
         "classes": list(model.dataset.classes),
         "palette": [list(colour) for colour in model.dataset.palette],
         "network": {name: value for name, value in model.origin.items() if name != "eval"},
-        "settings": {**vars(protocol), "window": list(model.crop_size)},
+        "settings": {**vars(protocol), "windows": windows, "window": list(model.crop_size) if windows else None},
     }
 
 

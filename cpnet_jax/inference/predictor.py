@@ -1,9 +1,9 @@
-"""Predicts whole images of any size with sliding windows, over all devices.
+"""Predicts images of any size, with sliding windows or whole, over all devices.
 
-Each device works on one image tile at a time. A batch has the same number of windows for every device. All windows
-have one shape, so one compiled function runs them all, whatever the image, scale or flip. Scores stay on the device
-until they are reduced to classes (see `canvas`). While the devices compute, the host cuts the next windows and yields
-earlier results.
+Each device works on one image tile at a time. A batch has the same number of windows for every device. All sliding
+windows have one shape, so one compiled function runs them all, whatever the image, scale or flip. Whole images have a
+few shapes (see `whole_images`). Scores stay on the device until they are reduced to classes (see `canvas`). While the
+devices compute, the host cuts the next windows and yields earlier results.
 """
 
 import math
@@ -16,21 +16,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, UInt8
 
 from cpnet_jax import sharding
-from cpnet_jax.inference.canvas import GRANULE, Accumulator, Canvas
-from cpnet_jax.inference.cutting import ImageQueue, Window, cut
+from cpnet_jax.errors import UserError
+from cpnet_jax.inference.canvas import Accumulator, Canvas
+from cpnet_jax.inference.cutting import ImageQueue, Window, WindowBatch, cut
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.protocol import Protocol
+from cpnet_jax.inference.whole_images import whole_batches
+from cpnet_jax.inference.windows import GRANULE, coarse
+from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 
 MEBIBYTE = 2**20
 # A canvas shrinks if it is more than this many times larger than a batch needs.
 LARGEST_EXCESS = 4
 Example = dict[str, Any]
-# A batch: a list of windows for each device.
-WindowBatch = list[list[Window]]
-BatchLogits = Callable[[UInt8[Array, "b h w 3"], WindowBatch], Float[Array, "b h/8 w/8 k"]]
+# What the network takes: windows, and for whole images which of their positions are not padding.
+Inputs = tuple[UInt8[Array, "b h w 3"]] | tuple[UInt8[Array, "b h w 3"], Bool[Array, "b h/8 w/8"]]
+BatchLogits = Callable[[Inputs, WindowBatch], Float[Array, "b h/8 w/8 k"]]
 
 
 class Predictor:
@@ -40,10 +44,15 @@ class Predictor:
       model: the network, compiled for `mesh`.
       mesh: devices of this process.
       protocol: scales, flip and overlap.
-      batch_size: windows per device in a batch; None: see `usual_batch_size`.
+      windows: whether images are cut into windows of the model's crop size; otherwise they are predicted whole.
+      batch_size: windows per device in a batch; None: see `usual_batch_size`. Whole images have no more pixels in a
+        batch than these windows, except that an image may be larger.
       canvas_bytes: limit for the scores and classes kept on a device. Larger images are predicted in tiles with equal
         results; windows across tile borders are then computed once for each tile.
       block_bytes: limit for the probabilities that a device processes at once.
+
+    Raises:
+      UserError: without windows, if the model takes windows of its crop size only.
     """
 
     def __init__(
@@ -52,19 +61,20 @@ class Predictor:
         mesh: Mesh,
         *,
         protocol: Protocol = Protocol(),  # noqa: B008 (frozen)
+        windows: bool = True,
         batch_size: int | None = None,
         canvas_bytes: int = 1024 * MEBIBYTE,
         block_bytes: int = 16 * MEBIBYTE,
     ) -> None:
-        self._model, self._mesh, self._protocol = model, mesh, protocol
+        check_windows(windows, any_size=model.any_size)
+        self._model, self._mesh, self._protocol, self._windows = model, mesh, protocol, windows
         self._batch_size = batch_size or usual_batch_size(mesh)
         self._classes = len(model.dataset.classes)
         self._averages_logits = protocol.overlap == "average_logits"
         # Per pixel: the scores, their logits, and the classes after each window of this batch and the previous one.
         pixel_bytes = 4 * self._classes * (1 + self._averages_logits) + 2 * self._batch_size
         self._largest_side = max(math.isqrt(canvas_bytes // pixel_bytes) // GRANULE, 1) * GRANULE
-        rows = block_bytes // (4 * self._classes * model.crop_size[1])
-        self._block_rows = 2 ** min(max(rows, 1).bit_length() - 1, GRANULE.bit_length() - 1)
+        self._block_bytes = block_bytes
 
     def classes(
         self, examples: Iterable[Example], *, logits: BatchLogits | None = None
@@ -73,12 +83,12 @@ class Predictor:
 
         Args:
           examples: each with "image", uint8 RGB (h, w, 3) of any size; consumed lazily.
-          logits: used in place of the model's; it is also passed the batch that the windows are from.
+          logits: used in place of the model's; it is also passed the batch that the inputs are from.
         """
         images = self._images(examples)
         canvas, running = None, deque()
         for batch in self._batches(images):
-            busy = any(batch)
+            busy = not batch.empty
             if busy:
                 canvas, classes = self._run(batch, canvas, logits)
                 running.append((batch, classes))
@@ -107,15 +117,35 @@ class Predictor:
         )
 
     def _batches(self, images: ImageQueue, *, end_with_tile: bool = False) -> Iterator[WindowBatch]:
+        """Yields batches; with `end_with_tile`, a device gets windows of one tile only."""
+        if self._windows:
+            return self._window_batches(images, end_with_tile)
+        return whole_batches(
+            images,
+            self._protocol,
+            self._model.mean,
+            devices=self._mesh.size,
+            slots=self._slots,
+            single_tiles=end_with_tile,
+        )
+
+    def _slots(self, size: tuple[int, int]) -> int:
+        """Whole images of a padded size that a device predicts at once."""
+        pixels = self._batch_size * math.prod(self._model.crop_size)
+        return min(max(pixels // math.prod(size), 1), self._batch_size)
+
+    def _window_batches(self, images: ImageQueue, end_with_tile: bool) -> Iterator[WindowBatch]:
         """Yields up to `batch_size` windows for each device.
 
         A device gets fewer at the end, if it would run too far ahead of the others, or, with `end_with_tile`, after a
         tile's last window. A batch without any window means that results must be yielded first.
         """
-        streams = [cut(images, self._model, self._protocol) for _ in range(self._mesh.size)]
+        model = self._model
+        streams = [cut(images, self._protocol, model.crop_size, model.mean) for _ in range(self._mesh.size)]
         while True:
-            batch = [_take(stream, self._batch_size, end_with_tile) for stream in streams]
-            if images.exhausted and not any(batch):
+            devices = [_take(stream, self._batch_size, end_with_tile) for stream in streams]
+            batch = WindowBatch(devices, self._batch_size)
+            if images.exhausted and batch.empty:
                 return
             yield batch
 
@@ -123,37 +153,52 @@ class Predictor:
         self, batch: WindowBatch, canvas: Canvas | None, logits_of: BatchLogits | None = None
     ) -> tuple[Canvas, UInt8[Array, "b h w"]]:
         canvas = self._resized(canvas, batch)
-        accumulator = Accumulator(
-            canvas.scores.shape[1:3], self._model.crop_size, self._protocol.scales, self._block_rows
-        )
-        blank = np.zeros((*self._model.crop_size, 3), np.uint8)
-        pixels, placements = [], []
-        for windows in batch:
-            missing = self._batch_size - len(windows)
-            pixels += [window.pixels for window in windows] + [blank] * missing
-            placements += [accumulator.place(window) for window in windows] + [accumulator.padding()] * missing
-        windows = sharding.to_devices(self._mesh, np.stack(pixels))
-        logits = self._model.logits(windows) if logits_of is None else logits_of(windows, batch)
+        accumulator = self._accumulator(canvas, batch)
+        count = self._mesh.size * batch.slots
+        pixels = np.zeros((count, *batch.size, 3), np.uint8)
+        placements = [accumulator.padding()] * count
+        for slot, window in batch.numbered():
+            pixels[slot] = window.pixels
+            placements[slot] = accumulator.place(window)
+        inputs = sharding.to_devices(self._mesh, (pixels,) if self._windows else (pixels, _real(batch, count)))
+        logits = self._model.logits(*inputs) if logits_of is None else logits_of(inputs, batch)
         placements = jax.tree.map(lambda *values: np.stack(values), *placements)
         return _compiled(accumulator, self._mesh)(canvas, logits, sharding.to_devices(self._mesh, placements))
+
+    def _accumulator(self, canvas: Canvas, batch: WindowBatch) -> Accumulator:
+        rows = self._block_bytes // (4 * self._classes * batch.size[1])
+        block_rows = 2 ** min(max(rows, 1).bit_length() - 1, GRANULE.bit_length() - 1)
+        # Whole images in a batch have one scale, and their sizes differ from scale to scale.
+        scales = self._protocol.scales if self._windows else (next(batch.numbered())[1].scale,)
+        return Accumulator(canvas.scores.shape[1:3], batch.size, scales, block_rows)
 
     def _resized(self, canvas: Canvas | None, batch: WindowBatch) -> Canvas:
         """The canvas, resized if needed so that every tile of the batch fits.
 
-        Every size is compiled once, so it grows in large steps and shrinks only if most of it is unused.
+        Every size is compiled once, so it grows in large steps and shrinks only if most of it is unused. For whole
+        images it always has the size that they need, since that size is compiled anyway.
         """
-        tiles = [window.tile.size for windows in batch for window in windows]
-        needed = tuple(min(_stride(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True))
+        tiles = [window.tile.size for _, window in batch.numbered()]
+        needed = tuple(min(coarse(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True))
         if canvas is None:
             shape = (self._mesh.size, *needed, self._classes)
             blank = partial(jnp.zeros, shape, jnp.float32, device=sharding.split(self._mesh))
             return Canvas(blank(), blank() if self._averages_logits else None)
         size = tuple(map(max, needed, canvas.scores.shape[1:3]))
-        if math.prod(size) > LARGEST_EXCESS * math.prod(needed):
+        if math.prod(size) > (LARGEST_EXCESS if self._windows else 1) * math.prod(needed):
             size = needed
         if size == canvas.scores.shape[1:3]:
             return canvas
         return jax.tree.map(partial(_with_size, size=size), canvas)
+
+
+def check_windows(windows: bool, *, any_size: bool) -> None:
+    """Raises UserError if images are to be predicted whole by a network that takes windows of one size only."""
+    if not windows and not any_size:
+        raise UserError(
+            "config.eval.windows is False, but this network takes windows of its training crop only: leave it True, or "
+            "use a network that takes images of any size (docs/evaluation.md)"
+        )
 
 
 # Cached: the evaluations of a training run differ only in the model's parameters.
@@ -181,15 +226,16 @@ def _take(windows: Iterator[Window | None], count: int, end_with_tile: bool) -> 
     return taken
 
 
-def _stride(side: int) -> int:
-    """The smallest canvas side that fits: GRANULE times 1, 2, 3, 4, 6, 8, 12, 16, 24, ..."""
-    granules = -(-side // GRANULE)
-    power = 2 ** (granules - 1).bit_length()
-    return GRANULE * (power * 3 // 4 if granules <= power * 3 // 4 else power)
+def _real(batch: WindowBatch, count: int) -> Bool[np.ndarray, "n h/8 w/8"]:
+    # Blanks are all real: without any real position, means would divide by 0.
+    real = np.ones((count, *(side // OUTPUT_STRIDE for side in batch.size)), bool)
+    for slot, window in batch.numbered():
+        real[slot] = window.real()
+    return real
 
 
 def _store_classes(batch: WindowBatch, classes: UInt8[Array, "b h w"]) -> None:
-    for windows, part in zip(batch, _parts(classes), strict=True):
+    for windows, part in zip(batch.devices, _parts(classes), strict=True):
         if any(window.last for window in windows):
             part = np.asarray(part)
             for window, found in zip(windows, part, strict=False):
@@ -198,7 +244,7 @@ def _store_classes(batch: WindowBatch, classes: UInt8[Array, "b h w"]) -> None:
 
 
 def _store_probabilities(batch: WindowBatch, canvas: Float[Array, "d h w k"]) -> None:
-    for windows, part in zip(batch, _parts(canvas), strict=True):
+    for windows, part in zip(batch.devices, _parts(canvas), strict=True):
         if windows and windows[-1].last:
             tile = windows[-1].tile
             scores = np.asarray(part)[0, : tile.size[0], : tile.size[1]]

@@ -1,6 +1,6 @@
 """Geometry of sliding windows: where they lie, and which pixels their scores reach. Exact in integers.
 
-The prior has one channel per position, so the network takes windows of its crop size. Smaller images are padded at the
+A prior with one channel per position takes windows of the training crop only. Smaller images are padded at the
 bottom and right. Larger ones are covered by windows with a stride of 2/3 of the crop, the last one flush with the edge,
 as in the authors' evaluator.
 """
@@ -10,10 +10,22 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+GRANULE = 32
+
 
 def scaled_size(size: int, scale: float) -> int:
     """Length of an image side at a scale: rounded half up, at least 1."""
     return max(int(np.floor(size * scale + 0.5)), 1)
+
+
+def coarse(side: int) -> int:
+    """The smallest of GRANULE times 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is at least `side`, in pixels.
+
+    Arrays of these sides have few different shapes, and each shape is compiled once.
+    """
+    granules = -(-side // GRANULE)
+    power = 2 ** (granules - 1).bit_length()
+    return GRANULE * (power * 3 // 4 if granules <= power * 3 // 4 else power)
 
 
 def window_offsets(size: int, crop: int) -> list[int]:

@@ -8,9 +8,10 @@ from typing import Any, Literal, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from cpnet_jax.models.context_prior import ContextPrior, PriorFactors, PriorOptions, RowTargets
+from cpnet_jax.models.contexts import masks_padding
 from cpnet_jax.models.forms import Forms
 from cpnet_jax.models.layers import ConvBN, small_normal
 from cpnet_jax.models.resnet import ResNet
@@ -58,7 +59,7 @@ class CPNet(nn.Module):
     Attributes:
       num_classes: K.
       depth, stem: of the ResNet, see `models.ResNet`; ignored with a `backbone`.
-      prior_size: (h, w) of the feature map = crop size / 8; used only with the context prior.
+      prior_size: (h, w) of the feature map = crop size / 8, for a context prior of positions.
       channels: of the head, the aggregation and the contexts (the paper: 512).
       aux_channels: of the auxiliary head (256); 0 leaves the head out.
       context_prior: whether there is a Context Prior Layer.
@@ -77,7 +78,7 @@ class CPNet(nn.Module):
 
     num_classes: int
     depth: int = 50
-    prior_size: tuple[int, int] = (60, 60)
+    prior_size: tuple[int, int] | None = (60, 60)
     stem: Literal["deep", "classic"] = "deep"
     channels: int = 512
     aux_channels: int = 256
@@ -89,9 +90,21 @@ class CPNet(nn.Module):
     forms: Forms = Forms()
     dtype: Any = None
 
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether images may have any size in multiples of 8, and may be padded: no part needs a fixed size, and all
+        parts that compute sums over positions leave out padding."""
+        of_fixed_size = self.context_prior and self.prior.kind == "positions"
+        return not of_fixed_size and (self.context is None or masks_padding(self.context(parent=None)))
+
     @nn.compact
     def __call__(
-        self, images: Float[Array, "b h w 3"], *, train: bool, targets: RowTargets | None = None
+        self,
+        images: Float[Array, "b h w 3"],
+        *,
+        train: bool,
+        targets: RowTargets | None = None,
+        real: Bool[Array, "b h/8 w/8"] | None = None,
     ) -> CPNetOutput:
         """Computes logits and context prior.
 
@@ -101,10 +114,12 @@ class CPNet(nn.Module):
           targets: `losses.AffinityTargets` of the same images. The affinity loss's sums are then computed in the same
             pass over the prior as the contexts and returned with the prior: the same numbers with a third fewer matrix
             products.
+          real: False for cells of 8 x 8 pixels that only pad an image; the contexts leave them out. None: all are real.
+            Only for networks of which `takes_any_size` is true.
 
         Raises:
-          ValueError: if 8 does not divide both sides, or if the images' size is not 8 * prior_size with the context
-            prior.
+          ValueError: if 8 does not divide both sides, or if the images' size is not 8 * prior_size with a context prior
+            of positions.
         """
         if images.shape[1] % OUTPUT_STRIDE or images.shape[2] % OUTPUT_STRIDE:
             raise ValueError(f"images are {images.shape[1]}x{images.shape[2]}: both sides must be multiples of 8")
@@ -113,9 +128,10 @@ class CPNet(nn.Module):
 
         features, prior = res5, None
         if self.context:
-            features = self.context(channels=self.channels, dtype=self.dtype, name="context_module")(res5, train=train)
+            module = self.context(channels=self.channels, dtype=self.dtype, name="context_module")
+            features = module(res5, train=train, **({} if real is None else {"real": real}))
         if self.context_prior:
-            intra, inter, prior = self._prior_layer()(features, train=train, targets=targets)
+            intra, inter, prior = self._prior_layer(features)(features, train=train, targets=targets, real=real)
             features = jnp.concatenate([x for x in (res5, intra, inter) if x is not None], axis=-1)
 
         head = partial(Head, num_classes=self.num_classes, dropout=self.dropout, dtype=self.dtype)
@@ -123,12 +139,12 @@ class CPNet(nn.Module):
         aux_logits = head(self.aux_channels, name="aux_head")(res4, train=train) if self.aux_channels else None
         return CPNetOutput(logits, aux_logits, prior)
 
-    def _prior_layer(self) -> ContextPrior:
+    def _prior_layer(self, features: Float[Array, "b h w c"]) -> ContextPrior:
         return ContextPrior(
             self.prior_size,
             self.channels,
             replace(self.prior, aggregation=False) if self.context else self.prior,
-            block_rows=self.forms.block_rows(math.prod(self.prior_size)),
+            block_rows=self.forms.block_rows(math.prod(features.shape[1:3])),
             dtype=self.dtype,
             name="context",
         )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ml_collections
-from jaxtyping import Array, UInt8
+from jaxtyping import Array
 
 from cpnet_jax import sharding
 from cpnet_jax.config.check import check_config
@@ -42,6 +42,7 @@ class Trained:
       value_range: range by which its training images of more than 8 bits were scaled.
       run: the description of its run, see `Experiment.description`; None for an exported network.
       name: that of an exported network's file; empty for another one, which its config names.
+      any_size: whether the network takes images of any size.
     """
 
     config: ml_collections.ConfigDict
@@ -49,6 +50,7 @@ class Trained:
     step: int
     network: Callable[[], Network]
     value_range: ValueRange | None
+    any_size: bool
     run: ml_collections.ConfigDict | None = None
     name: str = ""
 
@@ -120,7 +122,8 @@ def _from_workdir(config: ml_collections.ConfigDict, workdir: AnyPath, checkpoin
         programs = Programs(config.system.compilation_cache, compiled_fields(merged))
         return CompiledNetworks(merged, found.model, programs).of(found.variables)
 
-    return Trained(merged, found.dataset, found.step, network, found.value_range, found.config)
+    any_size = found.model.takes_any_size
+    return Trained(merged, found.dataset, found.step, network, found.value_range, any_size, found.config)
 
 
 def _from_file(config: ml_collections.ConfigDict, exported: AnyPath) -> Trained:
@@ -132,10 +135,11 @@ def _from_file(config: ml_collections.ConfigDict, exported: AnyPath) -> Trained:
     merged.data.update(crop_size=model.crop_size, mean=model.mean, std=model.std)
     merged.model.context_prior = False  # the file's network has no other outputs than the logits
 
-    def network(windows: UInt8[Array, "b h w 3"]) -> CPNetOutput:
-        return CPNetOutput(model.logits(windows), None, None)
+    def network(*inputs: Array) -> CPNetOutput:
+        return CPNetOutput(model.logits(*inputs), None, None)
 
-    return Trained(merged, model.dataset, model.origin["step"], lambda: network, model.value_range, name=exported.name)
+    step, name = model.origin["step"], exported.name
+    return Trained(merged, model.dataset, step, lambda: network, model.value_range, model.any_size, name=name)
 
 
 def _check_given(config: ml_collections.ConfigDict, given: Sequence[str], trained: Trained, where: AnyPath) -> None:
@@ -156,7 +160,8 @@ def _shown(value: Any) -> str:
 
 def _evaluate(trained: Trained, data: EvaluationData, folder: AnyPath) -> None:
     """Evaluates the network on the data; the main process prints the table and writes to the folder."""
-    config, evaluator = trained.config, Evaluator(trained.config, data, network_name=trained.name)
+    config = trained.config
+    evaluator = Evaluator(config, data, network_name=trained.name, any_size=trained.any_size)
     about = {"split": data.split, "fingerprint": fingerprint(data.records), "classes": list(data.labelled.classes)}
     check_same_everywhere(processes.gather({**as_dict(config), "evaluated_on": about}))
     if processes.is_main_process():

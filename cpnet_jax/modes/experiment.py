@@ -107,13 +107,13 @@ class Experiment:
         return replace(state, **variables)
 
     def _starting_point(self) -> StartingPoint:
-        init, data, model = self.config.init, self.config.data, self.config.model
+        init, data = self.config.init, self.config.data
         return StartingPoint(
             backbone=build.backbone_file(self.config),
             checkpoint=init.checkpoint,
             skip=init.skip,
             saved_prior_size=init.prior_size,
-            prior_size=build.prior_size(self.config) if model.context_prior else None,
+            prior_size=build.fixed_prior_size(self.config),
             mean=tuple(data.mean),
             std=tuple(data.std),
             classes=self.dataset.classes,

@@ -17,7 +17,7 @@ from cpnet_jax.inference.load import from_workdir
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.outputs import FOLDERS, PredictionWriter
 from cpnet_jax.inference.predict_files import description, predict_files
-from cpnet_jax.inference.predictor import Predictor
+from cpnet_jax.inference.predictor import Predictor, check_windows
 from cpnet_jax.inference.protocol import Protocol
 from cpnet_jax.inference.settings import check_batch_fits, limits, make_protocol
 from cpnet_jax.inference.submissions import FORMATS, Submission
@@ -62,14 +62,15 @@ def predict(
     mesh = sharding.make_mesh()
     model = _load(workdir, exported, checkpoint, mesh)
     settings = model.origin.get("eval", {}) if settings is None else settings
-    protocol = make_protocol(settings, multi_scale)
+    protocol, windows = make_protocol(settings, multi_scale), settings.get("windows", True)
+    check_windows(windows, any_size=model.any_size)
     check_batch_fits(settings, model.crop_size, mesh)
     files.make_folder(output, "--output")
     entry = _begin_submission(submission, output, model, found) if submission else None
-    predictor = Predictor(model, mesh, protocol=protocol, **limits(settings))
+    predictor = Predictor(model, mesh, protocol=protocol, windows=windows, **limits(settings))
     print(_announcement(found, model, protocol, probabilities), flush=True)
     start = time.monotonic()
-    about = description(model, protocol)
+    about = description(model, protocol, windows=windows)
     with PredictionWriter(output, model.dataset, description=about, overlays=overlays, submission=entry) as writer:
         # A benchmark's labels were made for the images as they are stored, so these are not turned upright.
         upright = entry is None

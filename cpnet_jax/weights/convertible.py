@@ -6,7 +6,13 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.models.resnet import ResNet
 
 # The values of the authors' network. The tensors do not show the last one.
-RELEASE_VALUES = {"context": "none", "aggregation": True, "prior_contexts": "both", "divide_by_n": True}
+RELEASE_VALUES = {
+    "context": "none",
+    "prior": "positions",
+    "aggregation": True,
+    "prior_contexts": "both",
+    "divide_by_n": True,
+}
 HEADS = ("none", "psp", "aspp", "non_local")
 
 

@@ -183,11 +183,11 @@ def _as_workdir(checkpoint: str) -> tuple[str, str | int] | None:
 def _read_workdir(start: StartingPoint, workdir: str, checkpoint: str | int, mesh: Mesh) -> Loaded:
     found = load.restore(files.as_path(workdir), mesh, checkpoint, named_by="config.init.checkpoint")
     _check_normalization(start, workdir, found.config)
-    size = build.prior_size(found.config) if found.config.model.context_prior else None
+    size = build.fixed_prior_size(found.config)
     if start.saved_prior_size and size != tuple(start.saved_prior_size):
         raise UserError(
             f"config.init.prior_size is {tuple(start.saved_prior_size)}, but the network in {workdir} was trained "
-            f"with {size or 'no context prior'}: set it to (), since it is needed for files only"
+            f"with {size or 'no context prior of positions'}: set it to (), since it is needed for files only"
         )
     variables, origin = jax.tree.map(np.asarray, found.variables), f"{workdir}/checkpoints/{found.step}"
     return Loaded(variables, origin, size, found.dataset.classes)

@@ -30,6 +30,7 @@ ANOTHER = {
     "data.class_uniform": True,
     "init.backbone": "elsewhere",
     "eval.class_names": (("auto", "car"),),
+    "eval.windows": False,
     "eval.checkpoint": "best",
     "eval.multi_scale": True,
     "eval.scales": (1.0,),

@@ -326,7 +326,7 @@ def test_a_newer_format_is_refused_and_named(exported, tmp_path):
     path = rewritten(exported[0], tmp_path / "newer.cpnet", format_version=artifact.FORMAT_VERSION + 1)
     with pytest.raises(UserError) as error:
         load_exported(path, sharding.make_mesh())
-    assert "format version 3 and this program knows up to 2" in one_sentence(error)
+    assert "format version 4 and this program knows up to 3" in one_sentence(error)
 
 
 def newer_calling_convention(path):

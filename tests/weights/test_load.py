@@ -257,6 +257,15 @@ def test_an_archive_of_another_kind_is_not_called_unreadable(torch, tmp_path):
     assert refusal(tmp_path / "model.pth").startswith(f"{tmp_path}/model.pth is truncated, damaged or another kind")
 
 
+def test_an_older_file_of_torch_is_called_truncated_wherever_it_ends(save, state):
+    """Also within the name of an object, which torch refuses as that of another one."""
+    path = save(state, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for kept in range(2, 700):
+        path.write_bytes(whole[:kept])
+        assert refusal(path).startswith(f"{path} is truncated, damaged or another kind of file"), kept
+
+
 class Code:
     """Makes a folder when it is unpickled."""
 

@@ -1,7 +1,7 @@
 """The file of an exported network: an uncompressed zip archive.
 
     metadata.json       classes, normalisation, crop size, origin
-    model.stablehlo     the function (weights, windows) -> outputs, serialised by `jax.export`
+    model.stablehlo     the function of `program`, serialised by `jax.export`
     weights/NAME.npy    one array for each weight
 
 `numpy.load` reads it as an .npz file and returns the other two entries as bytes. The weights are separate because
@@ -25,9 +25,9 @@ from cpnet_jax.inference.metadata import shown
 from cpnet_jax.runtime.files import AnyPath
 
 FORMAT = "cpnet_jax exported network"
-# Increased whenever a reader of the previous version could misread the file. Files without a `value_range` are still
-# written as version 1.
-FORMAT_VERSION = 2
+# Increased whenever a reader of the previous version could misread the file. Files that do not need this version are
+# still written as an earlier one, see `_version`.
+FORMAT_VERSION = 3
 
 METADATA, PROGRAM, WEIGHTS, ARRAY = "metadata.json", "model.stablehlo", "weights/", ".npy"
 LARGEST_METADATA = 2**20  # bytes
@@ -55,14 +55,18 @@ class Artifact:
 
 def write(path: AnyPath, artifact: Artifact) -> None:
     """Writes the file; overwrites an existing one."""
-    version = FORMAT_VERSION if artifact.metadata.get("value_range") else 1
-    described = {"format": FORMAT, "format_version": version, **artifact.metadata}
+    described = {"format": FORMAT, "format_version": _version(artifact.metadata), **artifact.metadata}
     with path.open("wb") as file:
         arrays: Any = {f"{WEIGHTS}{name}": array for name, array in artifact.weights.items()}
         np.savez(file, **arrays)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(METADATA, json.dumps(described, indent=2))
         archive.writestr(PROGRAM, artifact.program)
+
+
+def _version(metadata: dict[str, Any]) -> int:
+    """The earliest version of the format that has these metadata."""
+    return 3 if metadata.get("any_size") else 2 if metadata.get("value_range") else 1
 
 
 def read(path: AnyPath) -> Artifact:

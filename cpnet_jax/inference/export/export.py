@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, PyTree, UInt8
 
 import cpnet_jax
 from cpnet_jax.data.catalog import Dataset
@@ -17,7 +17,7 @@ from cpnet_jax.inference.export import artifact
 from cpnet_jax.inference.export.artifact import Artifact
 from cpnet_jax.inference.export.load import deserialise
 from cpnet_jax.inference.export.program import PLATFORMS, make_network, serialise, weights_for
-from cpnet_jax.inference.export.verify import Agreement, verify
+from cpnet_jax.inference.export.verify import Agreement, verify, verify_any_size
 from cpnet_jax.models import CPNet
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.runtime import files
@@ -43,7 +43,7 @@ def export_model(
       path: the file to write.
       model, variables: the network and its variables, {"params": ..., "batch_stats": ...}.
       dataset: its classes, their colours and the ignore label.
-      crop_size: (height, width) of its input windows.
+      crop_size: (height, width) of its input windows; if the network takes any size, the usual size of windows.
       mean, std: normalisation constants, RGB, in units of 0 .. 255.
       value_range: range of the training images of more than 8 bits, see `TrainedModel`.
       origin: experiment and step that it comes from, as JSON.
@@ -54,21 +54,23 @@ def export_model(
     """
 
     @jax.jit
-    def live(windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
-        output: Any = model.apply(variables, normalize(windows, mean, std), train=False)
+    def live(
+        windows: UInt8[Array, "b h w 3"], real: Bool[Array, "b h/8 w/8"] | None = None
+    ) -> Float[Array, "b h/8 w/8 k"]:
+        output: Any = model.apply(variables, normalize(windows, mean, std), train=False, real=real)
         return output.logits
 
-    weights = weights_for(model, variables, crop_size)
+    weights, any_size = weights_for(model, variables, crop_size), model.takes_any_size
     announce(f"tracing the network for {', '.join(PLATFORMS)}")
-    program = serialise(make_network(model, mean, std), weights, crop_size)
-    metadata = _metadata(dataset, crop_size, mean, std, value_range, origin)
+    program = serialise(make_network(model, mean, std), weights, None if any_size else crop_size)
+    metadata = _metadata(dataset, crop_size, mean, std, value_range, origin) | ({"any_size": True} if any_size else {})
     with files.replacing(path) as temporary:
         announce("writing the file and reading it back")
         artifact.write(temporary, Artifact(metadata, program, weights))
         written = artifact.read(temporary)
-        exported = partial(jax.jit(deserialise(path, written).call), written.weights)
-        return verify(
-            exported,
+        compare = verify_any_size if any_size else verify
+        return compare(
+            partial(jax.jit(deserialise(path, written).call), written.weights),
             live,
             crop_size,
             jnp.dtype(model.dtype or jnp.float32).name,

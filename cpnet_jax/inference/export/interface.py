@@ -27,27 +27,42 @@ def check_interface(network: export.Exported, described: Mapping[str, Any], weig
     Raises:
       ValueError: if it takes or returns something else, cannot run here, or has operations besides computations.
     """
+    any_size = bool(described.get("any_size"))
     match jax.tree.unflatten(network.in_tree, network.in_avals):
-        case ((dict() as wanted, windows), dict() as named) if not named:
+        case ((dict() as wanted, windows, *real), dict() as named) if len(real) == any_size and not named:
             _check_weights(wanted, weights)
         case _:
-            raise ValueError("its program does not take weights and windows")
+            raise ValueError(f"its program does not take weights and windows{' and real positions' * any_size}")
     shape = tuple(windows.shape)
     if len(shape) != 4 or not export.is_symbolic_dim(shape[0]) or windows.dtype != "uint8":
         raise ValueError(f"its program does not take a batch of images but {windows}")
-    height, width = described["crop_size"]
-    if shape[1:] != (height, width, 3):
-        raise ValueError(f"its program takes windows of {shape[1:]}, but crop_size is {[height, width]}")
-    classes = len(described["classes"])
+    if any_size:
+        rows, columns = _check_any_size(shape, real[0])
+    else:
+        height, width = described["crop_size"]
+        rows, columns = height // OUTPUT_STRIDE, width // OUTPUT_STRIDE
+        if shape[1:] != (height, width, 3):
+            raise ValueError(f"its program takes windows of {shape[1:]}, but crop_size is {[height, width]}")
     _check_results(
         jax.tree.unflatten(network.out_tree, network.out_avals),
-        logits=(shape[0], height // OUTPUT_STRIDE, width // OUTPUT_STRIDE, classes),
+        logits=(shape[0], rows, columns, len(described["classes"])),
         classes=shape[:3],
     )
     _check_surroundings(network)
     for operation in OUTWARD.finditer(network.mlir_module()):
         if operation[1] not in HARMLESS:
             raise ValueError(f"its program has an operation besides computations, {shown(operation[0])}")
+
+
+def _check_any_size(shape: tuple[Any, ...], real: Any) -> tuple[Any, Any]:
+    """Checks that images may have any size in multiples of 8; returns their height and width at output stride 8."""
+    if len(real.shape) != 3 or real.dtype != "bool":
+        raise ValueError(f"its program does not take which positions are real but {real}")
+    batch, rows, columns = real.shape
+    different = len(set(map(str, real.shape))) == 3 and all(map(export.is_symbolic_dim, real.shape))
+    if not different or shape != (batch, OUTPUT_STRIDE * rows, OUTPUT_STRIDE * columns, 3):
+        raise ValueError(f"its program takes images of {shape[1:]}, but any_size is true")
+    return rows, columns
 
 
 def _check_weights(wanted: Mapping[str, Any], weights: Weights) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import export
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
@@ -16,6 +17,7 @@ from cpnet_jax.inference.export import artifact
 from cpnet_jax.inference.export.artifact import Artifact, Weights
 from cpnet_jax.inference.export.interface import check_interface
 from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.runtime.files import AnyPath
 
 
@@ -36,16 +38,21 @@ def load_exported(path: AnyPath, mesh: Mesh) -> TrainedModel:
     except Exception as error:  # `network` may hold anything
         raise UserError(f"{path} cannot be used ({reason(error)}): export the network again") from error
 
-    def logits(weights: Weights, windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
-        return network.call(weights, windows)["logits"]
+    any_size = bool(loaded.metadata.get("any_size"))
+
+    def logits(weights: Weights, windows: UInt8[Array, "b h w 3"], *real: Array) -> Float[Array, "b h/8 w/8 k"]:
+        if any_size and not real:
+            b, height, width, _ = windows.shape
+            real = (jnp.ones((b, height // OUTPUT_STRIDE, width // OUTPUT_STRIDE), bool),)
+        return network.call(weights, windows, *real)["logits"]
 
     # The exported program is for one device, so each device runs it on its own windows.
     run = jax.jit(sharding.per_device(logits, mesh, replicated=1))
     weights = jax.device_put(loaded.weights, sharding.replicated(mesh))
 
-    def guarded(windows: UInt8[Array, "b h w 3"]) -> Float[Array, "b h/8 w/8 k"]:
+    def guarded(windows: UInt8[Array, "b h w 3"], *real: Array) -> Float[Array, "b h/8 w/8 k"]:
         try:
-            return run(weights, windows)
+            return run(weights, windows, *real)
         except Exception as error:  # JAX, MLIR and XLA have no common base class
             raise UserError(
                 f"{path} holds a program that cannot be run ({reason(error)}): export the network again"
@@ -83,6 +90,7 @@ def _described(path: AnyPath, described: Mapping[str, Any], logits: Any) -> Trai
         mean=tuple(described["mean"]),
         std=tuple(described["std"]),
         value_range=value_range_from(described),
+        any_size=bool(described.get("any_size")),
         logits=logits,
         origin={**described["origin"], "file": path.name, "exported": described["date"]},
     )

@@ -1,4 +1,8 @@
-"""Defines the exported function, (weights, uint8 windows) -> outputs, and serialises it for every platform."""
+"""Defines the exported function and serialises it for every platform.
+
+(weights, uint8 windows of the crop size) -> outputs
+(weights, uint8 images of any size, which positions are real) -> outputs, for networks that take any size
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,16 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jaxtyping import Array, Float, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, PyTree, UInt8
 
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.inference.export.artifact import Weights
 from cpnet_jax.models import CPNet, upsample
+from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-# (weights, windows (b, h, w, 3)) -> {"logits": (b, h/8, w/8, k), "classes": (b, h, w)}
-Network = Callable[[Weights, UInt8[Array, "b h w 3"]], dict[str, Array]]
+# (weights, windows (b, h, w, 3), *real (b, h/8, w/8)) -> {"logits": (b, h/8, w/8, k), "classes": (b, h, w)}
+Network = Callable[..., dict[str, Array]]
 
 
 def make_network(model: CPNet, mean: Sequence[float], std: Sequence[float]) -> Network:
@@ -28,9 +33,11 @@ def make_network(model: CPNet, mean: Sequence[float], std: Sequence[float]) -> N
     """
     model = _for_prediction(model)
 
-    def network(weights: Weights, windows: UInt8[Array, "b h w 3"]) -> dict[str, Array]:
+    def network(
+        weights: Weights, windows: UInt8[Array, "b h w 3"], real: Bool[Array, "b h/8 w/8"] | None = None
+    ) -> dict[str, Array]:
         variables = flax.traverse_util.unflatten_dict(weights, sep="/")
-        output: Any = model.apply(variables, normalize(windows, mean, std), train=False)
+        output: Any = model.apply(variables, normalize(windows, mean, std), train=False, real=real)
         return {"logits": output.logits, "classes": class_map(output.logits, windows.shape[1:3])}
 
     return network
@@ -59,12 +66,19 @@ def weights_for(model: CPNet, variables: PyTree, crop_size: tuple[int, int]) -> 
     return weights
 
 
-def serialise(network: Network, weights: Weights, crop_size: tuple[int, int]) -> bytes:
-    """Serialises the network for all platforms and any batch size."""
-    (batch,) = export.symbolic_shape("b")
-    windows = jax.ShapeDtypeStruct((batch, *crop_size, 3), jnp.uint8)
+def serialise(network: Network, weights: Weights, crop_size: tuple[int, int] | None) -> bytes:
+    """Serialises the network for all platforms and any batch size.
+
+    Args:
+      crop_size: of the windows; None: for images of any size in multiples of 8.
+    """
+    batch, rows, columns = export.symbolic_shape("b, h, w")
+    size = crop_size or (OUTPUT_STRIDE * rows, OUTPUT_STRIDE * columns)
+    inputs = [jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8)]
+    if crop_size is None:
+        inputs.append(jax.ShapeDtypeStruct((batch, rows, columns), jnp.bool_))
     shapes: Any = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights)
-    return bytes(export.export(jax.jit(network), platforms=PLATFORMS)(shapes, windows).serialize())
+    return bytes(export.export(jax.jit(network), platforms=PLATFORMS)(shapes, *inputs).serialize())
 
 
 def _for_prediction(model: CPNet) -> CPNet:

@@ -1,25 +1,26 @@
 """Verifies that an exported network computes the same as the live one."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.export.program import class_map
 from cpnet_jax.models import upsample
+from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 
 # Largest difference of any logit relative to the largest logit, by the dtype of the activations. The compiler may
 # change the order of sums, and on accelerators it may choose other algorithms.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
 
-# windows (b, h, w, 3) -> {"logits": (b, h/8, w/8, k), "classes": (b, h, w)}
-Outputs = Callable[[UInt8[np.ndarray, "b h w 3"]], dict[str, Array]]
-# windows (b, h, w, 3) -> logits (b, h/8, w/8, k)
-Logits = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[Array, "b h/8 w/8 k"]]
+# (windows (b, h, w, 3), *real (b, h/8, w/8)) -> {"logits": (b, h/8, w/8, k), "classes": (b, h, w)}
+Outputs = Callable[..., dict[str, Array]]
+# (windows (b, h, w, 3), *real (b, h/8, w/8)) -> logits (b, h/8, w/8, k)
+Logits = Callable[..., Float[Array, "b h/8 w/8 k"]]
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,51 @@ def verify(
     Raises:
       UserError: if they differ by more than TOLERANCE, or the logits are not finite.
     """
-    images = probe_images(crop_size)
+    return _verify(exported, live, dtype, announce, probe_images(crop_size))
+
+
+def verify_any_size(
+    exported: Outputs,
+    live: Logits,
+    crop_size: tuple[int, int],
+    dtype: str,
+    announce: Callable[[str], None] = lambda stage: None,
+) -> Agreement:
+    """Does the same as `verify` at three sizes, the crop's among them; the last row and column are padding."""
+    height, width = crop_size
+    larger, small = (height + 3 * OUTPUT_STRIDE, width + OUTPUT_STRIDE), (2 * OUTPUT_STRIDE, 5 * OUTPUT_STRIDE)
+    found = []
+    for size in (crop_size, larger, small):
+
+        def announce_size(stage: str, size: tuple[int, int] = size) -> None:
+            announce(f"{stage} ({size[0]}x{size[1]})")
+
+        found.append(_verify(exported, live, dtype, announce_size, probe_images(size), _real(size)))
+    return _worst(found)
+
+
+def _real(size: tuple[int, int]) -> Bool[np.ndarray, "3 h8 w8"]:
+    real = np.ones((3, size[0] // OUTPUT_STRIDE, size[1] // OUTPUT_STRIDE), bool)
+    if min(real.shape) > 1:
+        real[:, -1] = real[:, :, -1] = False
+    return real
+
+
+def _verify(
+    exported: Outputs, live: Logits, dtype: str, announce: Callable[[str], None], *inputs: Shaped[np.ndarray, "3 ..."]
+) -> Agreement:
     announce("compiling the live network")
-    logits = live(images)
+    logits = live(*inputs)
     if not jnp.isfinite(logits).all():
         raise UserError("the network's logits are not finite: export another checkpoint")
     found = []
     for part, count in ((slice(1), "one picture"), (slice(None), "three pictures")):
         announce(f"compiling the file's network for {count} and comparing it")
-        found.append(_compare(exported(images[part]), logits[part], TOLERANCE[dtype]))
+        found.append(_compare(exported(*(x[part] for x in inputs)), logits[part], TOLERANCE[dtype]))
+    return _worst(found)
+
+
+def _worst(found: Sequence[Agreement]) -> Agreement:
     return Agreement(max(each.difference for each in found), min(each.pixels for each in found))
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from cpnet_jax.models.layers import ConvBN
 from cpnet_jax.models.resampling import adaptive_average_pool
@@ -30,10 +30,12 @@ class ASPP(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c2"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool, real: Bool[Array, "b h w"] | None = None
+    ) -> Float[Array, "b h w c2"]:
         if min(self.dilations, default=1) < 1:
             raise ValueError(f"dilations are {self.dilations}: each must be 1 or more")
-        mean = adaptive_average_pool(x, (1, 1)).astype(x.dtype)
+        mean = adaptive_average_pool(x, (1, 1), real).astype(x.dtype)
         mean = ConvBN(self.channels, (1, 1), dtype=self.dtype, name="image_pool")(mean, train=train)
         branches = [jnp.broadcast_to(mean, (*x.shape[:3], self.channels))]
         for index, dilation in enumerate((None, *self.dilations)):

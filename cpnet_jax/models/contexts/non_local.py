@@ -6,7 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from cpnet_jax.models.layers import ConvBN, small_normal
 
@@ -26,12 +26,16 @@ class NonLocalBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool, real: Bool[Array, "b h w"] | None = None
+    ) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         embedding = partial(nn.Conv, self.channels, (1, 1), kernel_init=small_normal, dtype=self.dtype)
         theta, phi, g = (embedding(name=name)(x).reshape(b, h * w, self.channels) for name in ("theta", "phi", "g"))
         full = jnp.promote_types(x.dtype, jnp.float32)
         logits = jnp.einsum("bnd,bmd->bnm", theta, phi, preferred_element_type=full) / math.sqrt(self.channels)
+        if real is not None:
+            logits = jnp.where(real.reshape(b, 1, h * w), logits, -jnp.inf)
         # Not jax.nn.dot_product_attention, which computes float64 in float32.
         weights = nn.softmax(logits).astype(g.dtype)
         y = jnp.einsum("bnm,bmd->bnd", weights, g).reshape(b, h, w, self.channels)
@@ -54,8 +58,10 @@ class NonLocal(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c2"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], *, train: bool, real: Bool[Array, "b h w"] | None = None
+    ) -> Float[Array, "b h w c2"]:
         y = ConvBN(self.channels, (3, 3), dtype=self.dtype, name="reduce")(x, train=train)
-        y = NonLocalBlock(max(self.channels // 2, 1), self.dtype, name="block")(y, train=train)
+        y = NonLocalBlock(max(self.channels // 2, 1), self.dtype, name="block")(y, train=train, real=real)
         y = ConvBN(self.channels, (3, 3), dtype=self.dtype, name="conv")(y, train=train)
         return jnp.concatenate([x, y], axis=-1)

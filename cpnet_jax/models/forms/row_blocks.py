@@ -9,14 +9,17 @@ Backward, Z_R is recomputed. With Y'_R (`y_bar` in the code) for the cotangent o
     (Z'_R, V'_R) = the transposed derivative of f at (Z_R, V), applied to Y'_R
     X'_R = Z'_R W^T        W' = sum_R X_R^T Z'_R        b' = sum_R sum_i Z'_i        V' = sum_R V'_R
 
+W and b belong to all images of a batch, or every image has its own. The sums over R then run over the rows of all
+images, or of that image.
+
 The function f maps whole rows of Z to results. In training, f computes the contexts (`context_prior`) and the sums of
 the affinity loss (`losses.affinity`) together. With P = sigmoid(Z) and A the ideal affinity map, its cotangents are
 
     Z' = (g V^T + s + [same, i != j] t - [other] q) P (1 - P) + u (P - A)        V' = P^T g
 
 g belongs to the context P V, and s, t, q, u belong to a row's sums of P, of P over the same class, of 1 - P over other
-classes, and of the cross entropy. Together they take seven matrix products of n x n x c; separately, contexts take
-seven and the loss takes four.
+classes, and of the cross entropy. Together they take four matrix products with W and three with V; separately, the
+loss takes the four with W again.
 """
 
 from collections.abc import Callable
@@ -26,11 +29,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental.layout import Layout, with_layout_constraint
+from jax.export import is_symbolic_dim
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from cpnet_jax.models.forms.linear import linear_call
-from cpnet_jax.models.forms.platforms import axes_to_divide
+from cpnet_jax.models.forms.platforms import Size, axes_to_divide
 
 # (logits (b, r, n) of r rows, which rows these are (r,), values, constants) -> arrays (b, r, ...)
 RowFunction = Callable[[Float[Array, "b r n"], Int[Array, " r"], PyTree, PyTree], PyTree]
@@ -39,14 +43,16 @@ RowFunction = Callable[[Float[Array, "b r n"], Int[Array, " r"], PyTree, PyTree]
 def map_rows(
     function: RowFunction,
     x: Float[Array, "b n c"],
-    kernel: Float[Array, "c m"],
-    bias: Float[Array, " m"],
+    kernel: Float[Array, "*b c m"],
+    bias: Float[Array, "*b m"],
     values: PyTree,
     constants: PyTree,
     *,
     block_rows: int,
 ) -> PyTree:
     """Applies a function to all rows of x @ kernel + bias, computed in the dtype of kernel and bias.
+
+    Kernel and bias are shared by all images, (c, m) and (m,), or every image has its own: (b, c, m) and (b, m).
 
     With a mesh in context (`jax.set_mesh`, `jax.sharding.use_abstract_mesh`), every device computes the rows of its
     own part of the batch, which must be divided over all axes of the mesh. The function is called directly if there is
@@ -69,7 +75,7 @@ def map_rows(
 
     axes = axes_to_divide(x.shape[0])
     if axes:
-        run = _per_device(run, axes)
+        run = _per_device(run, axes, shared=kernel.ndim == 2)
     return run(x, kernel, bias, values, constants)
 
 
@@ -77,9 +83,11 @@ def _rows(
     function: RowFunction, block_rows: int, x: Array, kernel: Array, bias: Array, values: PyTree, constants: PyTree
 ) -> PyTree:
     blocks = _Blocks(x.shape[1], block_rows)
+    shared, own = _shared_and_own(kernel, bias)
 
     def map_image(arrays: PyTree) -> PyTree:
-        x, values, constants = arrays
+        x, own, values, constants = arrays
+        kernel, bias = own or shared
 
         def map_block(start: Array) -> PyTree:
             logits = _affine(blocks.cut(x, start), kernel, bias)
@@ -87,7 +95,7 @@ def _rows(
 
         return jax.lax.map(map_block, blocks.starts())
 
-    return blocks.join(jax.lax.map(map_image, (blocks.pad(x), values, constants)))
+    return blocks.join(jax.lax.map(map_image, (blocks.pad(x), own, values, constants)))
 
 
 _map_rows = jax.custom_jvp(_rows, nondiff_argnums=(0, 1))
@@ -119,10 +127,13 @@ def _backward(function: RowFunction, block_rows: int, primals: tuple[PyTree, ...
     """The transpose of `_forward`."""
     x, kernel, bias, values, constants = primals
     blocks = _Blocks(x.shape[1], block_rows)
+    shared, own = _shared_and_own(kernel, bias)
 
-    def add_image(shared_bar: PyTree, arrays: PyTree) -> tuple[PyTree, tuple[Array, PyTree]]:
-        """Adds an image's part of W' and b', which all images share; also returns the image's X' and V'."""
-        x, y_bar, given, constants = arrays
+    def add_image(shared_bar: PyTree, arrays: PyTree) -> tuple[PyTree, tuple[Array, PyTree, PyTree]]:
+        """Adds an image's part of W' and b' if all images share them; returns the image's X', V', and W' and b' if
+        they are its own."""
+        x, y_bar, own, given, constants = arrays
+        kernel, bias = own or shared
         # Cast to full precision, because their gradient is a sum over the blocks.
         values = jax.tree.map(lambda v: v.astype(jnp.promote_types(v.dtype, kernel.dtype)), given)
 
@@ -136,14 +147,25 @@ def _backward(function: RowFunction, block_rows: int, primals: tuple[PyTree, ...
             sums = jax.tree.map(jnp.add, sums, ((kernel_bar, z_bar.sum(axis=0)), values_bar))
             return sums, (z_bar @ kernel.T).astype(x_block.dtype)
 
-        sums = shared_bar, jax.tree.map(jnp.zeros_like, values)
-        (shared_bar, values_bar), x_bar = jax.lax.scan(add_block, sums, blocks.starts())
-        return shared_bar, (x_bar, jax.tree.map(lambda v_bar, v: v_bar.astype(v.dtype), values_bar, given))
+        sums = shared_bar or _zeros(own), _zeros(values)
+        (factors_bar, values_bar), x_bar = jax.lax.scan(add_block, sums, blocks.starts())
+        values_bar = jax.tree.map(lambda v_bar, v: v_bar.astype(v.dtype), values_bar, given)
+        shared_bar, own_bar = (factors_bar, None) if own is None else (None, factors_bar)
+        return shared_bar, (x_bar, values_bar, own_bar)
 
-    zeros = jax.tree.map(jnp.zeros_like, (kernel, bias))
-    images = *blocks.pad((x, _image_by_image(y_bar))), values, constants
-    (kernel_bar, bias_bar), (x_bar, values_bar) = jax.lax.scan(add_image, zeros, images)
+    images = *blocks.pad((x, _image_by_image(y_bar))), own, values, constants
+    shared_bar, (x_bar, values_bar, own_bar) = jax.lax.scan(add_image, _zeros(shared), images)
+    kernel_bar, bias_bar = shared_bar or own_bar
     return blocks.join(x_bar), kernel_bar, bias_bar, values_bar
+
+
+def _shared_and_own(kernel: Float[Array, "*b c m"], bias: Float[Array, "*b m"]) -> tuple[PyTree, PyTree]:
+    """(kernel, bias) as what all images share, or as what every image has for itself; the other is None."""
+    return ((kernel, bias), None) if kernel.ndim == 2 else (None, (kernel, bias))
+
+
+def _zeros(arrays: PyTree) -> PyTree:
+    return jax.tree.map(jnp.zeros_like, arrays)
 
 
 def _of_one(
@@ -172,12 +194,16 @@ def _image_by_image(arrays: PyTree) -> PyTree:
 
 
 class _Blocks:
-    """Divides n rows into the fewest blocks of equal size, at most `block_rows`; the last is padded with zeros."""
+    """Divides n rows into the fewest blocks of equal size, at most `block_rows`; the last is padded with zeros.
 
-    def __init__(self, n: int, block_rows: int) -> None:
+    A symbolic n is divided into blocks of `block_rows`.
+    """
+
+    def __init__(self, n: Size, block_rows: int) -> None:
         self.n = n
         self.count = -(-n // block_rows)
-        self.size = -(-n // self.count)
+        # JAX cannot compare a block of symbolic size with n rows.
+        self.size = block_rows if is_symbolic_dim(n) else -(-n // self.count)
         self.padding = self.count * self.size - n
 
     def starts(self) -> Int[Array, " blocks"]:
@@ -216,11 +242,12 @@ def _equally_varying(arrays: PyTree) -> PyTree:
     return jax.tree.map(lambda x: jax.lax.pcast(x, tuple(sorted(together - axes(x))), to="varying"), arrays)
 
 
-def _per_device(run: Callable[..., PyTree], axes: tuple[str, ...]) -> Callable[..., PyTree]:
-    """Runs on every device: x, values and constants are divided over the mesh's axes by images, kernel and bias whole.
+def _per_device(run: Callable[..., PyTree], axes: tuple[str, ...], *, shared: bool) -> Callable[..., PyTree]:
+    """Runs on every device, with the arrays of its own images.
 
-    Gradients of kernel and bias are summed over the devices.
+    Each device has the whole kernel and bias if the images share them; their gradients are summed over the devices.
     """
-    whole, part = PartitionSpec(), PartitionSpec(axes)
-    specs = (part, whole, whole, part, part)
+    part = PartitionSpec(axes)
+    factors = PartitionSpec() if shared else part
+    specs = (part, factors, factors, part, part)
     return jax.shard_map(run, in_specs=specs, out_specs=part, axis_names=set(axes))

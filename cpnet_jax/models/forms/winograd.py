@@ -17,6 +17,7 @@ from functools import partial
 
 import jax.numpy as jnp
 from jax import lax
+from jax.export import is_symbolic_dim
 from jaxtyping import Array, Float
 
 from cpnet_jax.models.forms.platforms import Size
@@ -30,8 +31,13 @@ Factors = list[list[Array]]
 
 
 def suits(shape: tuple[Size, ...], kernel_shape: tuple[int, ...], dilation: Sequence[int]) -> bool:
-    """Whether `convolve` supports images and a kernel of these shapes, and is worth its compile time."""
+    """Whether `convolve` supports images and a kernel of these shapes, and is worth its compile time.
+
+    False for images of symbolic size, as in a network exported for any size.
+    """
     _, height, width, channels = shape
+    if is_symbolic_dim(height) or is_symbolic_dim(width):
+        return False
     pairs_up = height % (2 * dilation[0]) == width % (2 * dilation[1]) == 0
     return kernel_shape[:2] == (3, 3) and pairs_up and height * width * channels * kernel_shape[-1] >= WORTHWHILE
 
