@@ -33,7 +33,7 @@ MEBIBYTE = 2**20
 LARGEST_EXCESS = 4
 Example = dict[str, Any]
 # What the network takes: windows, and for whole images which of their positions are not padding.
-Inputs = tuple[UInt8[Array, "b h w 3"]] | tuple[UInt8[Array, "b h w 3"], Bool[Array, "b h/8 w/8"]]
+Inputs = tuple[UInt8[Array, "b h w 3"]] | tuple[UInt8[Array, "b h w 3"], Bool[Array, "b h8 w8"]]
 BatchLogits = Callable[[Inputs, WindowBatch], Float[Array, "b h/8 w/8 k"]]
 
 
@@ -226,7 +226,7 @@ def _take(windows: Iterator[Window | None], count: int, end_with_tile: bool) -> 
     return taken
 
 
-def _real(batch: WindowBatch, count: int) -> Bool[np.ndarray, "n h/8 w/8"]:
+def _real(batch: WindowBatch, count: int) -> Bool[np.ndarray, "n h8 w8"]:
     # Blanks are all real: without any real position, means would divide by 0.
     real = np.ones((count, *(side // OUTPUT_STRIDE for side in batch.size)), bool)
     for slot, window in batch.numbered():
