@@ -1,7 +1,7 @@
 """Runs an ablation: trains every row of a table with several seeds and tabulates the results.
 
     python benchmarks/ablation.py --table=scenes [--config=configs/quickstart.py] [--rows=aux,full] [--seeds=0,1,2]
-        [--out=runs/ablation/scenes] [--jobs=1] [--classes=sea,sand,bed,table] [--config.FIELD=VALUE ...]
+        [--out=runs/ablation/scenes] [--jobs=1] [--classes=sea,sand,bed,table] [--prior] [--config.FIELD=VALUE ...]
 
 A table is a file in configs/ablations/: a base config, and rows of fields that differ from it. Each run is a run of
 main.py in the workdir OUT/ROW/seed_SEED, which also has its log. After an interruption the same command continues;
@@ -42,6 +42,7 @@ class Ablation:
       seeds: of each row.
       overrides: --config.FIELD=VALUE for all rows.
       classes: whose IoU gets a column.
+      prior: whether the context prior's figures get columns.
       out: folder of the runs' workdirs and of table.md.
 
     Raises:
@@ -56,9 +57,11 @@ class Ablation:
         *,
         overrides: list[str],
         classes: list[str],
+        prior: bool = False,
         out: Path,
     ) -> None:
-        self.table, self.config, self.seeds, self.classes, self.out = chosen, config, seeds, classes, out
+        self.table, self.config, self.seeds, self.out = chosen, config, seeds, out
+        self.classes, self.prior = classes, prior
         self.runs = runs.make_runs(chosen, config, seeds, overrides, out)
         self.configs = {run: runs.load_config(run) for run in self.runs}
         known = build.make_dataset(self.configs[self.runs[0]]).classes
@@ -96,6 +99,7 @@ class Ablation:
             self.failed,
             settings=f"`{self.config}`, {_settings(self.configs[self.runs[0]])}, seeds {_listed(self.seeds)}.",
             classes=self.classes,
+            prior=self.prior,
             main=MAIN,
         )
         files.write_text(self.out / "table.md", text)
@@ -144,6 +148,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--out", help="folder; default: runs/ablation/TABLE")
     parser.add_argument("--jobs", type=int, default=1, help="number of simultaneous runs")
     parser.add_argument("--classes", type=_words, default=[], help="classes whose IoU gets a column")
+    parser.add_argument("--prior", action="store_true", help="columns on how well the context prior knows the affinity")
     arguments, overrides = parser.parse_known_args()
     if strange := [one for one in overrides if not one.startswith("--config.") or "=" not in one]:
         parser.error(f"unknown argument {strange[0]!r}: set fields of the config by --config.FIELD=VALUE")
@@ -201,6 +206,7 @@ def compare() -> None:
         arguments.seeds,
         overrides=overrides,
         classes=arguments.classes,
+        prior=arguments.prior,
         out=_folder(arguments.out or f"runs/ablation/{chosen.name}"),
     )
     run(ablation, arguments.jobs)

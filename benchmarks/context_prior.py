@@ -1,7 +1,7 @@
 """Measures time and memory of the context prior with its affinity loss, forward and backward.
 
     python benchmarks/context_prior.py [--cases=3600x2,4096x2,9216x2,16384x1,32768x1] [--rounds=3] [--channels=512]
-        [--ways=torch,compiled,dense,blocks,two-passes] [--bfloat16]
+        [--ways=torch,compiled,dense,blocks,two-passes,pairs] [--bfloat16]
 
 Each case is positions x images of aggregated features. Measured are the 1x1 convolution, BatchNorm, sigmoid, both
 contexts, the affinity loss, and the gradients of features and parameters.
@@ -11,10 +11,12 @@ contexts, the affinity loss, and the gradients of features and parameters.
 - dense, blocks, blocks:1024: cpnet_jax with all rows of the prior at once, and by blocks of 512 or 1024 rows as in
   training.
 - two-passes: blocks, but with contexts and loss computed separately, as without `targets` (see `models.CPNet`).
+- pairs: the prior that compares positions (`models.context_prior.PairPrior`), by blocks as in training.
 
 Features are float32, or bfloat16 with --bfloat16 (PyTorch: autocast). Each measurement runs in its own process, after
-one warm-up; the ways alternate, and medians over the rounds are shown. All losses must agree. Cases that would probably
-exceed the free memory are left out. Prints one table and one JSON line.
+one warm-up; the ways alternate, and medians over the rounds are shown. All losses must agree, except that of pairs,
+which is another function. Cases that would probably exceed the free memory are left out. Prints one table and one JSON
+line.
 
 On CPUs (Linux) the time is that of one run, and CPU seconds are summed over threads. Memory is the process's peak
 beyond its libraries and the inputs. On accelerators the time is the median of ten runs, and memory is that of the
@@ -36,7 +38,7 @@ import numpy as np
 
 CLASSES = 9
 # Approximate number of arrays of positions x positions x images at the peak.
-ARRAYS = {"torch": 10, "compiled": 10, "dense": 10, "blocks": 0, "two-passes": 0}
+ARRAYS = {"torch": 10, "compiled": 10, "dense": 10, "blocks": 0, "two-passes": 0, "pairs": 0}
 REFERENCE = "blocks"
 GIGABYTE, MEGABYTE = 1e9, 1e6
 # Relative, between the losses; by --bfloat16.
@@ -66,17 +68,18 @@ def ours(inputs: dict[str, np.ndarray], way: str, *, bfloat16: bool) -> tuple[Ru
     import jax.numpy as jnp
 
     from cpnet_jax import losses
-    from cpnet_jax.models.context_prior import Prior
+    from cpnet_jax.models.context_prior import PairPrior, PositionPrior
     from cpnet_jax.models.forms import BLOCK_ROWS
 
     positions = inputs["features"].shape[1]
     way, _, rows = way.partition(":")
-    layer = Prior(positions, None if way == "dense" else int(rows or BLOCK_ROWS))
-    statistics = {"mean": jnp.zeros(positions), "var": jnp.ones(positions)}
+    block_rows = None if way == "dense" else int(rows or BLOCK_ROWS)
+    layer = PairPrior(block_rows=block_rows) if way == "pairs" else PositionPrior(positions, block_rows)
+    features = jnp.asarray(inputs["features"], jnp.bfloat16 if bfloat16 else jnp.float32)
+    variables = layer.init(jax.random.key(0), features[:1, :1], train=False)
 
     def loss(params: dict[str, Any], features: Any, labels: Any) -> Any:
-        variables = {"params": params, "batch_stats": statistics}
-        prior, _ = layer.apply(variables, features, train=True, mutable=["batch_stats"])
+        prior, _ = layer.apply(variables | {"params": params}, features, train=True, mutable=["batch_stats"])
         if way == "two-passes":
             contexts = prior.contexts(features)
         else:
@@ -85,8 +88,7 @@ def ours(inputs: dict[str, np.ndarray], way: str, *, bfloat16: bool) -> tuple[Ru
             prior = prior.replace(known=(targets, sums))
         return losses.affinity_loss(prior, labels).total + sum((context**2).mean() for context in contexts)
 
-    params = {"kernel": inputs["kernel"], "scale": np.ones(positions, "f"), "bias": np.zeros(positions, "f")}
-    features = jnp.asarray(inputs["features"], jnp.bfloat16 if bfloat16 else jnp.float32)
+    params = variables["params"] | ({} if way == "pairs" else {"kernel": inputs["kernel"]})
     arrays = jax.device_put((params, features, inputs["labels"]))
     compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(*arrays).compile()
     analysis = compiled.memory_analysis()
@@ -238,7 +240,7 @@ def check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> Non
         if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", case):
             parser.error(f"--cases has {case!r}: use positions x images, for example 4096x2,9216x2")
     for way in arguments.ways.split(","):
-        if not re.fullmatch(rf"({'|'.join(ARRAYS)})|(blocks|two-passes):[1-9]\d*", way):
+        if not re.fullmatch(rf"({'|'.join(ARRAYS)})|(blocks|two-passes|pairs):[1-9]\d*", way):
             parser.error(f"--ways has {way!r}: choose from {','.join(ARRAYS)},blocks:ROWS")
 
 
@@ -266,7 +268,8 @@ def main() -> None:
         report(case, found[case], arguments.on_cpu)
     print(json.dumps({"benchmark": "context_prior", **vars(arguments), "results": found}))
     for case, ways in found.items():
-        values = [figures["loss"] for figures in ways.values() if isinstance(figures, dict)]
+        same = {way: figures for way, figures in ways.items() if way.partition(":")[0] != "pairs"}
+        values = [figures["loss"] for figures in same.values() if isinstance(figures, dict)]
         if values and max(values) - min(values) > TOLERANCE[arguments.bfloat16] * max(values):
             sys.exit(f"error: the losses of {case} are {values}: they should be equal")
 

@@ -1,6 +1,10 @@
 """Errors the user can fix. They are printed as one sentence, without a traceback."""
 
+import lzma
 import reprlib
+import tarfile
+import zipfile
+import zlib
 from typing import Any
 
 
@@ -64,10 +68,18 @@ class _Short(reprlib.Repr):
 
 
 _SHORT = _Short()
+# What libraries raise on files that lost bytes or hold wrong ones; their messages say nothing to a user.
+DAMAGE = (EOFError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+
+
+def said(error: BaseException) -> str:
+    """What an error says; in plain words if a file is damaged."""
+    return "it is damaged or cut off" if isinstance(error, DAMAGE) else str(error)
 
 
 def reason(error: Exception) -> str:
     """An error for use in a message: its first line, behind its type unless that says nothing."""
     # Messages of TensorStore and XLA have thousands of characters.
-    line = (str(error).splitlines() or [""])[0][:200]
-    return line if type(error) in (UserError, ValueError) else f"{type(error).__name__}: {line}"
+    line = (said(error).splitlines() or [""])[0][:200]
+    speaks = type(error) in (UserError, ValueError) or isinstance(error, DAMAGE)
+    return line if speaks else f"{type(error).__name__}: {line}"

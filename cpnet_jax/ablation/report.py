@@ -1,6 +1,7 @@
 """Formats the results of a table as Markdown and JSON."""
 
 import json
+import math
 import os
 import shlex
 import statistics
@@ -8,11 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cpnet_jax.ablation.runs import Result, Run
+from cpnet_jax.ablation.runs import PRIOR_TERMS, Result, Run
 from cpnet_jax.ablation.table import Table
 
 # By row and seed; missing entries have not been run.
 Results = Mapping[str, Mapping[int, Result]]
+PRIOR_HEADS = ("prior's cross entropy", "precision %", "recall %", "specificity %")
+PRIOR_NOTE = (
+    "The last four columns are about the context prior on the evaluation's windows: the mean binary cross entropy, and "
+    "the geometric means over positions of precision, recall and specificity, without rows in which one of them is 0."
+)
 
 
 def markdown(
@@ -23,6 +29,7 @@ def markdown(
     *,
     settings: str,
     classes: Sequence[str] = (),
+    prior: bool = False,
     main: Path,
 ) -> str:
     """Formats the table, followed by the command of each row.
@@ -34,18 +41,22 @@ def markdown(
       failed: seeds of the failed runs, by row.
       settings: a sentence on what all rows have in common.
       classes: whose IoU gets a column.
+      prior: whether the context prior's cross entropy, precision, recall and specificity get columns.
       main: path of main.py.
     """
     published = ["published mIoU %"] if table.published else []
-    heads = ["row", "mIoU %", "pixel accuracy %", "parameters (M)", "seeds", *published, *classes]
+    heads = ["row", "mIoU %", "pixel accuracy %", "parameters (M)", "seeds", *published, *classes, *PRIOR_HEADS * prior]
     lines = [f"# Ablation: {table.name}", "", settings, "", _line(heads), "|---" * len(heads) + "|"]
     for row in table.rows:
         found = _in_order(results, row)
         cells = [f"`{row}`", *_figures(found), _seeds(row, runs, results, failed)]
         if table.published:
             cells.append(f"{table.published[row]:.2f}" if row in table.published else "")
-        lines.append(_line([*cells, *(_iou(found, name) for name in classes)]))
-    lines += ["", "Mean ± sample standard deviation over the seeds. The first run of each row:", "", "```"]
+        cells += [_iou(found, name) for name in classes]
+        lines.append(_line([*cells, *(_prior_figures(found) if prior else [])]))
+    lines += ["", "Mean ± sample standard deviation over the seeds."]
+    lines += [PRIOR_NOTE] if prior else []
+    lines += ["The first run of each row:", "", "```"]
     first = {run.row: run for run in reversed(runs)}
     lines += [f"# {row}\n{_command(first[row], main)}" for row in table.rows]
     return "\n".join([*lines, "```", ""])
@@ -59,6 +70,7 @@ def as_json(table: Table, config: str, results: Results) -> str:
             "mIoU": [result.miou for result in found],
             "pixel_accuracy": [result.pixel_accuracy for result in found],
             "parameters": found[0].parameters,
+            "prior": [result.prior for result in found],
         }
         for row in table.rows
         if (found := _in_order(results, row))
@@ -66,13 +78,18 @@ def as_json(table: Table, config: str, results: Results) -> str:
     return json.dumps({"table": table.name, "config": config, "rows": rows})
 
 
-def mean_and_spread(shares: Sequence[float]) -> str:
-    """Mean in %, with ± sample standard deviation if there are several values; a dash if there are none."""
-    percent = [100 * share for share in shares]
-    if not percent:
+def mean_and_spread(shares: Sequence[float], factor: int = 100) -> str:
+    """Mean in %, with ± sample standard deviation if there are several values; a dash without any.
+
+    Args:
+      shares: the values.
+      factor: that they are multiplied by.
+    """
+    values = [factor * share for share in shares]
+    if not values:
         return "-"
-    mean = f"{statistics.mean(percent):.2f}"
-    return f"{mean} ± {statistics.stdev(percent):.2f}" if len(percent) > 1 else mean
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 def _in_order(results: Results, row: str) -> list[Result]:
@@ -89,6 +106,12 @@ def _iou(found: Sequence[Result], name: str) -> str:
     # The IoU of a class that neither occurs nor is predicted is None.
     shares = [result.per_class[name] for result in found]
     return mean_and_spread([share for share in shares if share is not None])
+
+
+def _prior_figures(found: Sequence[Result]) -> list[str]:
+    terms = [result.prior for result in found if result.prior]
+    shares = ([math.exp(-each[name]) for each in terms] for name in PRIOR_TERMS[1:])
+    return [mean_and_spread([each[PRIOR_TERMS[0]] for each in terms], factor=1), *map(mean_and_spread, shares)]
 
 
 def _seeds(row: str, runs: Sequence[Run], results: Results, failed: Mapping[str, Sequence[int]]) -> str:

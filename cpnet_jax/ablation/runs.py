@@ -18,18 +18,30 @@ from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError, quoted, reason
 from cpnet_jax.inference.settings import make_protocol
 from cpnet_jax.runtime import files
+from cpnet_jax.training.metrics import published
 
 # File in the workdir of a finished run, with its config and figures.
 RESULT = "ablation.json"
 
 
+# The terms of the affinity loss that a result has.
+PRIOR_TERMS = ("unary", "precision", "recall", "specificity")
+
+
 class Result(NamedTuple):
-    """Figures of eval.json, in [0, 1], and the number of parameters in training, auxiliary head included."""
+    """The figures of a finished run.
+
+    Attributes:
+      miou, pixel_accuracy, per_class: those of eval.json, in [0, 1].
+      parameters: their number in training, auxiliary head included.
+      prior: the terms of the affinity loss in the last validation, by PRIOR_TERMS; None without a context prior.
+    """
 
     miou: float
     pixel_accuracy: float
     per_class: dict[str, float | None]
     parameters: int
+    prior: dict[str, float] | None
 
 
 @dataclass(frozen=True)
@@ -127,9 +139,21 @@ def save_result(run: Run, config: ml_collections.ConfigDict) -> Result:
                 f"{path} has {name} {found}, but this config needs {wanted}: evaluate the last step with this config "
                 "by --mode=eval"
             )
-    result = Result(miou, pixel_accuracy, per_class, parameters=count_parameters(config, classes=len(per_class)))
+    result = Result(
+        miou,
+        pixel_accuracy,
+        per_class,
+        parameters=count_parameters(config, classes=len(per_class)),
+        prior=_prior_terms(run.workdir, step),
+    )
     files.write_json(run.workdir / RESULT, {"config": as_dict(config), "result": result._asdict()})
     return result
+
+
+def _prior_terms(workdir: Path, step: int) -> dict[str, float] | None:
+    figures = published(workdir, step) or {}
+    found = {term: figures.get(f"val_affinity_{term}") for term in PRIOR_TERMS}
+    return {term: value for term, value in found.items() if value is not None} or None
 
 
 def _read(path: Path, advice: str, **types: type) -> list[Any]:

@@ -39,7 +39,13 @@ def find(dataset: Dataset, data_dir: Path, *, download: bool) -> Path:
     published = dataset.downloads
     assert published
     folder = data_dir / "downloads" / published.folder
-    if not download and (missing := _missing(published.files, folder)):
+    missing = _missing(published.files, folder)
+    if missing and (unpacked := sorted(path.name for path in folder.glob("[!.]*/"))):
+        raise UserError(
+            f"{folder} lacks {' and '.join(file.name for file in missing)}, but holds the folder {unpacked[0]}: set "
+            f"config.data.source={folder} if you unpacked it from there, else move it away"
+        )
+    if missing and not download:
         raise UserError(
             f"config.data.source is not set, and {folder} has no {_listed(missing, published)}: set it to "
             f"{dataset.source_help}, or download the files with --mode=prepare --config.data.download=True"
@@ -69,6 +75,8 @@ def _listed(wanted: Sequence[RemoteFile], published: Downloads) -> str:
 
 def _addresses(file: RemoteFile, published: Downloads) -> tuple[str, ...]:
     mirror = os.environ.get(MIRROR)
+    if mirror and not mirror.startswith(("http://", "https://")):
+        raise UserError(f"the environment variable {MIRROR} is {mirror!r}: it must begin with http:// or https://")
     return (f"{mirror.rstrip('/')}/{published.folder}/{file.name}",) if mirror else file.addresses
 
 
@@ -88,9 +96,11 @@ def _download(file: RemoteFile, folder: Path, published: Downloads) -> None:
             "continues"
         ) from error
     except transfer.Unavailable as error:
-        forget = f", or delete {folder / RECORD} if the checksum in it is of an older version" if recorded else ""
+        more = f", or delete {folder / RECORD} if the checksum in it is of an older version" if recorded else ""
+        mirror = os.environ.get(MIRROR)
+        more += f", or correct or unset {MIRROR}, which is {mirror}" if mirror else ""
         raise UserError(
-            f"{file.name} cannot be downloaded ({error}): run the same command again{forget}, or put "
+            f"{file.name} cannot be downloaded ({error}): run the same command again{more}, or put "
             f"{_listed(_missing(published.files, folder), published)} into {folder}, or set config.data.source"
         ) from error
     _write_record(path, fetched.sha256, fetched.address)

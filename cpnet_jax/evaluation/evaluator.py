@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import jax
@@ -114,10 +113,9 @@ class Evaluator:
 
     def title(self) -> tuple[str, str]:
         """The network, with its experiment, and the data; own images by the name of their folder or archive."""
-        experiment, data = self._config.name, self._dataset.name
-        if data == catalog.folder.NAME:
-            source = self._data.settings.get("data") or self._config.data.source
-            data = PurePath(source).name or data
+        experiment = self._config.name
+        source = self._data.settings.get("data") or self._config.data.source
+        data = catalog.folder.readable_name(self._dataset.name, source)
         is_named_after_data = experiment in (self._dataset.name, data)
         return self._network_name if is_named_after_data else f"{experiment}: {self._network_name}", data
 

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from cpnet_jax import sharding
 from cpnet_jax.config import build
+from cpnet_jax.data import catalog
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.value_range import ValueRange, value_range_from
 from cpnet_jax.errors import UnknownPart, UserError, reason
@@ -139,9 +140,9 @@ def _abstract_variables(config: ml_collections.ConfigDict, model: nn.Module, mes
 
 def _dataset(saved: dict[str, Any]) -> Dataset:
     """The classes, palette and ignore label stored in a checkpoint."""
-    known = saved["trained_on"]
+    known, data = saved["trained_on"], saved["data"]
     return Dataset(
-        name=saved["data"]["name"],
+        name=catalog.folder.readable_name(data["name"], str(data.get("source") or "")),
         classes=tuple(known["classes"]),
         palette=tuple(tuple(colour) for colour in known["palette"]),
         ignore_label=known["ignore_label"],

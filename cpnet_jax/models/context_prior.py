@@ -26,6 +26,9 @@ from cpnet_jax.models.forms.folded_norm import fold
 from cpnet_jax.models.forms.row_blocks import RowFunction, map_rows
 from cpnet_jax.models.layers import BatchNorm, ConvBN, he_fan_out
 
+# Keeps the gradient of an embedding of length 0 finite.
+SMALLEST_SQUARE = 1e-12
+
 
 @runtime_checkable
 class RowTargets(Protocol):
@@ -171,33 +174,37 @@ class PositionPrior(nn.Module):
 class PairPrior(nn.Module):
     """A prior that compares positions, for any number of them: Z_ij = s e_i . e_j + b. Not in the paper.
 
-    The embeddings e are a 1x1 convolution of X~, normalised to length 1; s and b are learned numbers.
+    The embeddings e_i are a 1x1 convolution of X~ and BatchNorm, scaled to length 1, so that e_i . e_j is the cosine of
+    their angle; s and b are learned numbers. P is symmetric, as the ideal affinity map is.
+
+    Attributes:
+      channels: of the embeddings.
+      block_rows: see `PriorFactors`.
     """
 
     channels: int = 64
     block_rows: int | None = BLOCK_ROWS
     norm: bool = True
     two_sided: bool = False
-    scale: float = 5.0
-    offset: float = -2.0
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> PriorFactors:
         full = jnp.promote_types(x.dtype, jnp.float32)
+        # At the start, P is 0.95 for equal embeddings and 0.12 for perpendicular ones.
+        scale = self.param("scale", nn.initializers.constant(5.0), ()).astype(full)
+        bias = self.param("bias", nn.initializers.constant(-2.0), ()).astype(full)
 
-        def embed(name: str) -> Array:
-            kernel = self.param(f"{name}_kernel", he_fan_out, (x.shape[-1], self.channels))
+        def embed(suffix: str = "") -> Array:
+            kernel = self.param(f"kernel{suffix}", he_fan_out, (x.shape[-1], self.channels))
             e = x.astype(full) @ kernel.astype(full)
             if self.norm:
-                e = BatchNorm(name=f"{name}_bn")(e, train=train)
-            return e * jax.lax.rsqrt(jnp.square(e).sum(axis=-1, keepdims=True) + 1e-6)
+                e = BatchNorm(name=f"norm{suffix}")(e, train=train)
+            return e * jax.lax.rsqrt(jnp.square(e).sum(axis=-1, keepdims=True) + SMALLEST_SQUARE)
 
-        scale = self.param("scale", nn.initializers.constant(self.scale), ())
-        bias = self.param("bias", nn.initializers.constant(self.offset), ())
-        e = embed("embedding")
-        k = embed("key") if self.two_sided else e
+        e = embed()
+        k = embed("_key") if self.two_sided else e
         return PriorFactors(
-            e * scale, k.swapaxes(1, 2), jnp.broadcast_to(bias.astype(full), x.shape[:2]), block_rows=self.block_rows
+            scale * e, k.swapaxes(1, 2), jnp.broadcast_to(bias, x.shape[:2]), block_rows=self.block_rows
         )
 
 
@@ -277,7 +284,8 @@ class ContextPrior(nn.Module):
             contexts, sums = prior.contexts_and_row_sums(features, targets, divide_by_n=self.options.divide_by_n)
             prior = replace(prior, known=(targets, sums))
         if real is not None and self.options.divide_by_n:
-            share = real.mean(axis=(1, 2), dtype=jnp.float32).reshape(b, 1, 1)
+            full = jnp.promote_types(features.dtype, jnp.float32)
+            share = real.mean(axis=(1, 2), dtype=full).reshape(b, 1, 1)
             contexts = jax.tree.map(lambda y: (y / share).astype(y.dtype), contexts)
         intra, inter = (
             ConvBN(self.channels, (1, 1), dtype=self.dtype, name=name)(y.reshape(b, h, w, -1), train=train)

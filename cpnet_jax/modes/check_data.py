@@ -26,6 +26,8 @@ NOWHERE = os.devnull
 def check_data(config: ml_collections.ConfigDict, workdir: AnyPath) -> None:
     """Examines the dataset; prints a report, and writes it to DIR/check_data together with a contact sheet.
 
+    Two tasks on the same images of a user have a folder each in it.
+
     Raises:
       UserError: if training would not be sound, or there is nothing to examine.
     """
@@ -40,7 +42,7 @@ def check_data(config: ml_collections.ConfigDict, workdir: AnyPath) -> None:
             raise UserError(
                 f"config.data.{field} is {split!r}, which {examined.origin} lacks: use one of {sorted(examined.splits)}"
             )
-    folder = workdir / "check_data"
+    folder = workdir / "check_data" / examined.key
     files.make_folder(folder, "--workdir")
     census = Census(examined, scan(examined, config.system.threads), train_split, eval_split)
     files.write_json(folder / "report.json", report.as_json(census))

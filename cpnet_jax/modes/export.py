@@ -1,5 +1,7 @@
 """--mode=export: exports a workdir's network as one file."""
 
+import time
+
 from cpnet_jax import sharding
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.export.export import export_model
@@ -22,6 +24,12 @@ def export_workdir(workdir: AnyPath, output: AnyPath | None, checkpoint: str | i
     Raises:
       UserError: if there is no such checkpoint, the file cannot be written, or it differs from the live network.
     """
+    began = time.monotonic()
+
+    def announce(stage: str) -> None:
+        print(f"{time.monotonic() - began:5.1f} s: {stage}", flush=True)
+
+    announce("reading the checkpoint")
     found = restore(workdir, sharding.make_mesh(), checkpoint)
     config = found.config
     path = output or workdir / f"{config.name}{SUFFIX}"
@@ -39,6 +47,7 @@ def export_workdir(workdir: AnyPath, output: AnyPath | None, checkpoint: str | i
         std=tuple(config.data.std),
         value_range=found.value_range,
         origin={"experiment": config.name, "step": found.step, "eval": config.eval.to_dict()},
+        announce=announce,
     )
     print(
         f"{path}: {files.size(path) / 1e6:.1f} MB. Logits differ from the live network's by at most "

@@ -5,6 +5,7 @@ import sys
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from absl import app, logging
 
@@ -54,6 +55,8 @@ def _main(stop: Stop, argv: list[str]) -> None:
     if mode.resumes:
         stop.expect_training()
     _import_jax()
+    if config is not None:
+        _check(config)
     if mode.uses_devices:
         _start_jax((config or experiments.default()).system.compilation_cache, mode)
         if mode.resumes:
@@ -76,6 +79,13 @@ def _import_jax() -> None:
         raise UserError(
             f"JAX does not accept an environment variable ({error}): correct or unset that variable"
         ) from error
+
+
+def _check(config: Any) -> None:
+    """Raises UserError on a value that cannot work, before the imports and the devices, which take seconds."""
+    from cpnet_jax.config.check import check_config  # imports JAX
+
+    check_config(config)
 
 
 def _start_jax(compilation_cache: str, mode: modes.Mode) -> None:

@@ -91,7 +91,7 @@ def parse(name: str) -> Topology:
     """
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if not match:
-        raise UserError(f"--topology is {name!r}: it must be a chip and a shape, for example v5e:4x4 or v4:2x2x4")
+        raise UserError(f"--topology is {name!r}: it must be a TPU chip and a shape, for example v5e:4x4 or v4:2x2x4")
     if match[1] not in CHIPS:
         raise UserError(f"--topology is {name}: {match[1]} is an unknown chip, use one of {', '.join(CHIPS)}")
     chip, shape = CHIPS[match[1]], tuple(map(int, match[2].split("x")))

@@ -100,10 +100,16 @@ class MetricsWriter:
 
 def is_published(workdir: AnyPath, step: int) -> bool:
     """Whether DIR/metrics.jsonl holds the evaluation of a step, which is the last thing written of it."""
+    return published(workdir, step) is not None
+
+
+def published(workdir: AnyPath, step: int) -> dict[str, Any] | None:
+    """The figures in DIR/metrics.jsonl of a step's evaluation, by name; None if the file does not hold it."""
     path = _file_in(workdir)
     if not path.is_file():
-        return False
-    return any(entry.get("step") == step and EVALUATED in entry for entry in map(_entry, _lines(path)))
+        return None
+    entries = (entry for entry in map(_entry, _lines(path)) if entry.get("step") == step and EVALUATED in entry)
+    return next(entries, None)
 
 
 def _tag(name: str, *, of_evaluation: bool) -> str:

@@ -36,7 +36,7 @@ def merge(initial: Variables, loaded: Variables, skipped: Collection[str], origi
     wanted = {key: leaf for key, leaf in ours.items() if _path(key) not in skipped}
     offered = {key: leaf for key, leaf in theirs.items() if _path(key) not in skipped}
     if differences := _differences(wanted, offered):
-        raise UserError(f"{origin} does not fit this network{_advice(differences)}")
+        raise UserError(f"{origin} does not fit this network{_advice(differences, some_skipped=bool(skipped))}")
     return unflatten_dict(ours | {key: np.asarray(offered[key], leaf.dtype) for key, leaf in wanted.items()}, sep="/")
 
 
@@ -50,16 +50,17 @@ def _differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, str]
     return found
 
 
-def _advice(differences: dict[str, str]) -> str:
+def _advice(differences: dict[str, str], *, some_skipped: bool) -> str:
     listed = [f"{path} {differences[path]}" for path in sorted(differences)]
     more = f"; and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
     modules = {path.rpartition("/")[0] for path in differences}
     if len(modules) > SHOWN:
         modules = {module.partition("/")[0] for module in modules}
-    skip = ", ".join(f"'{module}/.*'" for module in sorted(modules))
+    skip = ",".join(f"'{module}/.*'" for module in sorted(modules))
+    way = f"add {skip} to config.init.skip" if some_skipped else f'give --config.init.skip="({skip},)"'
     return (
-        f" ({'; '.join(listed[:SHOWN])}{more}): use the config.model and the classes it was trained with, or add "
-        f"{skip} to config.init.skip to keep the initial values there"
+        f" ({'; '.join(listed[:SHOWN])}{more}): use the config.model and the classes it was trained with, or "
+        f"{way} to keep the initial values there"
     )
 
 

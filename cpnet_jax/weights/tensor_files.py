@@ -3,8 +3,10 @@
 Files to read are recognised by their first bytes, since those of torch.save have many suffixes: .pth.tar, .ckpt.
 """
 
+import errno
 import io
 import pickle
+import pickletools
 import shutil
 import tempfile
 import warnings
@@ -30,7 +32,10 @@ INSTALL_TORCH = "pip install torch"
 # Parts of torch's messages about objects in a pickle: the instruction that names what to call, and that with a state.
 REFUSED = ("GLOBAL", "Can only build")
 # First bytes of files of torch.save: a zip archive, or a pickle in older ones.
-TORCH_STARTS = (b"PK\x03\x04", b"\x80")
+PICKLE_START = b"\x80"
+TORCH_STARTS = (b"PK\x03\x04", PICKLE_START)
+# The pickles of an older file up to the one with the state_dict.
+LEGACY_PICKLES = 4
 LARGEST_HEADER = 10**8  # bytes, of a file of safetensors
 # Other files that people name: the place of some bytes, the bytes, what the file is, and what to do.
 OTHER_KINDS = (
@@ -127,11 +132,28 @@ def _read_safetensors(local: AnyPath, path: AnyPath) -> tuple[dict[str, Any], di
         with safetensors.safe_open(local, framework="np") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except safetensors.SafetensorError as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path) from error
     except OSError as error:
         raise _unreadable(path, error) from error
     except AttributeError as error:  # numpy lacks the dtype
         raise _unsupported(path, error) from error
+
+
+def _is_cut_off(local: AnyPath) -> bool:
+    """Whether a file of torch's older format ends inside one of its first pickles.
+
+    Torch refuses a name that is cut off like that of an object it does not know.
+    """
+    with local.open("rb") as file:
+        for _ in range(LEGACY_PICKLES):
+            if file.peek(1)[:1] != PICKLE_START:
+                return False
+            try:
+                for _ in pickletools.genops(file):
+                    pass
+            except ValueError:
+                return True
+    return False
 
 
 def _read_torch(local: AnyPath, path: AnyPath) -> dict[str, Any]:
@@ -147,16 +169,17 @@ def _read_torch(local: AnyPath, path: AnyPath) -> dict[str, Any]:
             with local.open("rb") as file:  # given a path, torch takes the format from its suffix
                 contents = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if not any(refused in str(error) for refused in REFUSED):
-            raise _damaged(path, error) from error
+        if _is_cut_off(local) or not any(refused in str(error) for refused in REFUSED):
+            raise _damaged(path) from error
         raise UserError(
             f"{path} holds Python objects besides tensors, and reading them would run code: if you trust it, save only "
             "its state_dict (docs/weights.md shows how)"
         ) from error
     except OSError as error:
-        raise _unreadable(path, error) from error
-    except (RuntimeError, EOFError, LookupError, TypeError, ValueError) as error:  # torch has no error class for this
-        raise _damaged(path, error) from error
+        # torch seeks to places before the start of archives that are not its own.
+        raise (_damaged(path) if error.errno == errno.EINVAL else _unreadable(path, error)) from error
+    except Exception as error:  # torch has no error class for this, and instructions of a damaged file may do anything
+        raise _damaged(path) from error
     if not isinstance(contents, Mapping):
         raise UserError(f"{path} holds a {type(contents).__name__}, not tensors by name: save a state_dict")
     try:
@@ -203,11 +226,9 @@ def _torch(path: AnyPath) -> Any:
     return torch
 
 
-def _damaged(path: AnyPath, error: Exception) -> UserError:
-    # torch's message for a pickle is a paragraph on how to run its code.
-    reason = "" if isinstance(error, pickle.UnpicklingError) else _first_sentence(error)
-    details = ": ".join(filter(None, [type(error).__name__, reason]))
-    return UserError(f"{path} is truncated, damaged or another kind of file ({details}): download or copy it again")
+def _damaged(path: AnyPath) -> UserError:
+    # What the libraries say about such files is of their internals, such as PytorchStreamReader.
+    return UserError(f"{path} is truncated, damaged or another kind of file: download or copy it again")
 
 
 def _unreadable(path: AnyPath, error: OSError) -> UserError:

@@ -1,6 +1,7 @@
 """benchmarks/ablation.py with a stand-in for main.py."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -29,13 +30,14 @@ def fake_main(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def make(out, rows=ROWS, seeds=(0, 1), overrides=(), classes=()):
+def make(out, rows=ROWS, seeds=(0, 1), overrides=(), classes=(), prior=False):
     return ablation.Ablation(
         ablation.choose("scenes", rows),
         "configs/quickstart.py",
         list(seeds),
         overrides=["--config.total_steps=5", *overrides],
         classes=list(classes),
+        prior=prior,
         out=out,
     )
 
@@ -315,6 +317,18 @@ def test_a_line_has_mean_and_sample_standard_deviation(tmp_path):
     parameters = [float(line[3]) for line in lines[2:]]
     assert parameters == sorted(parameters) and len(set(parameters)) == 3
     assert "5 steps of 8, single scale, seeds 0, 1, 2" in text
+
+
+def test_the_figures_of_the_context_prior_have_columns(tmp_path):
+    """The cross entropy itself, and exp(-loss) of the other terms in %; dashes for a network without a prior."""
+    made, text = complete(tmp_path, rows=["none", "full"], seeds=[0, 1], prior=True)
+    heads, _, none, full = (cells(line) for line in text.splitlines() if line.startswith("|"))
+    assert heads[-4:] == ["prior's cross entropy", "precision %", "recall %", "specificity %"]
+    assert none[-4:] == ["-"] * 4
+    losses = [result.miou for result in made.results["full"].values()]
+    assert full[-4] == f"{statistics.mean(losses):.2f} ± {statistics.stdev(losses):.2f}"
+    shares = [100 * math.exp(-loss) for loss in losses]
+    assert full[-3:] == [f"{statistics.mean(shares):.2f} ± {statistics.stdev(shares):.2f}"] * 3
 
 
 def test_one_seed_has_no_deviation_and_a_row_without_results_has_dashes(tmp_path):

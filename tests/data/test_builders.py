@@ -330,7 +330,7 @@ def few_scenes(tmp_path_factory) -> tuple[Path, builders.SegmentationBuilder]:
     """(data_dir, builder) of the first pictures of each split."""
     with pytest.MonkeyPatch.context() as patch:
         few = dataclasses.replace(catalog.SCENES, splits={"train": 8, "val": 5})
-        patch.setattr(scenes_module, "SCENES", few)
+        patch.setattr(scenes_module.ScenesBuilder, "DATASET", few)
         data_dir = tmp_path_factory.mktemp("scenes")
         return data_dir, builders.prepare(few, data_dir)
 
@@ -352,6 +352,17 @@ def test_scenes_records_are_the_renders(few_scenes, split):
         assert np.array_equal(example["label"], label)
         error = np.abs(example["image"].astype(float) - image)
         assert error.mean() < 6, "JPEG, in RGB order"
+
+
+def test_records_of_scenes_places_are_their_renders(tmp_path, monkeypatch):
+    few = dataclasses.replace(catalog.SCENES_PLACES, splits={"train": 2, "val": 2})
+    monkeypatch.setattr(scenes_module.ScenesPlacesBuilder, "DATASET", few)
+    builder = builders.prepare(few, tmp_path)
+    decoder = partial(decode_record, num_classes=len(scenes.CLASSES), ignore_label=IGNORED)
+    for split, seed in scenes_module.SEEDS.items():
+        for example in examples(builders.records(builder, split), decode=decoder):
+            label = scenes.render_places(seed, int(example["id"].rsplit("_", 1)[1]))[1]
+            assert np.array_equal(example["label"], label)
 
 
 def test_prepared_scenes_ignore_a_source(few_scenes, tmp_path):

@@ -90,6 +90,16 @@ HOSTILE_YAML = {
         "aliases stand for more than",
     ),
     "a line break in a name": ('classes: [a, "b\\nerror: c"]', r"contains the control character '\n'"),
+    "a list as a key": (
+        "classes: [a, b]\nmap: {[255, 0, 0]: a}",
+        'line 2: a list or mapping cannot stand before \':\': write a colour as "255 0 0" or "#ff0000"',
+    ),
+    "a mapping as a key": ("classes: [a, b]\nmap: {{1: 2}: a}", "line 2: a list or mapping cannot stand"),
+    "a colour without quotes": (
+        "classes: [a, b]\nmap: {#ff0000: a}",
+        'put "*" and colours such as "#ff0000" into quotes',
+    ),
+    "a star without quotes": ("classes: [a, b]\nmap:\n  *: a", 'put "*" and colours such as "#ff0000" into quotes'),
     "a key given twice": ("classes: [a, b]\nclasses: [c, d]", "'classes' is given twice"),
 }
 

@@ -237,11 +237,37 @@ def test_an_evaluation_downloads_too_and_trains_later_from_the_same_records(smal
     assert counts(builders.prepare(dataset, tmp_path)) == COUNTS["camvid"] and len(mirror.requests) == 1
 
 
+def test_a_failing_mirror_is_named_with_what_to_do(small, mirror, tmp_path, monkeypatch):
+    dataset = small("camvid")
+    monkeypatch.setenv(downloads.MIRROR, f"{mirror.address}/elsewhere")
+    with pytest.raises(UserError) as caught:
+        downloads.find(dataset, tmp_path, download=True)
+    assert_one_sentence(caught, f"correct or unset CPNET_MIRROR, which is {mirror.address}/elsewhere")
+    for address in (mirror.address.removeprefix("http://"), "ftp://host", "/disk/downloads"):
+        monkeypatch.setenv(downloads.MIRROR, address)
+        with pytest.raises(UserError, match=f"CPNET_MIRROR is '{address}'.*http://"):
+            downloads.find(dataset, tmp_path, download=True)
+
+
 def test_without_a_mirror_the_addresses_are_asked_in_order(small, mirror, tmp_path, monkeypatch):
     dataset = small("camvid")
     monkeypatch.delenv(downloads.MIRROR)
     downloads.find(dataset, tmp_path, download=True)
     assert [path.split("/")[1] for path, _ in mirror.requests] == ["down", "camvid"]
+
+
+def test_unpacked_files_by_hand_are_not_downloaded_again_and_the_advice_works(small, mirror, tmp_path):
+    dataset = small("voc")
+    folder = tmp_path / "downloads/voc"
+    for members in voc().values():
+        for member, data in members.items():
+            (folder / member).parent.mkdir(parents=True, exist_ok=True)
+            (folder / member).write_bytes(data)
+    with pytest.raises(UserError) as caught:
+        builders.prepare(dataset, tmp_path, download=True)
+    assert_one_sentence(caught, f"set config.data.source={folder} if you unpacked it")
+    assert not mirror.requests
+    assert counts(builders.prepare(dataset, tmp_path, folder)) == COUNTS["voc"]
 
 
 def test_the_program_downloads_by_default_and_check_data_only_reads(small, mirror, tmp_path):

@@ -28,6 +28,7 @@ from cpnet_jax.data.catalog import FolderLayout
 from cpnet_jax.data.catalog.class_file import parse
 from cpnet_jax.data.catalog.folder import describe_prepared
 from cpnet_jax.data.doctor import examined_data
+from cpnet_jax.data.doctor.census import Census
 from cpnet_jax.data.doctor.scan import scan
 from cpnet_jax.data.records import decode_record
 from cpnet_jax.data.stream import examples
@@ -760,8 +761,8 @@ def test_folders_of_the_same_name_are_kept_apart(tmp_path):
 
 CHANGES = {
     "another order of classes": (lambda root: (root / "classes.txt").write_text("sky\nroad\ntree"), {}, "classes"),
-    "another value": (lambda root: (root / "classes.txt").write_text("1: road\n0: sky\n2: tree"), {}, "values"),
-    "colours": (lambda root: (root / "classes.txt").write_text(COLOURED), {}, "colours"),
+    "another value": (lambda root: (root / "classes.txt").write_text("1: road\n0: sky\n2: tree"), {}, "mask values"),
+    "colours": (lambda root: (root / "classes.txt").write_text(COLOURED), {}, "mask colours"),
     "another fraction": (lambda root: None, {"val_fraction": 0.4}, "val_fraction"),
 }
 
@@ -776,12 +777,42 @@ def test_the_same_images_read_in_another_way_are_prepared_beside_and_both_are_fo
     capsys.readouterr()
     second = prepare(source, data, **layout)
     [note] = [line for line in capsys.readouterr().out.splitlines() if "the same images" in line]
-    assert note.startswith(f"Note: {Path(first.data_dir).parent} holds the same images with other ") and named in note
+    folder = Path(first.data_dir).parent
+    assert note.startswith(f"Note: {folder.parent} also holds the same images as {folder.name} (other ")
+    assert named in note and note.endswith("): delete it if no run needs it")
     both = stamps(data)
     assert first.data_dir != second.data_dir and before.items() <= both.items()
     assert prepare(source, data, **layout).data_dir == second.data_dir
     (source / "classes.txt").write_text(was)
     assert prepare(source, data).data_dir == first.data_dir and stamps(data) == both
+
+
+def test_one_note_names_all_folders_of_the_same_images_and_what_differs_in_words(tmp_path, capsys):
+    source, data = write(tmp_path / "own"), tmp_path / "data"
+    first = prepare(source, data)
+    second = prepare(source, data, val_fraction=0.4)
+    (source / "classes.txt").unlink()
+    (source / "classes.yaml").write_text("classes: [road, sky, tree]\nmap: {0: road, 1: sky, 2: tree, '*': tree}")
+    capsys.readouterr()
+    prepare(source, data)
+    [note] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Note: ")]
+    for builder, differs in ((first, "(other class of '*',"), (second, "(other val_fraction, class of '*',")):
+        assert f"{Path(builder.data_dir).parent.name} {differs}" in note
+    assert note.endswith("delete those that no run needs") and "rest" not in note
+
+
+def test_check_data_keeps_the_results_of_each_task_on_the_same_images(tmp_path, capsys):
+    source = write(tmp_path / "own")
+    config = default.get_config()
+    fields = {"data.name": "folder", "data.num_classes": 0, "data.source": str(source), "data.dir": str(tmp_path)}
+    config.update_from_flattened_dict(fields)
+    check_data(config, tmp_path / "run")
+    (source / "classes.txt").write_text("sky\nroad\nVoid\n")
+    check_data(config.copy_and_resolve_references(), tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert printed.count("WARNING: class whose name says") == 1 and "Note: " not in printed
+    found = [json.loads(path.read_text()) for path in (tmp_path / "run/check_data").glob("own-*/report.json")]
+    assert {tuple(report["classes"]) for report in found} == {NAMES, ("sky", "road", "Void")}
 
 
 def test_records_where_an_earlier_version_put_them_are_used_if_they_fit(tmp_path):
@@ -896,8 +927,10 @@ def test_all_other_values_and_colours_become_one_class(tmp_path, stored, rest):
 def test_a_class_whose_name_marks_pixels_without_a_class_is_noted_once(tmp_path, capfd):
     source = write(tmp_path / "own", classes="road\nsky\nVoid\n")
     dataset = builders.describe_folder(source, FolderLayout())
-    examined_data.from_source(builders.make_builder(dataset, tmp_path / "data", source))  # as --mode=check_data
-    assert capfd.readouterr().out.count("Note: ") == 1
+    examined = examined_data.from_source(builders.make_builder(dataset, tmp_path / "data", source))
+    assert "Note: " not in capfd.readouterr().out, "--mode=check_data lists it among its warnings"
+    findings = Census(examined, [], "train", "val").findings
+    assert [finding.where for finding in findings if finding.kind == "void_class"] == ["Void"]
     builder = prepare(source, tmp_path / "data")
     assert f"Note: {source}/classes.txt has the class 'Void', which is trained" in capfd.readouterr().out
     prepare(source, tmp_path / "data")  # as every start of a run
@@ -992,6 +1025,22 @@ def test_the_report_shows_the_values_and_colours_of_the_class_file(tmp_path):
     dataset = builders.describe_folder(source, FolderLayout())
     examined = examined_data.from_source(builders.make_builder(dataset, tmp_path / "data", source))
     assert [examined.stored(value) for value in (0, 1, 2, 255)] == ["1, 2, 3, 4, ...", "6", "7", "0, 255"]
+
+
+@pytest.mark.parametrize(("first", "found"), [("0 0 0", True), ("9 9 9", False)])
+def test_only_a_class_of_value_0_or_black_can_be_void_by_its_thin_lines(first, found, tmp_path):
+    source = write(tmp_path / "own", classes=f"edge {first}\nroad 128 64 128\n")
+    for index in range(4):
+        mask = np.full((*ids(index).shape, 3), COLOURS[0], np.uint8)
+        mask[::8] = [int(part) for part in first.split()]
+        save(Image.fromarray(mask), source / f"masks/a{index}.png")
+    dataset = builders.describe_folder(source, FolderLayout())
+    examined = examined_data.from_source(builders.make_builder(dataset, tmp_path / "data", source))
+    findings = Census(examined, scan(examined, 1), "train", "val").findings
+    details = [f"{finding.where}: {finding.detail}" for finding in findings if finding.kind == "zero_outlines"]
+    start, end = "value 0 0 0: trained as edge; in 4 mask(s), such as masks/a", " are within 3 pixels of another value"
+    assert len(details) == found
+    assert all(text.startswith(start) and text.endswith(".png, 100 % of its pixels" + end) for text in details)
 
 
 def test_a_mistake_prints_one_line_and_exits_with_2(tmp_path):

@@ -168,10 +168,21 @@ def test_bfloat16_activations_are_exported_as_such_and_compared_with_their_own_t
 ):
     monkeypatch.setattr("cpnet_jax.inference.export.export.verify", lambda *arguments: arguments)
     for dtype, named in ((None, "float32"), (jnp.bfloat16, "bfloat16")):
-        *_, asked = export_model(tmp_path / "m.cpnet", MODEL.clone(dtype=dtype), variables, **DESCRIPTION)
+        *_, asked, _ = export_model(tmp_path / "m.cpnet", MODEL.clone(dtype=dtype), variables, **DESCRIPTION)
         network, _ = read_program(tmp_path / "m.cpnet")
         assert asked == named and asked in TOLERANCE
         assert ("bf16" in network.mlir_module()) == (dtype is not None)
+
+
+def test_each_compilation_is_announced_before_it_starts():
+    said, when = [], []
+
+    def network(images):
+        when.append(len(said))
+        return {"logits": jnp.zeros((len(images), 4, 4, 2)), "classes": jnp.zeros((len(images), 32, 32), jnp.uint8)}
+
+    verify(network, lambda images: network(images)["logits"], (32, 32), "float32", said.append)
+    assert when == [1, 2, 3] and len(set(said)) == 3
 
 
 def test_no_file_is_left_if_it_computes_something_else(tmp_path, variables, monkeypatch):

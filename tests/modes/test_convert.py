@@ -134,6 +134,7 @@ def test_a_converted_workdir_can_be_restored_and_resumed_with_any_data(converted
         ({"aggregation": False}, "config.model.aggregation is False"),
         ({"prior_contexts": "intra"}, "config.model.prior_contexts is 'intra'"),
         ({"divide_by_n": False}, "config.model.divide_by_n is False"),
+        ({"prior": "pairs"}, "config.model.prior is 'pairs'"),
     ],
     ids=str,
 )

@@ -12,8 +12,11 @@ import random_weights
 from raw_data import save
 
 from configs import default
+from cpnet_jax import sharding
 from cpnet_jax.config.compiled_fields import compiled_fields
 from cpnet_jax.errors import UserError
+from cpnet_jax.inference.export import load_exported
+from cpnet_jax.inference.load import from_workdir
 from cpnet_jax.modes import evaluate as mode
 from cpnet_jax.modes.evaluate import evaluate_exported, evaluate_workdir
 from cpnet_jax.modes.experiment import Experiment
@@ -206,7 +209,10 @@ def test_an_exported_network_scores_as_its_workdir(run, tmp_path, without_shape_
     assert found["settings"]["experiment"] == "tiny" and found["settings"]["window"] == list(CROP)
     assert found["settings"]["step"] == STEP and found["images"] == 4
     assert found["pixel_accuracy"] == pytest.approx(own(run)["pixel_accuracy"], abs=0.002)
-    assert (tmp_path / "results" / "report" / "index.html").exists()
+    page = (tmp_path / "results" / "report" / "index.html").read_text()
+    for path in (run / "run", tmp_path / "tiny.cpnet"):
+        model = (from_workdir if path.is_dir() else load_exported)(path, sharding.make_mesh())
+        assert f" on {model.dataset.name}</title>" in page and model.dataset.name == "own", "one name of the images"
     with pytest.raises(UserError, match="a training run"):
         evaluate_exported(config, tmp_path / "tiny.cpnet", run / "run")
 

@@ -359,6 +359,13 @@ def test_a_device_that_is_not_there_gets_one_sentence_and_exit_2(folder, tmp_pat
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_value_that_cannot_work_is_refused_before_the_devices_are_asked(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "bogus")
+    result = run(*command(folder, tmp_path / "run", "--config.eval.scales=(16,)"))
+    assert_is_one_sentence(result, "config.eval.scales is (16,)")
+    assert not result.stdout and not (tmp_path / "run").exists()
+
+
 def test_a_config_file_that_is_not_there_gets_one_sentence_and_exit_2():
     result = run(sys.executable, "main.py", "--config=configs/nowhere.py")
     assert result.returncode == 2

@@ -248,7 +248,22 @@ def test_a_truncated_safetensors_file_is_refused(tmp_path, kept):
 def test_a_truncated_file_of_torch_is_refused(save, state, kept, zipped):
     path = save(state, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[:kept])
-    assert refusal(path).startswith(f"{path} is truncated, damaged or another kind of file")
+    assert refusal(path) == f"{path} is truncated, damaged or another kind of file: download or copy it again"
+
+
+def test_an_archive_of_another_kind_is_not_called_unreadable(torch, tmp_path):
+    np.savez(tmp_path / "whole.npz", kernel=np.zeros(9999))
+    (tmp_path / "model.pth").write_bytes((tmp_path / "whole.npz").read_bytes()[:9000])
+    assert refusal(tmp_path / "model.pth").startswith(f"{tmp_path}/model.pth is truncated, damaged or another kind")
+
+
+def test_an_older_file_of_torch_is_called_truncated_wherever_it_ends(save, state):
+    """Also within the name of an object, which torch refuses as that of another one."""
+    path = save(state, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for kept in range(2, 700):
+        path.write_bytes(whole[:kept])
+        assert refusal(path).startswith(f"{path} is truncated, damaged or another kind of file"), kept
 
 
 class Code:

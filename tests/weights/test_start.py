@@ -1,5 +1,7 @@
 """Starting a training from workdirs, files of whole networks, and backbones."""
 
+import ast
+import re
 from functools import partial
 
 import jax
@@ -51,7 +53,7 @@ def make_variables(config, seed=0):
 
 def starting_point(config, **fields):
     fields = {"backbone": "", "checkpoint": "", "skip": (), "saved_prior_size": ()} | fields
-    size = build.prior_size(config) if config.model.context_prior else None
+    size = build.fixed_prior_size(config)
     return StartingPoint(prior_size=size, mean=tuple(config.data.mean), std=tuple(config.data.std), **fields)
 
 
@@ -132,7 +134,10 @@ def test_a_mismatch_error_has_both_shapes_and_the_patterns_to_add(workdir):
     said = str(error.value)
     assert said.startswith(f"config.init.checkpoint is {workdir}/checkpoints/7, which does not fit this network")
     assert "aux_head/classifier/kernel is 1x1x8x11 there and 1x1x8x5 here" in said
-    assert "'aux_head/classifier/.*', 'head/classifier/.*'" in said
+    [pattern] = re.findall(r'give --config\.init\.skip="(.*)" to keep', said)
+    start(make_config(classes=5), checkpoint=str(workdir), skip=ast.literal_eval(pattern))
+    with pytest.raises(UserError, match=r"or add 'head/classifier/\.\*' to config\.init\.skip to keep"):
+        start(make_config(classes=5), checkpoint=str(workdir), skip=("aux_head/classifier/.*",))
 
 
 def test_variables_that_only_one_network_has_are_reported_and_can_be_skipped(workdir):
@@ -170,6 +175,31 @@ def test_the_prior_of_another_crop_is_resized_and_that_is_reported(workdir):
     expected = resize_prior(make_variables(make_config(), seed=7), (4, 6), (8, 5))
     assert_equal(variables, expected)
     assert lines[1:] == ["The context prior is resized from 4x6 to 8x5."]
+
+
+def test_a_prior_of_pairs_fits_every_crop_as_it_is(tmp_path):
+    def pairs(crop):
+        config = make_config(crop=crop)
+        config.model.prior = "pairs"
+        return config
+
+    trained = make_variables(pairs((32, 48)), seed=7)
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        state = jax.tree.map(jnp.asarray, trained | {"opt_state": {"momentum": 0}})
+        description = as_dict(pairs((32, 48))) | {"trained_on": TRAINED_ON}
+        checkpoints.save(7, state, position=7, config=description, miou=None)
+    initial, variables, lines = start(pairs((64, 40)), checkpoint=str(tmp_path))
+    assert_equal(variables, trained)
+    count = len(jax.tree.leaves(initial))
+    assert lines == [f"{count} tensors are from {tmp_path}/checkpoints/7; none keep their initial values."]
+
+
+def test_the_two_kinds_of_prior_do_not_fit_each_other(workdir):
+    config = make_config()
+    config.model.prior = "pairs"
+    with pytest.raises(UserError, match=r"does not fit this network.*context/prior/") as error:
+        start(config, checkpoint=str(workdir))
+    print(error.value)
 
 
 def test_a_skipped_prior_is_not_resized(workdir):

@@ -25,7 +25,7 @@ from cpnet_jax.data.builders.coco_stuff import CocoStuffBuilder
 from cpnet_jax.data.builders.folder import FolderBuilder, describe_folder
 from cpnet_jax.data.builders.pascal_context import PascalContext60Builder, PascalContextBuilder
 from cpnet_jax.data.builders.prepared_folders import find_prepared, folder_name
-from cpnet_jax.data.builders.scenes import ScenesBuilder
+from cpnet_jax.data.builders.scenes import ScenesBuilder, ScenesPlacesBuilder
 from cpnet_jax.data.builders.voc import VocBuilder
 from cpnet_jax.data.catalog import Dataset, FolderDataset
 from cpnet_jax.data.records import Records
@@ -56,6 +56,7 @@ BUILDERS: dict[str, type[SegmentationBuilder]] = {
         PascalContextBuilder,
         PascalContext60Builder,
         ScenesBuilder,
+        ScenesPlacesBuilder,
         VocBuilder,
     )
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
 from cpnet_jax.data.builders.gzip_file import GzipFile
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, said
 
 # First bytes of compressed files.
 GZIP, BZIP2, XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00"
@@ -66,11 +66,10 @@ def open_archive(path: Path) -> Archive:
             ) from error
         if not kind:
             raise UserError(
-                f"{what} is neither a zip nor a tar archive ({error}): unpack it and name its folder, or remove it"
+                f"{what} is neither a zip nor a tar archive: unpack it and name its folder, or remove it"
             ) from error
-        raise UserError(
-            f"{what} is not a complete {kind} archive ({error or type(error).__name__}): download it again or remove it"
-        ) from error
+        fault = said(error) or type(error).__name__
+        raise UserError(f"{what} is not a complete {kind} archive ({fault}): download it again or remove it") from error
 
 
 def _kind(file: IO[bytes]) -> str:

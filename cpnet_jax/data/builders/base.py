@@ -144,6 +144,10 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """Returns raw label value -> how label files store it, where `read_label` has translated it."""
         return {}
 
+    def in_colours(self) -> bool:
+        """Returns whether the label files show classes by colours, which have no order."""
+        return False
+
     def read_label(self, pair: Pair) -> Integer[np.ndarray, "h w"]:
         """Reads a pair's raw label values; override this if labels are not index images."""
         return read_indices(self.source, pair.label)

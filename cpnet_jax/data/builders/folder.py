@@ -25,7 +25,7 @@ from cpnet_jax.data.builders.base import (
 from cpnet_jax.data.builders.deep_images import range_of_images
 from cpnet_jax.data.builders.masks import Palettes, format_of, training_ids
 from cpnet_jax.data.builders.pairing import FIELD, find_pairs, read_text, refuse_unpaired
-from cpnet_jax.data.builders.prepared_folders import notes_on_others
+from cpnet_jax.data.builders.prepared_folders import note_on_others
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import folder as catalog
 from cpnet_jax.data.catalog.class_file import parse
@@ -37,7 +37,7 @@ from cpnet_jax.errors import UserError, quoted
 OWN_SPLITS = "own_splits"  # entry of the metadata: splits that the source has; others were drawn
 CLASS_FILES = ("classes.txt", "classes.yaml", "classes.yml")
 # Names of the class files of other tools; read if none of the files above exists.
-OTHER_CLASS_FILES = ("class_dict.csv", "label_colors.txt", "labelmap.txt", "labels.txt", "_classes.csv")
+OTHER_CLASS_FILES = ("class_dict.csv", "classes.csv", "label_colors.txt", "labelmap.txt", "labels.txt", "_classes.csv")
 JPEGS = ("JPEG", "MPO")  # MPO: a JPEG followed by a second picture, as some cameras write it
 JPEG_QUALITY = 95  # quality of JPEGs that are encoded again
 
@@ -156,11 +156,6 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         if mask_format == "auto":
             mask_format = self._first_format(next(iter(splits.values())))
         print(f"{self.source.path}: {summary}; masks are read as {mask_format}", flush=True)
-        if unlabelled := self.DATASET.table.unlabelled():
-            _print_note(
-                f"{self.DATASET.table.where} has the class {quoted(unlabelled[0])}, which is trained and counted like "
-                "any other: if it marks pixels without a class, rename it to 'ignore' there"
-            )
         return splits, mask_format
 
     def find_range(self, images: Mapping[str, Extremes]) -> ValueRange:
@@ -186,17 +181,24 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
     def stored_as(self) -> dict[int, list[str]]:
         """Returns training id -> the mask values or colours that the class file maps to it."""
         table = self.DATASET.table
-        in_colours = self._found[1] == "colours"
         found: dict[int, list[str]] = {}
-        for raw, label in (table.colours if in_colours else table.values).items():
+        for raw, label in (table.colours if self.in_colours() else table.values).items():
             found.setdefault(label, []).append(" ".join(map(str, raw)) if isinstance(raw, tuple) else str(raw))
         if table.rest is not None:
             found.setdefault(table.rest, []).insert(0, "all others")
         return found
 
+    def in_colours(self) -> bool:
+        return self._found[1] == "colours"
+
     def examples(self) -> dict[str, Iterable[EncodedExample]]:
-        for line in notes_on_others(Path(self.data_dir_root), self.source.path, self.DATASET):
-            _print_note(line)
+        if others := note_on_others(Path(self.data_dir_root), self.source.path, self.DATASET):
+            _print_note(others)
+        if unlabelled := self.DATASET.table.unlabelled():
+            _print_note(
+                f"{self.DATASET.table.where} has the class {quoted(unlabelled[0])}, which is trained and counted like "
+                "any other: if it marks pixels without a class, rename it to 'ignore' there"
+            )
         self.info.metadata["value_range"] = self._value_range and list(self._value_range)
         return {split: self._with_notes(split, examples) for split, examples in super().examples().items()}
 

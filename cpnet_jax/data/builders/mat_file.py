@@ -50,7 +50,7 @@ def read_array(data: bytes, *path: str) -> Shaped[np.ndarray, "..."]:
                     array = _field(array, field, order)
                 return _numbers(array, order)
     except (struct.error, zlib.error) as error:
-        raise ValueError(f"it is damaged: {error}") from error
+        raise ValueError("it is damaged") from error
     raise ValueError(f"it has no variable {path[0]}")
 
 

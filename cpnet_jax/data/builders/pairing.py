@@ -95,7 +95,7 @@ def find_pairs(
     if "val" not in splits and not for_evaluation:
         train, val = _draw(splits["train"], layout.val_fraction, source)
         splits = {**splits, "train": train, "val": val}
-        found += ", val drawn by name"
+        found += f", val drawn by name: {FIELD}.val_fraction={layout.val_fraction:g}"
     counts = ", ".join(f"{len(pairs)} {split}" for split, pairs in splits.items())
     return splits, f"{counts} ({found})"
 

@@ -13,6 +13,8 @@ from cpnet_jax.errors import UserError, reason
 from cpnet_jax.runtime.files import AnyPath, parse_json
 
 METADATA = "metadata.json"  # TFDS's file with the source and the settings of prepared records
+# Settings that come from the class file, in its words. The others are called as the fields of config.data.folder.
+CLASS_FILE = {"values": "mask values", "colours": "mask colours", "rest": "class of '*', all other values and colours"}
 
 
 def folder_name(data_dir: AnyPath, source: Path, dataset: catalog.FolderDataset) -> str:
@@ -33,14 +35,17 @@ def folder_name(data_dir: AnyPath, source: Path, dataset: catalog.FolderDataset)
     return f"{_readable(source)}-{hashlib.sha256(asked.encode()).hexdigest()[:8]}"
 
 
-def notes_on_others(data_dir: AnyPath, source: Path, dataset: catalog.FolderDataset) -> list[str]:
-    """A line for each folder of records of the same source with other settings."""
-    return [
-        f"{data_dir / catalog.NAME / name} holds the same images with other {' and '.join(changed)}, and stays: delete "
-        "it if no run needs it"
+def note_on_others(data_dir: AnyPath, source: Path, dataset: catalog.FolderDataset) -> str:
+    """A sentence that names all folders of records of the same source with other settings; empty without such."""
+    others = [
+        f"{name} (other {', '.join(CLASS_FILE.get(setting, setting) for setting in changed)})"
         for name, then in _prepared_from(data_dir, source)
         if (changed := _differences(then, dataset.settings()))
     ]
+    if not others:
+        return ""
+    which = "it if no run needs it" if len(others) == 1 else "those that no run needs"
+    return f"{data_dir / catalog.NAME} also holds the same images as {', '.join(others)}: delete {which}"
 
 
 def _prepared_from(data_dir: AnyPath, source: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -1,12 +1,13 @@
-"""Builder of the generated scenes, the default dataset."""
+"""Builders of the generated scenes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import cv2
 
 from cpnet_jax.data import scenes
 from cpnet_jax.data.builders.base import EncodedExample, SegmentationBuilder, encode_label
-from cpnet_jax.data.catalog import SCENES
+from cpnet_jax.data.catalog import SCENES, SCENES_PLACES
 
 # Each split has its own seed, so that splits of any size share no image.
 SEEDS = {"train": 0, "val": 1}
@@ -18,14 +19,23 @@ class ScenesBuilder(SegmentationBuilder, skip_registration=True):
 
     name = "scenes"
     DATASET = SCENES
+    RENDER = staticmethod(scenes.render)
 
     def examples(self) -> dict[str, Iterator[EncodedExample]]:
-        return {split: _examples(split, count) for split, count in SCENES.splits.items()}
+        return {split: _examples(self.RENDER, split, count) for split, count in self.DATASET.splits.items()}
 
 
-def _examples(split: str, count: int) -> Iterator[EncodedExample]:
+class ScenesPlacesBuilder(ScenesBuilder, skip_registration=True):
+    """Builder of pictures with several places."""
+
+    name = "scenes_places"
+    DATASET = SCENES_PLACES
+    RENDER = staticmethod(scenes.render_places)
+
+
+def _examples(render: Callable[..., Any], split: str, count: int) -> Iterator[EncodedExample]:
     for index in range(count):
-        image, label = scenes.render(SEEDS[split], index)
+        image, label = render(SEEDS[split], index)
         # JPEG, so that images have the compression artefacts of photographs.
         jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
         yield f"{split}_{index:05d}", jpeg, encode_label(label)

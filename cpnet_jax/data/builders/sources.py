@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from cpnet_jax.data.builders.archives import Archive, is_archive, is_unpacked, open_archive
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, said
 
 # First characters of files and folders that systems add: hidden ones, and those of macOS, Synology and Windows.
 HIDDEN = (".", "__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN")
@@ -92,7 +92,7 @@ class Source:
                 raise UserError(f"{where} is a link to {target}, which cannot be read: get that file first") from error
             # RuntimeError: an encrypted member, or a compression that zipfile does not know.
             remedy = "unpack the archive yourself" if isinstance(error, RuntimeError) else "download it again"
-            raise UserError(f"{where} cannot be read ({error}): {remedy}") from error
+            raise UserError(f"{where} cannot be read ({said(error)}): {remedy}") from error
 
     def where(self, name: str) -> str:
         """Returns the file's path for messages."""

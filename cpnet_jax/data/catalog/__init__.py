@@ -11,7 +11,7 @@ from cpnet_jax.data.catalog.coco_stuff import COCO_STUFF
 from cpnet_jax.data.catalog.dataset import Colour, Dataset
 from cpnet_jax.data.catalog.folder import FolderDataset, FolderLayout
 from cpnet_jax.data.catalog.pascal_context import PASCAL_CONTEXT, PASCAL_CONTEXT_60
-from cpnet_jax.data.catalog.scenes import SCENES
+from cpnet_jax.data.catalog.scenes import SCENES, SCENES_PLACES
 from cpnet_jax.data.catalog.voc import VOC
 from cpnet_jax.errors import UserError, quoted
 
@@ -24,6 +24,7 @@ __all__ = [
     "PASCAL_CONTEXT",
     "PASCAL_CONTEXT_60",
     "SCENES",
+    "SCENES_PLACES",
     "VOC",
     "Colour",
     "Dataset",
@@ -34,7 +35,17 @@ __all__ = [
 
 DATASETS = {
     dataset.name: dataset
-    for dataset in (ADE20K, CAMVID, CITYSCAPES, COCO_STUFF, PASCAL_CONTEXT, PASCAL_CONTEXT_60, SCENES, VOC)
+    for dataset in (
+        ADE20K,
+        CAMVID,
+        CITYSCAPES,
+        COCO_STUFF,
+        PASCAL_CONTEXT,
+        PASCAL_CONTEXT_60,
+        SCENES,
+        SCENES_PLACES,
+        VOC,
+    )
 }
 
 

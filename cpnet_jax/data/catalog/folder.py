@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePath
 from typing import Any
 
 from cpnet_jax.data.catalog.class_file import ClassTable
@@ -49,6 +50,11 @@ class FolderDataset(Dataset):
             "colours": [[list(colour), label] for colour, label in sorted(self.table.colours.items())],
             "rest": self.table.rest,
         }
+
+
+def readable_name(dataset: str, source: str) -> str:
+    """A dataset's name for people: own images have the name of their folder or archive."""
+    return (PurePath(source).name if dataset == NAME else "") or dataset
 
 
 def describe(table: ClassTable, layout: FolderLayout) -> FolderDataset:

@@ -1,5 +1,6 @@
 """Loads a user's YAML file; content that is ambiguous or huge is refused."""
 
+import re
 from collections.abc import Hashable
 from itertools import chain
 from typing import Any
@@ -9,6 +10,7 @@ import yaml
 from cpnet_jax.errors import UserError, quoted
 
 MAX_ALIASED = 10_000  # nodes
+UNQUOTED = re.compile(r"[\s\[{](#[0-9a-fA-F]{6}|\*\s*:)")  # YAML takes it for a comment or a reference
 
 
 def load_yaml(text: str, where: str) -> Any:
@@ -19,8 +21,18 @@ def load_yaml(text: str, where: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
+    except _ListAsKeyError as error:
+        raise UserError(
+            f"{where}, line {error}: a list or mapping cannot stand before ':': write a colour as \"255 0 0\" or "
+            '"#ff0000"'
+        ) from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not valid YAML ({_reason(error)}): correct it") from error
+        quotes = ', and put "*" and colours such as "#ff0000" into quotes' if UNQUOTED.search(text) else ""
+        raise UserError(f"{where} is not valid YAML ({_reason(error)}): correct it{quotes}") from error
+
+
+class _ListAsKeyError(yaml.YAMLError):
+    """A key that is not a scalar; its text is the number of its line."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -34,6 +46,9 @@ class _Loader(yaml.SafeLoader):
         self._left = MAX_ALIASED
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise _ListAsKeyError(key.start_mark.line + 1)
         scalars = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge")]
         seen = set()
         for key in map(self.construct_object, scalars):
@@ -71,4 +86,4 @@ def _reason(error: Exception) -> str:
         return "it has too many levels of brackets"
     if isinstance(error, ValueError):
         return "it has a date that does not exist, or a number of thousands of digits"
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()).replace('in "<unicode string>", ', "in ")

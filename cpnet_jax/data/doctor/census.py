@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from cpnet_jax.data.catalog import FolderDataset
 from cpnet_jax.data.doctor.examined_data import ExaminedData
 from cpnet_jax.data.doctor.findings import KINDS, Finding, is_fault
 from cpnet_jax.data.doctor.scan import Observation
@@ -95,7 +96,7 @@ class Census:
             found += seen.findings
         if self.range_unknown:
             found.append(Finding("unknown_range", self.data.origin, self.range_unknown))
-        for look in (_shifted, _repeated, _unlabelled, _classes, _zero_outlines, _split_sizes):
+        for look in (_shifted, _repeated, _unlabelled, _classes, _void_classes, _zero_outlines, _split_sizes):
             found += look(self)
         order = list(KINDS)
         return sorted(found, key=lambda finding: (not is_fault(finding), order.index(finding.kind)))
@@ -108,6 +109,8 @@ class Census:
 
 def _shifted(census: Census) -> Iterator[Finding]:
     """Finds signs that all label values are one too high or too low."""
+    if census.data.in_colours:
+        return
     known = census.data.rule.keys()
     seen = set().union(*census.pixels.values())
     unknown = sorted(seen - known)
@@ -169,14 +172,28 @@ def _classes(census: Census) -> Iterator[Finding]:
             yield Finding("class_rare", name, f"{trained[name]} pixels, {share} of the labelled training pixels")
 
 
+def _void_classes(census: Census) -> Iterator[Finding]:
+    dataset = census.data.dataset
+    if isinstance(dataset, FolderDataset):  # in published datasets, such classes are meant
+        for name in dataset.table.unlabelled():
+            yield Finding("void_class", name)
+
+
 def _zero_outlines(census: Census) -> Iterator[Finding]:
-    """Finds void saved as 0, by its shape: thin lines along the borders of objects."""
+    """Finds void saved as 0 or black, by its shape: thin lines along the borders of objects."""
     name = census.data.becomes(0)
+    if census.data.stored_as and not {"0", "0 0 0"} & set(census.data.stored_as.get(0, ())):
+        return  # the first class of a user's folder, whatever its value or colour
     zeros = sum(counts[0] for counts in census.pixels.values())
     near = sum(seen.zero_outline for seen in census.observations)
     if name not in (None, "ignored") and near > OUTLINED * zeros:
-        detail = f"{100 * near / zeros:.0f} % of its pixels, which become {name}, are thin lines beside other values"
-        yield Finding("zero_outlines", "value 0", detail)
+        masks = sum(counts[0] for counts in census.images.values())
+        clearest = max(census.observations, key=lambda seen: seen.zero_outline).entry.label
+        detail = (
+            f"trained as {name}; in {masks} mask(s), such as {clearest}, {100 * near / zeros:.0f} % of its pixels are "
+            "within 3 pixels of another value"
+        )
+        yield Finding("zero_outlines", f"value {census.data.stored(0)}", detail)
 
 
 def _split_sizes(census: Census) -> Iterator[Finding]:

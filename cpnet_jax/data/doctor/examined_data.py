@@ -54,6 +54,8 @@ class ExaminedData:
       find_range: returns the value range by which preparing scales images of more than 8 bits, from their extremes;
         raises ValueError if they show none.
       stored_as: raw label value -> how the label files store it, if they store it in another way.
+      in_colours: whether they show classes by colours, which have no order.
+      key: NAME-HASH of a user's folder and of how it is read, as its prepared records are named; else empty.
     """
 
     dataset: Dataset
@@ -63,6 +65,8 @@ class ExaminedData:
     unpaired: list[Finding] = field(default_factory=list)
     find_range: Callable[[Mapping[str, Extremes]], ValueRange | None] = lambda extremes: None
     stored_as: dict[int, list[str]] = field(default_factory=dict)
+    in_colours: bool = False
+    key: str = ""
 
     def stored(self, raw: int) -> str:
         """Returns how the label files store a raw value: "7", "7, 8" or "128 64 128"; "-" if they cannot."""
@@ -100,6 +104,8 @@ def from_source(builder: SegmentationBuilder) -> ExaminedData:
         unpaired=findings,
         find_range=builder.find_range,
         stored_as=builder.stored_as(),
+        in_colours=builder.in_colours(),
+        key=_key(builder),
     )
 
 
@@ -123,7 +129,11 @@ def from_records(builder: SegmentationBuilder) -> ExaminedData:
     for split in builder.info.splits:
         records = builders.records(builder, split)
         splits[split] = [_record_entry(records, split, index) for index in range(len(records))]
-    return ExaminedData(dataset, str(builder.data_dir), rule, splits)
+    return ExaminedData(dataset, str(builder.data_dir), rule, splits, key=_key(builder))
+
+
+def _key(builder: SegmentationBuilder) -> str:
+    return builder.builder_config.name if builder.builder_config else ""
 
 
 def _record_entry(records: Records, split: str, index: int) -> Entry:

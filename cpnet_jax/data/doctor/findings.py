@@ -67,6 +67,12 @@ KINDS = {
         "Evaluation on training images is not valid: remove it from one of the splits.",
     ),
     "duplicate_image": Kind(False, "duplicate image", "It counts twice: remove one unless that is intended."),
+    "void_class": Kind(
+        False,
+        "class whose name says that its pixels are unlabelled",
+        "It is trained and counted like any other: if it marks pixels without a class, rename it to 'ignore' in the "
+        "class file.",
+    ),
     "all_ignored": Kind(
         False, "label that is ignored everywhere", "Nothing is learned from it: label it or remove the pair."
     ),
@@ -77,8 +83,9 @@ KINDS = {
     "class_rare": Kind(False, "class of very few pixels", "Set config.data.class_uniform=True to see it more often."),
     "zero_outlines": Kind(
         False,
-        "sign that 0 means void",
-        "If 0 marks unlabelled pixels, it must be ignored; in your own dataset, set it to ignore in the class file.",
+        "value 0 seems to mark unlabelled borders, but is trained as a class",
+        "Open a mask that holds it. If it outlines the objects, write '0: ignore' ('ignore 0 0 0' for colours) instead "
+        "of that class into your class file. If these are thin objects, such as lane markings, nothing is wrong.",
     ),
     "split_size": Kind(False, "split whose size differs from the published one", "Results are not comparable."),
     "image_turned": Kind(

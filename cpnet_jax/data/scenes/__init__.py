@@ -1,9 +1,9 @@
-"""Draws `scenes`, the synthetic scene-parsing dataset that is the default.
+"""Draws the synthetic scene-parsing datasets `scenes`, the default, and `scenes_places`.
 
-Each picture is a small illustration of a coast or a room with perspective, texture, light, shadows, occlusion, noise
-and compression, and has a label map.
+Each picture of `scenes` is a small illustration of a coast or a room with perspective, texture, light, shadows,
+occlusion, noise and compression, and has a label map.
 
-The dataset is built around the cases that a context prior is meant to solve: pairs of classes that look the same and
+The datasets are built around the cases that a context prior is meant to solve: pairs of classes that look the same and
 differ only by the other objects in the picture.
 
     sea / sand    the same dusky rippled ground fills the lower picture;
@@ -13,12 +13,18 @@ differ only by the other objects in the picture.
 
 Layout, surfaces and light are drawn independently of the choice between the two classes. Changing that choice
 changes only these objects and the labels; all other pixels stay the same, so no local patch reveals the class.
+
+Each picture of `scenes_places` shows two or three such places, separated by straight borders of random position and
+direction. Two of them have the two classes of one pair, in every picture. So the objects of the whole picture do not
+tell which is which: only those on the same side of the border do. The nearest object is the wrong one for 10 % of the
+pixels of sea and sand, and for 5 % of those of bed and table (200 pictures).
 """
 
 import numpy as np
 
+from cpnet_jax.data.scenes import composite, places
 from cpnet_jax.data.scenes.canvas import IGNORED
-from cpnet_jax.data.scenes.places import CLASSES, draw
+from cpnet_jax.data.scenes.places import CLASSES
 
 PALETTE = (
     (140, 195, 240),  # sky
@@ -39,13 +45,18 @@ HARD_PAIRS = (("sea", "sand"), ("bed", "table"))
 
 
 def render(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> tuple[np.ndarray, np.ndarray]:
-    """Draws picture `index` of the dataset `seed`; the result depends on the arguments alone.
+    """Draws picture `index` of `scenes` with a seed; the result depends on the arguments alone.
 
     Returns:
       image: uint8 (h, w, 3), RGB.
       label: uint8 (h, w), an index into `CLASSES`, or 255 for ignored pixels.
     """
-    return draw(np.random.default_rng([seed, index]), size)
+    return places.draw(np.random.default_rng([seed, index]), size)
 
 
-__all__ = ["CLASSES", "HARD_PAIRS", "IGNORED", "PALETTE", "render"]
+def render_places(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> tuple[np.ndarray, np.ndarray]:
+    """Draws picture `index` of `scenes_places` with a seed; the arguments and the result are those of `render`."""
+    return composite.draw(np.random.default_rng([seed, index]), size)
+
+
+__all__ = ["CLASSES", "HARD_PAIRS", "IGNORED", "PALETTE", "render", "render_places"]

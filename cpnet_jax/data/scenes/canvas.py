@@ -27,6 +27,31 @@ class Slot(NamedTuple):
     rim: bool  # whether the object has a rim of ignored pixels in the labels
 
 
+class Frame(NamedTuple):
+    """A rectangle of a canvas, in pixels, in which a place is laid out.
+
+    Attributes:
+      scale: unit of the objects' heights.
+      lanes: (start, length) of the range of the objects' middles, as shares of the width.
+      counts: (least, largest) number of objects.
+      block: (right, down), by how many pixels a room's block is moved away from the objects.
+    """
+
+    top: float
+    left: float
+    height: float
+    width: float
+    scale: float
+    lanes: tuple[float, float] = (0.06, 0.88)
+    counts: tuple[int, int] = (2, 4)
+    block: tuple[float, float] = (0, 0)
+
+    @classmethod
+    def whole(cls, size: tuple[int, int]) -> "Frame":
+        """Returns the frame of a place that fills a canvas; objects may be cut at its sides."""
+        return cls(0, 0, *size, scale=size[0])
+
+
 class Canvas:
     """A picture, float32 (h, w, 3) in 0 .. 1, and its labels, uint8 (h, w), painted in layers."""
 

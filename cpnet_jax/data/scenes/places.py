@@ -6,7 +6,7 @@
 import numpy as np
 
 from cpnet_jax.data.scenes import textures, things
-from cpnet_jax.data.scenes.canvas import Canvas, Slot, below, polygon
+from cpnet_jax.data.scenes.canvas import Canvas, Frame, Slot, below, polygon
 
 CLASSES = (
     "sky", "sea", "sand", "grass", "boat", "parasol",
@@ -14,6 +14,8 @@ CLASSES = (
 )  # fmt: skip
 
 SKY, SEA, SAND, GRASS, BOAT, PARASOL, WALL, FLOOR, BED, TABLE, CHAIR, CABINET = range(12)
+
+KINDS = 2  # coast, room
 
 # The two classes of each scene's hard pair: (label, label of its cue, function that draws the cue).
 COAST_PAIR = ((SEA, BOAT, things.boat), (SAND, PARASOL, things.parasol))
@@ -27,20 +29,29 @@ def draw(rng, size, member: int | None = None) -> tuple[np.ndarray, np.ndarray]:
     so layout, surfaces and film do not depend on it.
     """
     choice, layout, surface, cue, film = rng.spawn(5)
-    place = (_coast, _room)[choice.integers(2)]
+    kind = int(choice.integers(KINDS))
     coin = int(choice.integers(2)) if member is None else member
-    relief = 1 + 0.04 * textures.noise(surface, size, (3, 3), 2)
-    canvas = Canvas(size, relief[..., None])
-    place(canvas, layout, surface, cue, coin)
+    canvas = paint(kind, coin, Frame.whole(size), size, layout, surface, cue)
     lit = canvas.image * textures.light(film, size)
     return textures.expose(film, lit), canvas.label
 
 
-def _coast(canvas, layout, surface, cue, coin):
+def paint(kind: int, coin: int, frame: Frame, size, layout, surface, cue) -> Canvas:
+    """Paints a place of a kind (0: coast, 1: room) on a new canvas of `size`, without light.
+
+    `coin` selects the hard pair's first or second class. Objects stand in `frame`; the surfaces continue beyond it.
+    """
+    relief = 1 + 0.04 * textures.noise(surface, size, (3, 3), 2)
+    canvas = Canvas(size, relief[..., None])
+    (_coast, _room)[kind](canvas, frame, layout, surface, cue, coin)
+    return canvas
+
+
+def _coast(canvas, frame, layout, surface, cue, coin):
     """Paints sky, a headland, bright sea, the dusky ground, its objects and a bank of grass."""
-    height, width = canvas.size
+    height, width = frame.height, canvas.size[1]
     ground, cue_label, thing = COAST_PAIR[coin]
-    horizon = height * layout.uniform(0.26, 0.42)
+    horizon = frame.top + height * layout.uniform(0.26, 0.42)
     shore = horizon + height * layout.uniform(0.05, 0.11)
     level = np.full(width, horizon)
 
@@ -52,20 +63,20 @@ def _coast(canvas, layout, surface, cue, coin):
     edge = shore + height * 0.012 * _wander(layout, width)
     dusk = textures.dusky_ground(surface, canvas.size, horizon)
     canvas.cover(below(edge, canvas.size), dusk, ground)
-    for slot in _slots(layout, canvas.size, shore + 0.03 * height, (0.15, 0.24), reach=0.3):
+    for slot in _slots(layout, frame, shore + 0.03 * height, (0.15, 0.24), reach=0.3):
         _cast_shadow(canvas, slot)
         canvas.stand(thing(cue), slot, cue_label)
     if layout.random() < 0.6:
-        bank = height * (1 - _slope(layout, width, (0.18, 0.34), (-0.25, 0.02)))
+        bank = canvas.size[0] - height + height * (1 - _slope(layout, width, (0.18, 0.34), (-0.25, 0.02)))
         tufts = 0.012 * height * layout.standard_normal(width)
         canvas.cover(below(bank + tufts, canvas.size), textures.grass(surface, canvas.size), GRASS)
 
 
-def _room(canvas, layout, surface, cue, coin):
+def _room(canvas, frame, layout, surface, cue, coin):
     """Paints a wall, a floor, and a covered block with objects behind it."""
-    height, width = canvas.size
+    height, width = frame.height, canvas.size[1]
     block_label, cue_label, thing = ROOM_PAIR[coin]
-    base = height * layout.uniform(0.40, 0.52)
+    base = frame.top + height * layout.uniform(0.40, 0.52)
 
     canvas.cover(np.ones(canvas.size, np.float32), textures.wall(surface, canvas.size), WALL)
     _turn_corner(canvas, layout)
@@ -74,29 +85,29 @@ def _room(canvas, layout, surface, cue, coin):
     canvas.shade(below(np.full(width, base - 0.03 * height), canvas.size) - ground, 0.75)
     canvas.cover(ground, boards, FLOOR)
     _let_sun_in(canvas, layout)
-    top, front = _block_faces(layout, canvas.size, base)
-    slots = _slots(layout, canvas.size, base + 0.03 * height, (0.24, 0.36), reach=0.2)
+    top, front = _block_faces(layout, frame, base)
+    slots = _slots(layout, frame, base + 0.03 * height, (0.24, 0.36), reach=0.2)
     for slot in slots:
         _cast_shadow(canvas, slot)
         canvas.stand(thing(cue), slot, cue_label)
     _cover_block(canvas, textures.cloth(surface, canvas.size), top, front, block_label)
 
 
-def _slots(layout, size, back, heights, reach) -> list[Slot]:
-    """Draws two to four slots on the ground, each in its own lane, farthest first.
+def _slots(layout, frame, back, heights, reach) -> list[Slot]:
+    """Draws slots on the ground, each in its own lane, farthest first.
 
     The farthest slot is at the very back, so that neither block nor bank can hide it.
     """
-    height, width = size
-    count = int(layout.integers(2, 5))
+    count = int(layout.integers(*frame.counts, endpoint=True))
     depths = np.sort(reach * layout.random(count) ** 2)
     depths[0] = 0
     lanes = (layout.permutation(count) + layout.uniform(0.1, 0.9, count)) / count
+    start, length = frame.lanes
     return [
         Slot(
-            x=width * (0.06 + 0.88 * lane),
-            foot=back + depth * height,
-            height=height * layout.uniform(*heights) * (1 + 2 * depth),
+            x=frame.left + frame.width * (start + length * lane),
+            foot=back + depth * frame.height,
+            height=frame.scale * layout.uniform(*heights) * (1 + 2 * depth),
             mirror=int(layout.choice((-1, 1))),
             rim=layout.random() < 0.6,
         )
@@ -141,14 +152,15 @@ def _let_sun_in(canvas, layout):
     canvas.shade(patch, layout.choice((1.0, 1.14)))
 
 
-def _block_faces(layout, size, base) -> tuple[np.ndarray, np.ndarray]:
+def _block_faces(layout, frame, base) -> tuple[np.ndarray, np.ndarray]:
     """Draws the pixel corners of a block's top (4, 2) and of its front (N, 2), in perspective."""
-    height, width = size
-    back = base + height * layout.uniform(0.05, 0.16)
+    height, width = frame.height, frame.width
+    left = frame.left + frame.block[0]
+    back = base + frame.block[1] + height * layout.uniform(0.05, 0.16)
     brink = back + height * layout.uniform(0.13, 0.22)
     hem = brink + height * layout.uniform(0.10, 0.20)
-    middle, half = width * layout.uniform(0.35, 0.65), width * layout.uniform(0.26, 0.42)
-    far_half, far_middle = 0.8 * half, middle + 0.2 * (width / 2 - middle)
+    middle, half = left + width * layout.uniform(0.35, 0.65), width * layout.uniform(0.26, 0.42)
+    far_half, far_middle = 0.8 * half, middle + 0.2 * (left + width / 2 - middle)
     top = [(far_middle - far_half, back), (far_middle + far_half, back),
            (middle + half, brink), (middle - half, brink)]  # fmt: skip
     across = np.linspace(middle + half, middle - half, 25)

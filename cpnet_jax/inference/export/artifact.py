@@ -18,6 +18,7 @@ from typing import IO, Any
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from cpnet_jax import errors
 from cpnet_jax.errors import UserError, reason
 from cpnet_jax.inference import metadata
 from cpnet_jax.inference.metadata import shown
@@ -91,9 +92,9 @@ def read(path: AnyPath) -> Artifact:
                 if name.startswith(WEIGHTS)
             }
     except DAMAGE as error:
+        why = "" if isinstance(error, errors.DAMAGE) else f" ({reason(error)})"
         raise UserError(
-            f"{path} is damaged or not an exported network ({reason(error)}): copy it "
-            "again, or export the network again"
+            f"{path} is damaged or not an exported network{why}: copy it again, or export the network again"
         ) from error
     return Artifact(described, program, weights)
 

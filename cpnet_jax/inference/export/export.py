@@ -1,6 +1,7 @@
 """Exports a trained network into one file."""
 
 import datetime
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ def export_model(
     std: tuple[float, float, float],
     value_range: ValueRange | None = None,
     origin: dict[str, Any],
+    announce: Callable[[str], None] = lambda stage: None,
 ) -> Agreement:
     """Writes the file, reads it back and compares it with the live network; then replaces `path` in one step.
 
@@ -45,6 +47,7 @@ def export_model(
       mean, std: normalisation constants, RGB, in units of 0 .. 255.
       value_range: range of the training images of more than 8 bits, see `TrainedModel`.
       origin: experiment and step that it comes from, as JSON.
+      announce: called with what is done next.
 
     Raises:
       UserError: if the two differ; an existing file at `path` then stays as it was.
@@ -58,9 +61,11 @@ def export_model(
         return output.logits
 
     weights, any_size = weights_for(model, variables, crop_size), model.takes_any_size
+    announce(f"tracing the network for {', '.join(PLATFORMS)}")
     program = serialise(make_network(model, mean, std), weights, None if any_size else crop_size)
     metadata = _metadata(dataset, crop_size, mean, std, value_range, origin) | ({"any_size": True} if any_size else {})
     with files.replacing(path) as temporary:
+        announce("writing the file and reading it back")
         artifact.write(temporary, Artifact(metadata, program, weights))
         written = artifact.read(temporary)
         compare = verify_any_size if any_size else verify
@@ -69,6 +74,7 @@ def export_model(
             live,
             crop_size,
             jnp.dtype(model.dtype or jnp.float32).name,
+            announce,
         )
 
 

@@ -36,22 +36,42 @@ class Agreement:
     pixels: float
 
 
-def verify(exported: Outputs, live: Logits, crop_size: tuple[int, int], dtype: str) -> Agreement:
+def verify(
+    exported: Outputs,
+    live: Logits,
+    crop_size: tuple[int, int],
+    dtype: str,
+    announce: Callable[[str], None] = lambda stage: None,
+) -> Agreement:
     """Compares both on noise, a gradient and blocks of colour, in batches of one and of three.
+
+    `announce` is called with what is done next: each is a compilation.
 
     A class may differ only if the live network's two best logits differ by less than the tolerance allows.
 
     Raises:
       UserError: if they differ by more than TOLERANCE, or the logits are not finite.
     """
-    return _verify(exported, live, dtype, probe_images(crop_size))
+    return _verify(exported, live, dtype, announce, probe_images(crop_size))
 
 
-def verify_any_size(exported: Outputs, live: Logits, crop_size: tuple[int, int], dtype: str) -> Agreement:
+def verify_any_size(
+    exported: Outputs,
+    live: Logits,
+    crop_size: tuple[int, int],
+    dtype: str,
+    announce: Callable[[str], None] = lambda stage: None,
+) -> Agreement:
     """Does the same as `verify` at three sizes, the crop's among them; the last row and column are padding."""
     height, width = crop_size
     larger, small = (height + 3 * OUTPUT_STRIDE, width + OUTPUT_STRIDE), (2 * OUTPUT_STRIDE, 5 * OUTPUT_STRIDE)
-    found = [_verify(exported, live, dtype, probe_images(size), _real(size)) for size in (crop_size, larger, small)]
+    found = []
+    for size in (crop_size, larger, small):
+
+        def announce_size(stage: str, size: tuple[int, int] = size) -> None:
+            announce(f"{stage} ({size[0]}x{size[1]})")
+
+        found.append(_verify(exported, live, dtype, announce_size, probe_images(size), _real(size)))
     return _worst(found)
 
 
@@ -62,12 +82,18 @@ def _real(size: tuple[int, int]) -> Bool[np.ndarray, "3 h8 w8"]:
     return real
 
 
-def _verify(exported: Outputs, live: Logits, dtype: str, *inputs: Shaped[np.ndarray, "3 ..."]) -> Agreement:
+def _verify(
+    exported: Outputs, live: Logits, dtype: str, announce: Callable[[str], None], *inputs: Shaped[np.ndarray, "3 ..."]
+) -> Agreement:
+    announce("compiling the live network")
     logits = live(*inputs)
     if not jnp.isfinite(logits).all():
         raise UserError("the network's logits are not finite: export another checkpoint")
-    parts = (slice(1), slice(None))
-    return _worst([_compare(exported(*(x[part] for x in inputs)), logits[part], TOLERANCE[dtype]) for part in parts])
+    found = []
+    for part, count in ((slice(1), "one picture"), (slice(None), "three pictures")):
+        announce(f"compiling the file's network for {count} and comparing it")
+        found.append(_compare(exported(*(x[part] for x in inputs)), logits[part], TOLERANCE[dtype]))
+    return _worst(found)
 
 
 def _worst(found: Sequence[Agreement]) -> Agreement:

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from cpnet_jax.data.image_files import open_image, stored_size
+from cpnet_jax.errors import said
 from cpnet_jax.inference.submissions.format import Format
 from cpnet_jax.runtime.progress import track
 
@@ -133,5 +134,5 @@ def _span(values: tuple[int, ...]) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    said = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return said.split(" <")[0]  # drops the stream's address from Pillow's message
+    words = getattr(error, "strerror", None) or said(error) or type(error).__name__
+    return words.split(" <")[0]  # drops the stream's address from Pillow's message

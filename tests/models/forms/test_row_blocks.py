@@ -26,10 +26,11 @@ def make_labels():
     return labels.astype(np.int32)
 
 
-def make_arrays(dtype):
-    """(features, kernel, bias, values)"""
+def make_arrays(dtype, own=False):
+    """(features, kernel, bias, values); kernel and bias are each image's own, or shared by all."""
     rng = np.random.default_rng(1)
-    shapes = (BATCH, N, CHANNELS), (CHANNELS, N), (N,), (BATCH, N, 3)
+    images = (BATCH,) if own else ()
+    shapes = (BATCH, N, CHANNELS), (*images, CHANNELS, N), (*images, N), (BATCH, N, 3)
     return tuple(jnp.asarray(rng.normal(size=shape).astype(dtype)) for shape in shapes)
 
 
@@ -71,6 +72,25 @@ def test_blocks_agree_with_the_dense_formulas(dtype, exclude_diagonal, ignored):
 
         dense, blocks = run(make_arrays(dtype), make_labels())
         assert_trees_close(blocks, dense, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+def test_blocks_agree_with_the_dense_formulas_if_every_image_has_a_kernel(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        run = jax.jit(lambda *args: [value_and_gradients(*args, rows) for rows in (None, ROWS)])
+        dense, blocks = run(make_arrays(dtype, own=True), make_labels())
+        assert_trees_close(blocks, dense, TOLERANCE[dtype])
+
+
+def test_the_gradient_of_a_shared_kernel_is_the_sum_of_those_of_the_images():
+    with jax.enable_x64(True):
+        features, kernel, bias, values = make_arrays("float64")
+        own = tuple(jnp.broadcast_to(x, (BATCH, *x.shape)) for x in (kernel, bias))
+        run = jax.jit(value_and_gradients, static_argnums=2)
+        value, (*_, kernel_bar, bias_bar, values_bar) = run((features, kernel, bias, values), make_labels(), ROWS)
+        found, (*_, kernels_bar, biases_bar, found_bar) = run((features, *own, values), make_labels(), ROWS)
+        summed = kernels_bar.sum(axis=0), biases_bar.sum(axis=0)
+        assert_trees_close((found, *summed, found_bar), (value, kernel_bar, bias_bar, values_bar), 1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -130,11 +150,13 @@ def collectives(text):
     }
 
 
-def test_eight_devices_compute_the_numbers_of_one_and_gather_nothing():
-    arrays, labels, mesh = make_arrays("float32"), make_labels(), sharding.make_mesh()
+@pytest.mark.parametrize("own", [False, True], ids=["shared kernel", "a kernel for each image"])
+def test_eight_devices_compute_the_numbers_of_one_and_gather_nothing(own):
+    arrays, labels, mesh = make_arrays("float32", own), make_labels(), sharding.make_mesh()
     expected = jax.jit(value_and_gradients, static_argnums=2)(arrays, labels, ROWS)
     part, whole = sharding.split(mesh), sharding.replicated(mesh)
-    arrays = jax.device_put(arrays, (part, whole, whole, part))
+    factors = part if own else whole
+    arrays = jax.device_put(arrays, (part, factors, factors, part))
     run = jax.jit(sharding.in_context(lambda *args: value_and_gradients(*args, ROWS), mesh))
     compiled = run.lower(arrays, jax.device_put(labels, part)).compile()
     assert_trees_close(compiled(arrays, jax.device_put(labels, part)), expected, 2e-6)

@@ -1,0 +1,18 @@
+"""Ablation on generated scenes with several places in a picture: the rows of `scenes`.
+
+    python benchmarks/ablation.py --table=scenes_places [--seeds=0,1,2] [--classes=sea,sand,bed,table]
+    python main.py --config=configs/ablations/scenes_places.py:psp
+
+The time is that of configs/ablations/scenes.py. mIoU to expect: not measured yet.
+"""
+
+from configs import scenes_places
+from configs.ablations import scenes, with_row
+
+CONFIG = "configs/scenes_places.py"
+ROWS = scenes.ROWS
+PUBLISHED = {}
+
+
+def get_config(row: str = ""):
+    return with_row(scenes_places.get_config(), ROWS, row)

@@ -1,0 +1,15 @@
+"""CPNet-R18 on the generated dataset `scenes_places`: several places in a picture, so context must be selective.
+
+    python main.py --config=configs/scenes_places.py
+
+Like configs/quickstart.py, with other pictures. mIoU to expect: not measured yet.
+"""
+
+from configs import quickstart
+
+
+def get_config():
+    config = quickstart.get_config()
+    config.name = "scenes_places"
+    config.data.name = "scenes_places"
+    return config

@@ -1,0 +1,194 @@
+"""Properties of the synthetic `scenes_places` dataset: only objects of the same part tell look-alikes apart."""
+
+from functools import cache
+
+import cv2
+import numpy as np
+import pytest
+
+from cpnet_jax.data.scenes import CLASSES, HARD_PAIRS, IGNORED, composite, render_places
+from cpnet_jax.data.scenes.partition import box, partition
+
+CUES = {"sea": "boat", "sand": "parasol", "bed": "cabinet", "table": "chair"}
+REACH = 24  # largest distance in pixels that a cue's shadow, the blur and the compression reach
+COUNT = 200
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, H, W, 3) and labels (N, H, W)."""
+    images, labels = zip(*(render_places(0, index) for index in range(COUNT)), strict=True)
+    return np.stack(images), np.stack(labels)
+
+
+def is_class(labels: np.ndarray, name: str) -> np.ndarray:
+    return labels == CLASSES.index(name)
+
+
+def distance_to(mask: np.ndarray) -> np.ndarray:
+    """Distance in pixels from every pixel (H, W) to the nearest one in a mask."""
+    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+
+
+@cache
+def parts_of(index: int) -> list[np.ndarray]:
+    """Masks (H, W) of the parts of a picture of seed 0."""
+    return partition(np.random.default_rng([0, index]).spawn(2)[1], (128, 128))[0]
+
+
+def hard_class(label: np.ndarray, part: np.ndarray) -> str:
+    """Returns the hard class of a part, according to its cue."""
+    [name] = [name for name, cue in CUES.items() if (is_class(label, cue) & part).any()]
+    return name
+
+
+def hard_regions(index: int, label: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks (H, W) of the hard classes of a picture of seed 0, each in the parts with its cue."""
+    found = {}
+    for part in parts_of(index):
+        name = hard_class(label, part)
+        found[name] = found.get(name, False) | (is_class(label, name) & part)
+    return found
+
+
+def twins(index: int, changed: int, count: int):
+    """Draws one picture twice; one part has one class of its hard pair, and then the other."""
+    for coin in (0, 1):
+        members = tuple(coin if part == changed else (index + part) % 2 for part in range(count))
+        yield composite.draw(np.random.default_rng([0, index]), (128, 128), members)
+
+
+def test_render_is_a_pure_function_of_seed_index_and_size():
+    first = render_places(3, 5)
+    render_places(9, 9)
+    again = render_places(3, 5)
+    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    for other in (render_places(3, 6), render_places(4, 5)):
+        assert not np.array_equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 128), (160, 100), (65, 97), (40, 300), (16, 16)])
+def test_pictures_have_the_requested_size(size):
+    for index in range(8):
+        image, label = render_places(0, index, size)
+        assert image.shape == (*size, 3) and image.dtype == np.uint8
+        assert label.shape == size and label.dtype == np.uint8
+        assert image.std() > 10
+
+
+def test_label_values_are_classes_or_ignored_and_void_is_thin(pictures):
+    _, labels = pictures
+    assert set(np.unique(labels)) == {*range(len(CLASSES)), IGNORED}
+    assert 0.02 < np.mean(labels == IGNORED) < 0.06
+
+
+def test_every_class_appears_often_enough_to_be_learned(pictures):
+    _, labels = pictures
+    for name in CLASSES:
+        here = is_class(labels, name)
+        assert here.mean() > 0.004, name
+        assert here.any((1, 2)).mean() > 0.4, name
+
+
+def test_parts_cover_a_picture_once_and_are_large():
+    counts = []
+    for index in range(COUNT):
+        parts = parts_of(index)
+        assert np.all(sum(part.astype(int) for part in parts) == 1)
+        assert min(part.mean() for part in parts) > 0.2, index
+        counts.append(len(parts))
+    assert set(counts) == {2, 3} and 0.35 < counts.count(2) / COUNT < 0.65
+
+
+def test_borders_have_every_direction_and_cross_the_middle():
+    """Slopes and positions of the first cut are spread out, so no fixed layout fits."""
+    centres = []
+    for index in range(COUNT):
+        first = np.argwhere(parts_of(index)[0]).mean(0) - 63.5
+        centres.append(np.arctan2(*first))
+    turns = np.histogram(centres, 4, (-np.pi, np.pi))[0]
+    assert turns.min() > COUNT / 4 - 4 * np.sqrt(COUNT * 3 / 16)
+
+
+def test_box_is_the_largest_rectangle_in_a_part():
+    part = np.zeros((20, 30), bool)
+    part[2:9, 4:25] = True
+    assert box(part) == (2, 4, 7, 21)
+    triangle = np.tri(64, dtype=bool)  # the lower left half
+    top, left, height, width = box(triangle)
+    assert triangle[top : top + height, left : left + width].all()
+    assert (height, width) in {(32, 33), (33, 32)} and left == 0
+
+
+def test_every_part_shows_its_own_cue_and_no_other(pictures):
+    for index, label in enumerate(pictures[1]):
+        for part in parts_of(index):
+            own = hard_class(label, part)
+            assert (is_class(label, CUES[own]) & part).sum() >= 30, (index, own)
+            assert (is_class(label, own) & part).sum() >= 100, (index, own)
+
+
+def test_cues_are_whole(pictures):
+    """In each part, a cue is away from the part's edge."""
+    for index, label in enumerate(pictures[1]):
+        for part in parts_of(index):
+            inside = cv2.erode(np.pad(part, 1).astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
+            cue = is_class(label, CUES[hard_class(label, part)]) & part
+            count, blobs = cv2.connectedComponents(cue.astype(np.uint8))
+            assert any(inside[blobs == blob].all() for blob in range(1, count)), index
+
+
+def test_every_picture_has_both_classes_of_a_pair(pictures):
+    for index, label in enumerate(pictures[1]):
+        assert any(set(pair) <= set(hard_regions(index, label)) for pair in HARD_PAIRS)
+
+
+def test_position_says_nothing_of_the_class(pictures):
+    """In pictures with both classes of a pair, each is as often on the left, and on top, as the other."""
+    found = [hard_regions(index, label) for index, label in enumerate(pictures[1])]
+    for pair in HARD_PAIRS:
+        both = [regions for regions in found if set(pair) <= set(regions)]
+        centres = np.array([[np.argwhere(regions[name]).mean(0) for name in pair] for regions in both])
+        first_is_before = np.mean(centres[:, 0] < centres[:, 1], axis=0)
+        assert len(both) > COUNT / 3
+        assert np.all(np.abs(first_is_before - 0.5) < 4 * 0.5 / np.sqrt(len(both))), (pair, first_is_before)
+
+
+def test_changing_one_part_changes_its_cues_and_labels_only():
+    """Everything else stays the same: pixels away from the part's cues, and labels of the other parts."""
+    for index in range(40):
+        parts = parts_of(index)
+        for changed, part in enumerate(parts):
+            (image, label), (other_image, other_label) = twins(index, changed, len(parts))
+            pair = hard_class(label, part), hard_class(other_label, part)
+            assert pair in HARD_PAIRS
+            assert np.array_equal(label[~part], other_label[~part])
+            cues = [is_class(x, CUES[name]) & part for x, name in zip((label, other_label), pair, strict=True)]
+            away = distance_to(cues[0] | cues[1]) > REACH
+            assert np.array_equal(image[away], other_image[away]), index
+            differs = label != other_label
+            involved = {CLASSES.index(name) for name in (*pair, *(CUES[n] for n in pair))}
+            both = np.stack([label[differs], other_label[differs]])
+            assert np.isin(both, [*involved, IGNORED]).any(0).all(), index
+
+
+def test_cues_are_mostly_far_from_the_hard_region(pictures):
+    for hard, cue in CUES.items():
+        far = [
+            distance_to(is_class(label, cue))[regions[hard]]
+            for index, label in enumerate(pictures[1])
+            if hard in (regions := hard_regions(index, label))
+        ]
+        assert np.median(np.concatenate(far)) > 20, hard
+
+
+def test_objects_of_other_parts_are_often_nearer(pictures):
+    """The nearest object names the wrong class in a share of the pixels, so borders must be respected."""
+    for pair in HARD_PAIRS:
+        wrong = []
+        for index, label in enumerate(pictures[1]):
+            regions = hard_regions(index, label)
+            if set(pair) <= set(regions):
+                first, second = (distance_to(is_class(label, CUES[name])) for name in pair)
+                wrong += [(second < first)[regions[pair[0]]], (first < second)[regions[pair[1]]]]
+        assert np.concatenate(wrong).mean() > 0.03, pair
