@@ -1,5 +1,7 @@
 """Segments a picture of any size with an exported network, as --mode=predict does at one scale, without cpnet_jax.
 
+A network that takes images of any size gets the whole picture, as with --config.eval.windows=False.
+
 python examples/run_exported_model.py MODEL.cpnet IMAGE.jpg RESULT.png
 """
 
@@ -34,18 +36,21 @@ file = np.load(model)
 metadata = json.loads(file["metadata.json"])
 network = jax.export.deserialize(bytearray(file["model.stablehlo"]))
 weights = {name.removeprefix("weights/"): file[name] for name in file.files if name.startswith("weights/")}
-crop, count = metadata["crop_size"], len(metadata["classes"])
+crop, count, any_size = metadata["crop_size"], len(metadata["classes"]), metadata.get("any_size")
 averages_logits = (metadata["origin"].get("eval") or {}).get("overlap") == "average_logits"
 
 
 @jax.jit
 def window_scores(weights, window):
-    logits = network.call(weights, window[None])["logits"]  # (1, height/8, width/8, classes)
+    real = [np.ones((1, crop[0] // 8, crop[1] // 8), bool)] if any_size else []  # nothing is padding
+    logits = network.call(weights, window[None], *real)["logits"]  # (1, height/8, width/8, classes)
     logits = jax.image.resize(logits[0], (*crop, count), "bilinear")
     return logits if averages_logits else jax.nn.softmax(logits)
 
 
 picture = read_picture(input_file, metadata.get("value_range"))
+if any_size:  # one window, whose sides must be multiples of 8
+    crop = [-(-side // 8) * 8 for side in picture.shape[:2]]
 height, width = map(max, picture.shape, crop)
 padded = np.full((height, width, 3), np.round(metadata["mean"]), np.uint8)
 padded[: picture.shape[0], : picture.shape[1]] = picture

@@ -47,11 +47,19 @@ def network(weights: Any, windows: Any) -> dict[str, Any]:
     """A network of one pixel's colour."""
     pixels = windows[:, ::8, ::8].astype(jnp.float32) * weights["params/scale"]
     logits = pixels @ weights["params/classifier/kernel"]
-    return {"logits": logits, "classes": class_map(logits, CROP)}
+    return {"logits": logits, "classes": class_map(logits, windows.shape[1:3])}
+
+
+def network_of_any_size(weights: Any, images: Any, real: Any) -> dict[str, Any]:
+    return network(weights, images * real[:, :1, :1, None])
 
 
 def program(function: Any = network, weights: Any = WEIGHTS) -> bytes:
     return serialise(function, weights, CROP)
+
+
+def program_of_any_size(function: Any = network_of_any_size, weights: Any = WEIGHTS) -> bytes:
+    return serialise(function, weights, None)
 
 
 def whole(changed_program: bytes | None = None, weights: Any = WEIGHTS, **described: Any) -> bytes:

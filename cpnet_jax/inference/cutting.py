@@ -99,7 +99,7 @@ class Window(NamedTuple):
         """(height, width) of its pixels."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
-    def real(self) -> Bool[np.ndarray, "h/8 w/8"]:
+    def real(self) -> Bool[np.ndarray, "h8 w8"]:
         """Whether each position at output stride 8 has a pixel of the image; the others are padding."""
         rows, columns = (
             begin + np.arange(0, crop, OUTPUT_STRIDE) < side

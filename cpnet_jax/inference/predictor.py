@@ -33,7 +33,7 @@ MEBIBYTE = 2**20
 LARGEST_EXCESS = 4
 Example = dict[str, Any]
 # What the network takes: windows, and for whole images which of their positions are not padding.
-Inputs = tuple[UInt8[Array, "b h w 3"]] | tuple[UInt8[Array, "b h w 3"], Bool[Array, "b h/8 w/8"]]
+Inputs = tuple[UInt8[Array, "b h w 3"]] | tuple[UInt8[Array, "b h w 3"], Bool[Array, "b h8 w8"]]
 BatchLogits = Callable[[Inputs, WindowBatch], Float[Array, "b h/8 w/8 k"]]
 
 
@@ -175,17 +175,18 @@ class Predictor:
     def _resized(self, canvas: Canvas | None, batch: WindowBatch) -> Canvas:
         """The canvas, resized if needed so that every tile of the batch fits.
 
-        Every size is compiled once, so it grows in large steps and shrinks only if most of it is unused. For whole
-        images it always has the size that they need, since that size is compiled anyway.
+        Every size is compiled once, so it grows in large steps and shrinks only if most of it is unused. Whole
+        images get a new one of the size that they need, since that size is compiled anyway. It is always empty then,
+        because tiles of different canvas sizes share no batch.
         """
         tiles = [window.tile.size for _, window in batch.numbered()]
         needed = tuple(min(coarse(max(sides)), self._largest_side) for sides in zip(*tiles, strict=True))
-        if canvas is None:
+        if canvas is None or (not self._windows and canvas.scores.shape[1:3] != needed):
             shape = (self._mesh.size, *needed, self._classes)
             blank = partial(jnp.zeros, shape, jnp.float32, device=sharding.split(self._mesh))
             return Canvas(blank(), blank() if self._averages_logits else None)
         size = tuple(map(max, needed, canvas.scores.shape[1:3]))
-        if math.prod(size) > (LARGEST_EXCESS if self._windows else 1) * math.prod(needed):
+        if math.prod(size) > LARGEST_EXCESS * math.prod(needed):
             size = needed
         if size == canvas.scores.shape[1:3]:
             return canvas
@@ -226,7 +227,7 @@ def _take(windows: Iterator[Window | None], count: int, end_with_tile: bool) -> 
     return taken
 
 
-def _real(batch: WindowBatch, count: int) -> Bool[np.ndarray, "n h/8 w/8"]:
+def _real(batch: WindowBatch, count: int) -> Bool[np.ndarray, "n h8 w8"]:
     # Blanks are all real: without any real position, means would divide by 0.
     real = np.ones((count, *(side // OUTPUT_STRIDE for side in batch.size)), bool)
     for slot, window in batch.numbered():

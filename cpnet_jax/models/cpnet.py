@@ -95,7 +95,8 @@ class CPNet(nn.Module):
         """Whether images may have any size in multiples of 8, and may be padded: no part needs a fixed size, and all
         parts that compute sums over positions leave out padding."""
         of_fixed_size = self.context_prior and self.prior.kind == "positions"
-        return not of_fixed_size and (self.context is None or masks_padding(self.context(parent=None)))
+        context = self.context and self.context(channels=self.channels, dtype=self.dtype, parent=None)
+        return not of_fixed_size and (context is None or masks_padding(context))
 
     @nn.compact
     def __call__(

@@ -58,6 +58,7 @@ def test_a_whole_file_is_read_and_run(tmp_path):
         {"crop_size": [-16, 24]},
         {"crop_size": [16.0, 24]},
         {"crop_size": "16x24"},
+        {"any_size": 1},
         {"output_stride": 4},
         {"classes": []},
         {"classes": [1, 2, 3, 4]},
@@ -207,6 +208,7 @@ def test_missing_and_superfluous_weights_are_named(tmp_path, weights, named):
     ("changed", "named"),
     [
         ({"classes": list("abc"), "palette": [[0, 0, 0]] * 3}, "its program returns logits of (b, 2, 3, 4)"),
+        ({"any_size": True}, "its program does not take weights and windows and real positions"),
         ({"crop_size": [24, 16]}, "its program takes windows of (16, 24, 3), but crop_size is [24, 16]"),
     ],
 )
@@ -244,6 +246,38 @@ ODD_PROGRAMS = {
         "does not take a batch of images",
     ),
 }
+
+
+def of_sizes(text):
+    """A program that takes images and real positions of these symbolic or fixed sizes: batch, rows, columns, rows."""
+    batch, rows, columns, others = export.symbolic_shape(text)
+    images = jax.ShapeDtypeStruct((batch, 8 * rows, 8 * columns, 3), jnp.uint8)
+    real = jax.ShapeDtypeStruct((batch, others, columns), jnp.bool_)
+    function = jax.jit(exported_files.network_of_any_size)
+    return bytes(export.export(function, platforms=["cpu"])(WEIGHTS, images, real).serialize())
+
+
+def test_a_file_for_any_size_is_accepted(tmp_path):
+    (tmp_path / "m.cpnet").write_bytes(whole(exported_files.program_of_any_size(), any_size=True))
+    mesh = sharding.make_mesh()
+    model = load_exported(tmp_path / "m.cpnet", mesh)
+    assert model.any_size
+    images = sharding.to_devices(mesh, np.ones((mesh.size, 40, 8, 3), np.uint8))
+    assert model.logits(images).shape == (mesh.size, 5, 1, 4)
+
+
+@pytest.mark.parametrize("sizes", ["b, 2, w, 2", "b, h, 3, h", "b, h, h, h", "b, b, w, b", "b, h, w, g"])
+def test_a_program_for_some_sizes_is_not_for_any_size(tmp_path, sizes):
+    assert "but any_size is true" in refusal(tmp_path, whole(of_sizes(sizes), any_size=True))
+
+
+def test_a_program_for_any_size_must_say_so(tmp_path):
+    named = "does not take weights and windows"
+    assert named in refusal(tmp_path, whole(exported_files.program_of_any_size()))
+    odd = exported_files.program_of_any_size(
+        lambda *given: exported_files.network_of_any_size(*given) | {"classes": given[1][..., 0] * 0, "logits": 1.0}
+    )
+    assert "its program returns logits of ()" in refusal(tmp_path, whole(odd, any_size=True))
 
 
 def exported_windows():
