@@ -18,8 +18,8 @@ from cpnet_jax.inference.network import compiled_network
 from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.inference.prior_maps import prior_rows
 from cpnet_jax.inference.protocol import Protocol
-from cpnet_jax.inference.windows import window_offsets
-from cpnet_jax.models import CPNet
+from cpnet_jax.inference.windows import coarse, window_offsets
+from cpnet_jax.models import CPNet, PriorOptions
 
 CROP, PRIOR, IGNORE = (16, 24), (2, 3), 255
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 60.0, 60.0)
@@ -71,24 +71,20 @@ def expected(variables, examples):
     return {name: np.mean([float(terms[name]) for terms in found]) for name in found[0]}
 
 
-def means(model, variables, examples, protocol, *, devices, batch_size, canvas_bytes=2**30):
+def means(model, variables, examples, protocol, *, devices, batch_size, canvas_bytes=2**30, windows=True):
     mesh = sharding.make_mesh(jax.devices()[:devices])
     network = partial(compiled_network(model, mesh, mean=MEAN, std=STD), sharding.on_mesh(mesh, variables))
-    total = WindowLosses(
-        compiled_losses(LOSS, mesh),
-        scales=protocol.scales,
-        crop_size=CROP,
-        batch_size=batch_size,
-        ignore_label=IGNORE,
-    )
+    total = WindowLosses(compiled_losses(LOSS, mesh), ignore_label=IGNORE)
 
-    def logits(windows, batch):
-        output = network(windows)
+    def logits(inputs, batch):
+        output = network(*inputs)
         total.add(output, batch)
         return output.logits
 
-    trained = TrainedModel(DATASET, CROP, MEAN, STD, lambda windows: network(windows).logits)
-    predictor = Predictor(trained, mesh, protocol=protocol, batch_size=batch_size, canvas_bytes=canvas_bytes)
+    of_inputs = lambda *inputs: network(*inputs).logits  # noqa: E731
+    trained = TrainedModel(DATASET, CROP, MEAN, STD, of_inputs, any_size=model.takes_any_size)
+    limits = {"batch_size": batch_size, "canvas_bytes": canvas_bytes}
+    predictor = Predictor(trained, mesh, protocol=protocol, windows=windows, **limits)
     watched = [classes for _, classes in predictor.classes(examples, logits=logits)]
     for one, other in zip(watched, predictor.classes(examples), strict=True):
         np.testing.assert_array_equal(one, other[1])
@@ -114,6 +110,27 @@ def test_the_mean_is_that_of_every_window_alone(
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
+
+
+def test_a_whole_image_has_the_loss_of_its_own_size(examples):
+    model = MODEL.clone(prior_size=None, prior=PriorOptions(kind="pairs", aggregation_kernel=3))
+    variables, wanted = variables_of(model), []
+    for example in examples:
+        rows, columns = example["label"].shape
+        size = coarse(rows), coarse(columns)
+        real = jnp.zeros((1, size[0] // 8, size[1] // 8), bool).at[:, : -(-rows // 8), : -(-columns // 8)].set(True)
+        image = np.full((1, *size, 3), MEAN, np.uint8)
+        image[0, :rows, :columns] = example["image"]
+        label = np.full((1, *size), IGNORE, np.int32)
+        label[0, :rows, :columns] = example["label"]
+        output = model.apply(variables, normalize(jnp.asarray(image), MEAN, STD), train=False, real=real)
+        value, terms = LOSS(output, jnp.asarray(label), prior_size=real.shape[1:])
+        wanted.append({"loss": value} | terms)
+    protocol = Protocol(scales=(1.0, 0.5), flip=True)
+    found = means(model, variables, examples, protocol, devices=8, batch_size=1, windows=False)
+    assert "affinity_unary" in found
+    for name, value in found.items():
+        np.testing.assert_allclose(value, np.mean([each[name] for each in wanted]), rtol=1e-4, err_msg=name)
 
 
 def test_without_a_context_prior_there_is_no_affinity_loss(examples):

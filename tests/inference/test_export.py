@@ -493,3 +493,72 @@ def test_no_workdir_and_no_config_gets_one_sentence_and_exit_2():
     result = subprocess.run([sys.executable, "main.py", "--mode=export"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith("error: --workdir is missing")
+
+
+# --- images of any size -----------------------------------------------------------------------------------------------
+
+PAIRS = MODEL.clone(prior_size=None, prior=PriorOptions(kind="pairs", aggregation_kernel=3))
+
+
+@pytest.fixture(scope="module")
+def exported_pairs(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "pairs.cpnet"
+    variables = trained_variables(PAIRS)
+    export_model(path, PAIRS, variables, **DESCRIPTION)
+    return path, variables
+
+
+@pytest.mark.parametrize("size", [(16, 24), (8, 8), (168, 240)])  # the last has more positions than a block of rows
+def test_a_network_without_prior_of_positions_is_exported_for_any_size(exported_pairs, size):
+    path, variables = exported_pairs
+    network, weights = read_program(path)
+    images = np.random.default_rng(2).integers(0, 256, (2, *size, 3)).astype(np.uint8)
+    real = np.ones((2, size[0] // 8, size[1] // 8), bool)
+    real[1, -1:, :] = size[0] == 8
+    x = (images - np.float32(MEAN)) / np.float32(STD)
+    expected = np.asarray(PAIRS.apply(variables, x, train=False, real=real).logits)
+    outputs = network.call(weights, images, real)
+    np.testing.assert_allclose(outputs["logits"], expected, atol=1e-4 * np.abs(expected).max())
+    assert outputs["classes"].shape == (2, *size)
+
+
+def test_a_file_for_any_size_says_so_in_a_version_of_its_own(exported, exported_pairs):
+    described = [json.loads(np.load(path)["metadata.json"]) for path in (exported[0], exported_pairs[0])]
+    assert [(each.get("any_size"), each["format_version"]) for each in described] == [(None, 1), (True, 3)]
+
+
+def predicted(path, image, folder, settings):
+    predict(
+        [str(image)],
+        workdir=None,
+        exported=path,
+        checkpoint="latest",
+        settings=settings,
+        multi_scale=None,
+        output=folder,
+        overlays=False,
+        probabilities=False,
+    )
+    return np.asarray(Image.open(folder / "classes" / f"{image.stem}.png"))
+
+
+def test_whole_images_are_predicted_with_a_file_for_any_size(exported, exported_pairs, tmp_path, monkeypatch):
+    alone = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1])
+    monkeypatch.setattr(sharding, "make_mesh", lambda: alone)
+    path, variables = exported_pairs
+    pixels = np.random.default_rng(4).integers(0, 256, (64, 96, 3)).astype(np.uint8)  # padded sizes
+    image = tmp_path / "in.png"
+    Image.fromarray(pixels).save(image)
+    whole = predicted(path, image, tmp_path / "whole", {"windows": False})
+    x = (pixels[None] - np.float32(MEAN)) / np.float32(STD)
+    scores = upsample(PAIRS.apply(variables, x, train=False).logits, (64, 96))[0]
+    assert np.mean(whole == scores.argmax(-1)) > 0.999
+    assert np.mean(whole == predicted(path, image, tmp_path / "windows", {"windows": True})) < 0.99
+    described = json.loads((tmp_path / "whole" / "predictions.json").read_text())
+    assert described["settings"]["windows"] is False and described["settings"]["window"] is None
+    monkeypatch.setattr(sys, "argv", list(map(str, (EXAMPLE, path, image, tmp_path / "out.png"))))
+    runpy.run_path(str(EXAMPLE))
+    np.testing.assert_array_equal(Image.open(tmp_path / "out.png"), np.uint8(DATASET.palette)[whole])
+    with pytest.raises(UserError, match="windows is False, but this network"):
+        predicted(exported[0], image, tmp_path / "refused", {"windows": False})
+    assert not (tmp_path / "refused").exists()

@@ -62,16 +62,17 @@ def verify_any_size(
     dtype: str,
     announce: Callable[[str], None] = lambda stage: None,
 ) -> Agreement:
-    """Does the same as `verify` at three sizes, the crop's among them; the last row and column are padding."""
+    """Does the same as `verify` at the crop's size, and in batches of three at a larger and at a small size. The last
+    row and column are padding."""
     height, width = crop_size
     larger, small = (height + 3 * OUTPUT_STRIDE, width + OUTPUT_STRIDE), (2 * OUTPUT_STRIDE, 5 * OUTPUT_STRIDE)
     found = []
-    for size in (crop_size, larger, small):
+    for size, counts in ((crop_size, (1, 3)), (larger, (3,)), (small, (3,))):
 
         def announce_size(stage: str, size: tuple[int, int] = size) -> None:
             announce(f"{stage} ({size[0]}x{size[1]})")
 
-        found.append(_verify(exported, live, dtype, announce_size, probe_images(size), _real(size)))
+        found.append(_verify(exported, live, dtype, announce_size, probe_images(size), _real(size), counts=counts))
     return _worst(found)
 
 
@@ -83,16 +84,22 @@ def _real(size: tuple[int, int]) -> Bool[np.ndarray, "3 h8 w8"]:
 
 
 def _verify(
-    exported: Outputs, live: Logits, dtype: str, announce: Callable[[str], None], *inputs: Shaped[np.ndarray, "3 ..."]
+    exported: Outputs,
+    live: Logits,
+    dtype: str,
+    announce: Callable[[str], None],
+    *inputs: Shaped[np.ndarray, "3 ..."],
+    counts: Sequence[int] = (1, 3),
 ) -> Agreement:
     announce("compiling the live network")
     logits = live(*inputs)
     if not jnp.isfinite(logits).all():
         raise UserError("the network's logits are not finite: export another checkpoint")
     found = []
-    for part, count in ((slice(1), "one picture"), (slice(None), "three pictures")):
-        announce(f"compiling the file's network for {count} and comparing it")
-        found.append(_compare(exported(*(x[part] for x in inputs)), logits[part], TOLERANCE[dtype]))
+    for count in counts:
+        pictures = "one picture" if count == 1 else "three pictures"
+        announce(f"compiling the file's network for {pictures} and comparing it")
+        found.append(_compare(exported(*(x[:count] for x in inputs)), logits[:count], TOLERANCE[dtype]))
     return _worst(found)
 
 
