@@ -4,7 +4,8 @@
     python main.py --config=configs/ablations/scenes.py:psp
 
 Twelve rows; 2 to 3 minutes per run on two CPU cores. Four rows are with and without affinity loss, with and without
-aggregation; `full` has both. `pairs` has the prior that compares positions, see docs/context_prior.md. Measured mIoU in %, mean +- standard deviation over the seeds 0, 1, 2:
+aggregation; `full` has both. `pairs` has the prior that compares positions, see docs/context_prior.md. Measured mIoU in
+%, mean +- standard deviation over the seeds 0, 1, 2:
 
     none 63.8 +- 2.0, aux 63.2 +- 2.2, psp 80.4 +- 1.5, aspp 82.1 +- 0.4, non_local 74.0 +- 2.0,
     prior_unsupervised 82.7 +- 0.2, prior_bce_without_aggregation 78.9 +- 1.7,
