@@ -38,11 +38,11 @@ CLASSES = 19
 Results = tuple[dict[str, Array], PyTree]
 
 
-def step(device: jax.Device, *, bfloat16: bool, side: int) -> Results:
+def step(device: jax.Device, *, bfloat16: bool, side: int, kind: str = "positions") -> Results:
     config = experiments.default()
     config.data.num_classes, config.data.crop_size = CLASSES, (side, side)
     config.model.depth, config.model.channels, config.model.aux_channels = 18, 32, 16
-    config.model.bfloat16, config.model.dropout = bfloat16, 0.0
+    config.model.bfloat16, config.model.dropout, config.model.prior = bfloat16, 0.0, kind
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (8, side, side, 3)).astype(np.uint8),
@@ -104,6 +104,7 @@ def main() -> None:
         bfloat16 = dtype == "bfloat16"
         runs = {
             "step": partial(step, bfloat16=bfloat16, side=side),
+            "step, prior of pairs": partial(step, bfloat16=bfloat16, side=side, kind="pairs"),
             "prior, whole": partial(prior, bfloat16=bfloat16, block_rows=None, positions=positions),
             "prior, blocks": partial(prior, bfloat16=bfloat16, block_rows=positions // 2, positions=positions),
         }

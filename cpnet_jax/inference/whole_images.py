@@ -13,7 +13,7 @@ from cpnet_jax.inference.protocol import Protocol
 from cpnet_jax.inference.windows import coarse
 
 # The canvas's size and the padded size at each scale: tiles of one kind go through the same programs.
-Kind = tuple[tuple[int, ...], ...]
+Kind = tuple[tuple[int, int], ...]
 
 
 def whole_batches(
@@ -89,6 +89,7 @@ def _read(images: ImageQueue, waiting: list[tuple[Kind, Tile]], protocol: Protoc
     tile = images.next_tile()
     if tile is None:
         return False
-    kind = tuple(map(coarse, tile.size)), *(padded_size(tile.image, scale) for scale in protocol.scales)
+    height, width = tile.size
+    kind = (coarse(height), coarse(width)), *(padded_size(tile.image, scale) for scale in protocol.scales)
     waiting.append((kind, tile))
     return True

@@ -146,8 +146,10 @@ def _is_cut_off(local: AnyPath) -> bool:
     """
     with local.open("rb") as file:
         for _ in range(LEGACY_PICKLES):
-            if file.peek(1)[:1] != PICKLE_START:
+            start = file.tell()
+            if file.read(1) != PICKLE_START:
                 return False
+            file.seek(start)
             try:
                 for _ in pickletools.genops(file):
                     pass

@@ -60,6 +60,7 @@ LAUGHS = "\n".join(
 )
 
 HOSTILE = {
+    "a header without blue": ("name,r,g\na,1,2\nb,3,4", "line 1: the header 'name,r,g' lacks a colour"),
     "a long gap in a line": ("a\nb" + " " * 20_000 + "c", "characters"),
     "a long gap before a comment": ("a\n1 2" + " " * 20_000 + "#", "is not a class"),
     "a long gap in a colour": ("a\n1 " + " " * 20_000 + "2 3", "is not a class"),

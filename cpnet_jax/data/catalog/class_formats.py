@@ -45,6 +45,10 @@ def read_rows(text: str, where: str) -> list[Row] | None:
         columns = [COLUMNS.get(cell.lower(), "") for cell in _cells(lines[0][1], delimiter)]
         if "name" in columns and ("value" in columns or {"red", "green", "blue"} <= set(columns)):
             return _read_csv(lines[1:], columns, delimiter, where)
+        if "name" in columns and {"red", "green", "blue"} & set(columns):
+            raise UserError(
+                f"{where}, line {lines[0][0]}: the header {quoted(lines[0][1])} lacks a colour: write name,r,g,b"
+            )
     return None
 
 

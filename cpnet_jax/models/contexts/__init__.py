@@ -11,8 +11,7 @@ padding out of sums and maxima over positions, and images may be predicted whole
 """
 
 import inspect
-
-import flax.linen as nn
+from typing import Any
 
 from cpnet_jax.models.contexts.aspp import ASPP
 from cpnet_jax.models.contexts.non_local import NonLocal
@@ -25,6 +24,6 @@ CONTEXTS = {
 }
 
 
-def masks_padding(module: nn.Module) -> bool:
+def masks_padding(module: Any) -> bool:
     """Whether a context module has the argument `real`."""
     return "real" in inspect.signature(module.__call__).parameters
