@@ -508,16 +508,20 @@ def exported_pairs(tmp_path_factory):
     return path, variables
 
 
-@pytest.mark.parametrize("size", [(16, 24), (8, 8), (168, 240)])  # the last has more positions than a block of rows
+@jax.jit
+def live_pairs(variables, images, real):
+    return PAIRS.apply(variables, (images - np.float32(MEAN)) / np.float32(STD), train=False, real=real).logits
+
+
+@pytest.mark.parametrize("size", [(8, 8), (168, 240)])  # one position; more positions than a block of rows
 def test_a_network_without_prior_of_positions_is_exported_for_any_size(exported_pairs, size):
     path, variables = exported_pairs
     network, weights = read_program(path)
     images = np.random.default_rng(2).integers(0, 256, (2, *size, 3)).astype(np.uint8)
     real = np.ones((2, size[0] // 8, size[1] // 8), bool)
-    real[1, -1:, :] = size[0] == 8
-    x = (images - np.float32(MEAN)) / np.float32(STD)
-    expected = np.asarray(PAIRS.apply(variables, x, train=False, real=real).logits)
-    outputs = network.call(weights, images, real)
+    real[1, :, -1] = size[1] == 8  # of an image of one position, that one must be real
+    expected = np.asarray(live_pairs(variables, images, real))
+    outputs = jax.jit(network.call)(weights, images, real)
     np.testing.assert_allclose(outputs["logits"], expected, atol=1e-4 * np.abs(expected).max())
     assert outputs["classes"].shape == (2, *size)
 
@@ -550,8 +554,7 @@ def test_whole_images_are_predicted_with_a_file_for_any_size(exported, exported_
     image = tmp_path / "in.png"
     Image.fromarray(pixels).save(image)
     whole = predicted(path, image, tmp_path / "whole", {"windows": False})
-    x = (pixels[None] - np.float32(MEAN)) / np.float32(STD)
-    scores = upsample(PAIRS.apply(variables, x, train=False).logits, (64, 96))[0]
+    scores = upsample(live_pairs(variables, pixels[None], np.ones((1, 8, 12), bool)), (64, 96))[0]
     assert np.mean(whole == scores.argmax(-1)) > 0.999
     assert np.mean(whole == predicted(path, image, tmp_path / "windows", {"windows": True})) < 0.99
     described = json.loads((tmp_path / "whole" / "predictions.json").read_text())
