@@ -24,7 +24,7 @@ from cpnet_jax.models.aggregation import Aggregation
 from cpnet_jax.models.forms import BLOCK_ROWS
 from cpnet_jax.models.forms.folded_norm import fold
 from cpnet_jax.models.forms.row_blocks import RowFunction, map_rows
-from cpnet_jax.models.layers import BatchNorm, ConvBN, he_fan_out
+from cpnet_jax.models.layers import ConvBN, he_fan_out
 
 # Keeps the gradient of an embedding of length 0 finite.
 SMALLEST_SQUARE = 1e-12
@@ -174,8 +174,9 @@ class PositionPrior(nn.Module):
 class PairPrior(nn.Module):
     """A prior that compares positions, for any number of them: Z_ij = s e_i . e_j + b. Not in the paper.
 
-    The embeddings e_i are a 1x1 convolution of X~ and BatchNorm, scaled to length 1, so that e_i . e_j is the cosine of
-    their angle; s and b are learned numbers. P is symmetric, as the ideal affinity map is.
+    The embeddings e_i are a 1x1 convolution of X~, scaled to length 1, so that e_i . e_j is the cosine of their angle;
+    s and b are learned numbers. P is symmetric, as the ideal affinity map is. docs/lab_notes/context_prior.md says what
+    else was tried.
 
     Attributes:
       channels: of the embeddings.
@@ -184,28 +185,17 @@ class PairPrior(nn.Module):
 
     channels: int = 64
     block_rows: int | None = BLOCK_ROWS
-    norm: bool = True
-    two_sided: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> PriorFactors:
         full = jnp.promote_types(x.dtype, jnp.float32)
+        kernel = self.param("kernel", he_fan_out, (x.shape[-1], self.channels)).astype(full)
         # At the start, P is 0.95 for equal embeddings and 0.12 for perpendicular ones.
         scale = self.param("scale", nn.initializers.constant(5.0), ()).astype(full)
         bias = self.param("bias", nn.initializers.constant(-2.0), ()).astype(full)
-
-        def embed(suffix: str = "") -> Array:
-            kernel = self.param(f"kernel{suffix}", he_fan_out, (x.shape[-1], self.channels))
-            e = x.astype(full) @ kernel.astype(full)
-            if self.norm:
-                e = BatchNorm(name=f"norm{suffix}")(e, train=train)
-            return e * jax.lax.rsqrt(jnp.square(e).sum(axis=-1, keepdims=True) + SMALLEST_SQUARE)
-
-        e = embed()
-        k = embed("_key") if self.two_sided else e
-        return PriorFactors(
-            scale * e, k.swapaxes(1, 2), jnp.broadcast_to(bias, x.shape[:2]), block_rows=self.block_rows
-        )
+        e = x.astype(full) @ kernel
+        e *= jax.lax.rsqrt(jnp.square(e).sum(axis=-1, keepdims=True) + SMALLEST_SQUARE)
+        return PriorFactors(scale * e, e.mT, jnp.broadcast_to(bias, x.shape[:2]), block_rows=self.block_rows)
 
 
 @dataclass(frozen=True)

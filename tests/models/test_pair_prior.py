@@ -25,20 +25,14 @@ def x64():
 
 
 def make_case(seed=0):
-    """(features, params, batch_stats) as float64 numpy arrays."""
+    """(features, params) as float64 numpy arrays."""
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(BATCH, N, FAN_IN))
-    norm = {"scale": rng.uniform(0.5, 1.5, CHANNELS), "bias": 0.3 * rng.normal(size=CHANNELS)}
-    kernel = rng.normal(size=(FAN_IN, CHANNELS))
-    params = {"kernel": kernel, "norm": norm, "scale": np.float64(3.0), "bias": np.float64(-1.0)}
-    stats = {"norm": {"mean": rng.normal(size=CHANNELS), "var": rng.uniform(0.5, 1.5, CHANNELS)}}
-    return x, params, stats
+    params = {"kernel": rng.normal(size=(FAN_IN, CHANNELS)), "scale": np.float64(3.0), "bias": np.float64(-1.0)}
+    return rng.normal(size=(BATCH, N, FAN_IN)), params
 
 
-def oracle_logits(x, params, stats, train):
+def oracle_logits(x, params):
     e = x @ params["kernel"]
-    mean, var = (e.mean((0, 1)), e.var((0, 1), correction=0)) if train else (stats["mean"], stats["var"])
-    e = (e - mean) / torch.sqrt(var + 1e-5) * params["norm"]["scale"] + params["norm"]["bias"]
     e = e / torch.linalg.vector_norm(e, dim=-1, keepdim=True)
     return params["scale"] * e @ e.mT + params["bias"]
 
@@ -47,14 +41,12 @@ def combined(contexts, total, weights):
     return sum((weight * context).sum() for weight, context in zip(weights, contexts, strict=True)) + total
 
 
-@pytest.mark.parametrize("train", [True, False])
-def test_contexts_loss_and_gradients_agree_with_the_oracle(x64, train):
-    x, params, stats = make_case()
+def test_contexts_loss_and_gradients_agree_with_the_oracle(x64):
+    x, params = make_case()
     weights = np.random.default_rng(1).normal(size=(2, BATCH, N, FAN_IN))
 
     def run(x, params):
-        variables = {"params": params, "batch_stats": stats}
-        prior = PairPrior(CHANNELS, block_rows=4).apply(variables, x, train=train, mutable=["batch_stats"])[0]
+        prior = PairPrior(CHANNELS, block_rows=4).apply({"params": params}, x, train=True)
         targets = losses.AffinityTargets(jnp.asarray(LABELS))
         contexts, sums = prior.contexts_and_row_sums(x, targets)
         loss = losses.affinity_loss(prior.replace(known=(targets, sums)), LABELS)
@@ -64,7 +56,7 @@ def test_contexts_loss_and_gradients_agree_with_the_oracle(x64, train):
     (_, (contexts, loss, logits)), gradients = jax.jit(jax.value_and_grad(run, (0, 1), has_aux=True))(*arguments)
 
     leaves = jax.tree.map(lambda leaf: oracles.tensor(leaf, True), (x, params))
-    z = oracle_logits(*leaves, jax.tree.map(oracles.tensor, stats["norm"]), train)
+    z = oracle_logits(*leaves)
     expected = [p @ leaves[0] / N for p in (torch.sigmoid(z), 1 - torch.sigmoid(z))]
     expected_loss = oracles.affinity_loss(z, LABELS)
     combined(expected, expected_loss.total, map(oracles.tensor, weights)).backward()
@@ -102,10 +94,9 @@ def test_one_set_of_variables_fits_every_size(x64):
 
 def test_contexts_keep_their_scale_over_sizes(x64):
     """A picture shown twice has the contexts of the picture, since they are divided by the number of positions."""
-    x, params, stats = make_case()
-    variables = {"params": params, "batch_stats": stats}
+    x, params = make_case()
     once, twice = jnp.asarray(x), jnp.concatenate([x, x], axis=1)
-    small, large = (PairPrior(CHANNELS).apply(variables, y, train=False).contexts(y) for y in (once, twice))
+    small, large = (PairPrior(CHANNELS).apply({"params": params}, y, train=False).contexts(y) for y in (once, twice))
     for a, b in zip(small, large, strict=True):
         np.testing.assert_allclose(b, jnp.concatenate([a, a], axis=1), atol=1e-12)
 
@@ -138,6 +129,6 @@ def test_an_image_without_padding_may_say_so(x64):
     jax.tree.map(np.testing.assert_array_equal, stated, module.apply(variables, x, train=False)[:2])
 
 
-def test_an_unknown_kind_is_refused():
+def test_an_unknown_kind_is_refused(without_shape_checks):
     with pytest.raises(ValueError, match="kind is 'pixels': it must be 'positions' or 'pairs'"):
         models.PriorOptions(kind="pixels")
