@@ -15,6 +15,7 @@ os.environ["CPNET_MIRROR"] = "http://127.0.0.1:9"
 import jax
 import jaxtyping
 import pytest
+from small_main import BLOCKS, CACHE
 
 MOST_CACHED = 4 * 2**30
 
@@ -36,18 +37,28 @@ jaxtyping.install_import_hook("cpnet_jax", "beartype.beartype(conf=beartype.Bear
 
 
 def pytest_configure(config):
-    cache = Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
     is_worker = hasattr(config, "workerinput")
-    if not is_worker and sum(path.stat().st_size for path in cache.glob("*")) > MOST_CACHED:
-        shutil.rmtree(cache)
+    for cache in (Path(os.environ["JAX_COMPILATION_CACHE_DIR"]), Path(CACHE)):
+        if not is_worker and sum(path.stat().st_size for path in cache.rglob("*")) > MOST_CACHED:
+            shutil.rmtree(cache)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick_compilation():
     """For programs of small arrays, which take longer to optimise than to run. Convolutions become slow."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def small_backbone():
+    """ResNet-18 with two residual blocks and 128 channels, for tests whose subject is not the backbone."""
+    from cpnet_jax.models import resnet
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.STAGE_SIZES, 18, BLOCKS)
+        yield
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
-"""Runs the program many times, importing it once:  python forked_program.py OUTPUT < COMMANDS
+"""Runs the program many times, importing it once:  python forked_program.py OUTPUT [small] < COMMANDS
 
 COMMANDS is a JSON list of argument lists. Each runs in its own fork. OUTPUT gets a JSON list of status, stdout, stderr.
+"small" stands for the backbone of small_main.py.
 """
 
 import json
@@ -13,11 +14,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def run_all(commands, environment):
+def run_all(commands, environment, *options):
     """Returns a `CompletedProcess` for each list of arguments of main.py."""
     with tempfile.NamedTemporaryFile() as output:
         subprocess.run(
-            [sys.executable, __file__, output.name],
+            [sys.executable, __file__, output.name, *options],
             input=json.dumps([list(map(str, arguments)) for arguments in commands]),
             cwd=ROOT,
             env={**environment, "PYTHONPATH": str(ROOT)},
@@ -44,6 +45,10 @@ def run_fork(arguments):
 
 if __name__ == "__main__":
     # A fork must not start with threads or devices: importing makes neither.
+    from small_main import use_small_backbone
+
     from cpnet_jax.modes import program, train  # noqa: F401
 
+    if "small" in sys.argv[2:]:
+        use_small_backbone()
     Path(sys.argv[1]).write_text(json.dumps([run_fork(arguments) for arguments in json.load(sys.stdin)]))

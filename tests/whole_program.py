@@ -1,11 +1,11 @@
-"""A small run of the whole program, as its users start it."""
+"""A small run of the whole program, as its users start it, but with the backbone of small_main.py."""
 
-import os
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
+from small_main import CACHE
 
 ROOT = Path(__file__).parents[1]
 STEPS = 12
@@ -30,7 +30,7 @@ def command(folder, workdir, *overrides, mode="train"):
         "data.source": folder / "camvid",
         "data.dir": folder / "data",
         "data.crop_size": "(32,48)",
-        "system.compilation_cache": os.environ["JAX_COMPILATION_CACHE_DIR"],
+        "system.compilation_cache": CACHE,
         "batch_size": 4,
         "total_steps": STEPS,
         "eval_every": 4,
@@ -44,5 +44,6 @@ def command(folder, workdir, *overrides, mode="train"):
     # An override takes the place of what is set here: no field may be given twice.
     given = {override.split("=")[0].removeprefix("--config.") for override in overrides}
     fields = [f"--config.{name}={value}" for name, value in small.items() if name not in given]
-    program = [sys.executable, "main.py", "--config=configs/camvid.py", f"--mode={mode}", f"--workdir={workdir}"]
-    return [*program, *fields, *overrides]
+    program = [sys.executable, "tests/small_main.py"]
+    flags = ["--config=configs/camvid.py", f"--mode={mode}", f"--workdir={workdir}"]
+    return [*program, *flags, *fields, *overrides]

@@ -47,7 +47,7 @@ def test_the_rows_of_a_table_all_differ():
 
 # The rows of camvid and scenes_places are those of scenes.
 @pytest.mark.parametrize(("name", "row"), [(name, row) for name, row in ROWS if name in ("paper", "scenes")])
-def test_a_row_traces_one_training_step(name, row):
+def test_a_row_traces_one_training_step(small_backbone, name, row):
     """With a small backbone and crop, which no row sets."""
     config = config_of(name, row)
     config.model.depth, config.data.crop_size, config.batch_size = 18, (64, 64), 2

@@ -77,7 +77,7 @@ def programs(config):
     )
 
 
-def test_the_fields_outside_the_key_change_no_program():
+def test_the_fields_outside_the_key_change_no_program(small_backbone):
     assert {name for name in OTHER_FIELDS if not any(field.startswith(name) for field in ANOTHER)} == set()
     assert compiled_fields(small()) == compiled_fields(changed())
     assert programs(small()) == programs(changed())

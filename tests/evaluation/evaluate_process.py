@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax
+from small_main import use_small_backbone
 
 DEVICES = 4
 
@@ -29,6 +30,7 @@ def get_config(folder: Path):
 
 
 def main(folder: str, workdir: str, index: str, count: str, port: str) -> None:
+    use_small_backbone()
     jax.config.update("jax_num_cpu_devices", DEVICES // int(count))
     if count != "1":
         jax.distributed.initialize(f"localhost:{port}", int(count), int(index))

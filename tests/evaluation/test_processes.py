@@ -19,6 +19,7 @@ from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("small_backbone")
 # An odd number of images of several sizes: two processes have different numbers of images and of windows.
 SIZES = [(40, 56), (32, 48), (70, 90), (24, 100), (33, 49)]
 
@@ -57,7 +58,7 @@ def evaluated(folder, count):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     program = [sys.executable, evaluate_process.__file__, folder, workdir]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
     processes = [
         subprocess.Popen(
             list(map(str, [*program, index, count, port])),

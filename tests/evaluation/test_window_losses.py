@@ -28,6 +28,8 @@ LOSS = partial(losses.total_loss, prior_size=PRIOR)
 MODEL = CPNet(num_classes=4, depth=18, prior_size=PRIOR, channels=8, aux_channels=4)
 SIZES = [(16, 24), (9, 30), (30, 20), (41, 50), (5, 5)]
 
+pytestmark = pytest.mark.usefixtures("small_backbone")
+
 
 def variables_of(model):
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *CROP, 3)), train=False))

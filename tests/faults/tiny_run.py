@@ -28,7 +28,7 @@ class Run:
         folder,
         workdir,
         *flags,
-        program=("main.py",),
+        program=("tests/small_main.py",),
         mode="train",
         stdout=None,
         umask=-1,

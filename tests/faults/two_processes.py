@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from pathlib import Path
 
 HEARTBEAT_SECONDS = 10
 
@@ -28,6 +29,10 @@ if __name__ == "__main__":
     _, index, port, *flags = sys.argv
     sys.argv = ["main.py", *flags]
     join(int(index), int(port))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from small_main import use_small_backbone
+
+    use_small_backbone()
     import main
 
     main.run()

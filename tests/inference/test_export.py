@@ -34,6 +34,7 @@ from cpnet_jax.modes.predict import predict
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.state import create_state
 
+pytestmark = pytest.mark.usefixtures("small_backbone")
 ROOT = Path(__file__).parents[2]
 CROP = (16, 24)
 MEAN, STD = (120.0, 110.0, 100.0), (50.0, 60.0, 70.0)
@@ -447,7 +448,8 @@ def workdir(tmp_path_factory):
 
 
 def test_one_command_exports_a_workdir_without_config_and_data(workdir, tmp_path):
-    command = [sys.executable, "main.py", "--mode=export", f"--workdir={workdir}", f"--output={tmp_path}/lake.cpnet"]
+    flags = ["--mode=export", f"--workdir={workdir}", f"--output={tmp_path}/lake.cpnet"]
+    command = [sys.executable, "tests/small_main.py", *flags]
     result = subprocess.run(
         command, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
     )

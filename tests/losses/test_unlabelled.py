@@ -9,6 +9,7 @@ import pytest
 
 from cpnet_jax import losses, models
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 HARD = losses.Ohem(threshold=0.7, min_kept=10)
 
 

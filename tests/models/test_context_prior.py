@@ -183,9 +183,9 @@ def test_float32_agrees_with_the_oracle():
         assert_close(got, wanted, 3e-5, name=name)
 
 
-@pytest.mark.parametrize("ignored", ["class", "mask"])
-@pytest.mark.parametrize("kernel", [5, 11])
-@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    ("train", "kernel", "ignored"), [(True, 5, "mask"), (True, 11, "class"), (False, 5, "class"), (False, 11, "mask")]
+)
 def test_gradients_for_input_and_parameters_agree_with_the_oracle(x64, train, kernel, ignored):
     """Gradients of a random combination of both contexts, the prior's logits and the affinity loss."""
     x, params, stats = make_case(kernel)

@@ -1,11 +1,14 @@
 """The dilated backbone."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import random_weights
 
-from cpnet_jax.models import ResNet
+from cpnet_jax.models import ResNet, resnet
 
 
 def count(tree):
@@ -23,43 +26,36 @@ DEEP_STEM = 9 * (3 * 32 + 32 * 32 + 32 * 64) + 2 * 2 * 32 - 49 * 3 * 64
 
 
 @pytest.mark.parametrize(
-    ("depth", "classic"), [(18, 11_176_512), (34, 21_284_672), (50, 23_508_032), (101, 42_500_160)]
+    ("depth", "stem", "parameters"),
+    [
+        (18, "classic", 11_176_512),
+        (34, "classic", 21_284_672),
+        (50, "deep", 23_508_032 + DEEP_STEM),
+        (101, "classic", 42_500_160),
+    ],
 )
-@pytest.mark.parametrize("stem", ["classic", "deep"])
-def test_parameter_counts_are_the_published_ones(depth, classic, stem):
+def test_parameter_counts_are_the_published_ones(depth, stem, parameters):
     variables = abstract_init(ResNet(depth=depth, stem=stem), (64, 64))
-    assert count(variables["params"]) == classic + (DEEP_STEM if stem == "deep" else 0)
+    assert count(variables["params"]) == parameters
 
 
 @pytest.mark.parametrize(("depth", "channels"), [(18, (256, 512)), (50, (1024, 2048))])
 def test_output_stride_is_eight(depth, channels):
     model = ResNet(depth=depth)
     image = jax.ShapeDtypeStruct((2, 96, 64, 3), jnp.float32)
-    variables = jax.eval_shape(lambda key, x: model.init(key, x, train=False), jax.random.key(0), image)
-    res4, res5 = jax.eval_shape(lambda v, x: model.apply(v, x, train=False), variables, image)
+    initialise = partial(model.init_with_output, train=False)
+    (res4, res5), _ = jax.eval_shape(initialise, jax.random.key(0), image)
     assert (res4.shape, res5.shape) == ((2, 12, 8, channels[0]), (2, 12, 8, channels[1]))
 
 
-def randomised(variables, seed=0):
-    """Random BatchNorm parameters and statistics, so that no residual branch is silent."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        if path[-1].key in ("scale", "var"):
-            return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
-        if path[-1].key in ("bias", "mean"):
-            return jnp.asarray(0.1 * rng.normal(size=leaf.shape), leaf.dtype)
-        return leaf
-
-    return jax.tree_util.tree_map_with_path(draw, variables)
-
-
 @pytest.mark.parametrize("depth", [18, 50])
-def test_atrous_consistency_subsampled_features_are_those_of_the_classification_network(depth):
+def test_atrous_consistency_subsampled_features_are_those_of_the_classification_network(monkeypatch, depth):
+    # The dilated stages need a second block, whose dilation is not halved.
+    monkeypatch.setitem(resnet.STAGE_SIZES, depth, (0, 1, 2, 2))
     images = jax.random.normal(jax.random.key(1), (1, 96, 64, 3))
     dense = ResNet(depth=depth)
     strided = ResNet(depth=depth, strides=(1, 2, 2, 2), dilations=(1, 1, 1, 1))
-    variables = randomised(jax.jit(lambda: dense.init(jax.random.key(0), images, train=False))())
+    variables = random_weights.draw(abstract_init(dense, images.shape[1:3]))
     dense4, dense5 = jax.jit(lambda v: dense.apply(v, images, train=False))(variables)
     strided4, strided5 = jax.jit(lambda v: strided.apply(v, images, train=False))(variables)
     assert (dense5.shape[1:3], strided5.shape[1:3]) == ((12, 8), (3, 2))
@@ -67,7 +63,8 @@ def test_atrous_consistency_subsampled_features_are_those_of_the_classification_
     np.testing.assert_allclose(dense5[:, ::4, ::4], strided5, rtol=1e-4, atol=1e-4 * float(jnp.abs(strided5).max()))
 
 
-def test_first_block_of_a_dilated_stage_keeps_half_the_dilation():
+def test_first_block_of_a_dilated_stage_keeps_half_the_dilation(monkeypatch):
+    monkeypatch.setitem(resnet.STAGE_SIZES, 50, (1, 2, 2, 3))
     model = ResNet(depth=50)
     image = jax.ShapeDtypeStruct(
         (1, 32, 32, 3), jnp.float32
@@ -79,11 +76,17 @@ def test_first_block_of_a_dilated_stage_keeps_half_the_dilation():
         for equation in jaxpr.jaxpr.eqns
         if equation.primitive.name == "conv_general_dilated" and equation.invars[1].aval.shape[:2] == (3, 3)
     ]
-    stem, stages = [1] * 3, [1] * 3 + [1] * 4 + [1] + [2] * 5 + [2] + [4] * 2
+    stem, stages = [1] * 3, [1] + [1, 1] + [1, 2] + [2, 4, 4]
     assert dilations == stem + stages
 
 
-def test_strided_convolutions_are_aligned_as_in_torch():
+@pytest.fixture
+def only_the_stem(monkeypatch):
+    """A ResNet without residual blocks."""
+    monkeypatch.setitem(resnet.STAGE_SIZES, 18, (0, 0))
+
+
+def test_strided_convolutions_are_aligned_as_in_torch(only_the_stem):
     torch = pytest.importorskip("torch")
     model = ResNet(depth=18, stem="classic")
     images = np.random.default_rng(0).normal(size=(1, 32, 48, 3)).astype(np.float32)
@@ -96,7 +99,7 @@ def test_strided_convolutions_are_aligned_as_in_torch():
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
-def test_batch_norm_keeps_nine_tenths_of_its_running_statistics():
+def test_batch_norm_keeps_nine_tenths_of_its_running_statistics(only_the_stem):
     model = ResNet(depth=18)
     images = 3 + 2 * jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
     variables = jax.jit(lambda: model.init(jax.random.key(0), images, train=False))()

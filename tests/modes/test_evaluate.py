@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import random_weights
 from raw_data import save
+from small_main import CACHE
 
 from configs import default
 from cpnet_jax import sharding
@@ -24,6 +25,7 @@ from cpnet_jax.modes.export import export_workdir
 from cpnet_jax.runtime import files
 from cpnet_jax.training.checkpoint import Checkpoints
 
+pytestmark = pytest.mark.usefixtures("small_backbone")
 CROP = (32, 48)
 CLASSES = ("sky", "road", "tree")
 SIZES = [(40, 56), (32, 48), (24, 60)]
@@ -63,7 +65,7 @@ def config_for(source: Path | str, data_dir: Path, **fields):
             "data.source": str(source),
             "data.dir": str(data_dir),
             "eval.pictures": 1,
-            "system.compilation_cache": os.environ["JAX_COMPILATION_CACHE_DIR"],
+            "system.compilation_cache": CACHE,
             **fields,
         }
     )
@@ -223,13 +225,13 @@ def test_one_command_evaluates_new_images_and_a_mistake_gets_one_sentence_and_ex
 
     def command(name, *fields):
         fields = (f"data.source={tmp_path / name}", f"data.dir={tmp_path / 'data'}", *fields)
-        fields = (*fields, f"system.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}")
+        fields = (*fields, f"system.compilation_cache={CACHE}")
         program = ["--mode=eval", f"--workdir={run / 'run'}"]
         return [*program, *(f"--config.{field}" for field in fields)]
 
     commands = [command("new"), command("strange"), command("new", "data.crop_size=(64,64)"), command("nowhere")]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    done, *mistakes = forked_program.run_all(commands, environment)
+    done, *mistakes = forked_program.run_all(commands, environment, "small")
     assert done.returncode == 0, done.stderr
     [folder] = run.glob("run/evaluations/new-test-*")
     assert f"{folder}/eval.json holds these figures" in done.stdout

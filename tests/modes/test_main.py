@@ -16,6 +16,7 @@ import forked_program
 import jax
 import numpy as np
 import pytest
+from small_main import CACHE
 from tensorboardX.proto import event_pb2
 from whole_program import ROOT, STEPS, command, write_camvid
 
@@ -42,8 +43,8 @@ def run(*arguments, devices=1):
 
 def of_run(workdir, *arguments):
     """The command for a run whose config is in its workdir."""
-    cache = f"--config.system.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}"
-    return [sys.executable, "main.py", f"--workdir={workdir}", cache, *arguments]
+    cache = f"--config.system.compilation_cache={CACHE}"
+    return [sys.executable, "tests/small_main.py", f"--workdir={workdir}", cache, *arguments]
 
 
 def final_state(workdir):

@@ -69,7 +69,7 @@ def runs(tmp_path_factory):
     photo.parent.mkdir()
     shutil.copy(folder / "raw" / "images" / "0.png", photo)
     workdir, given = commands(folder)
-    results = forked_program.run_all(given.values(), {**os.environ, **SURROUNDINGS})
+    results = forked_program.run_all(given.values(), {**os.environ, **SURROUNDINGS}, "small")
     return Path(workdir), dict(zip(given, results, strict=True))
 
 

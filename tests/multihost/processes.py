@@ -19,7 +19,7 @@ def start(*arguments, **environment):
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT}/tests", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from small_main import BLOCKS
 
 from cpnet_jax.models import resnet
 from cpnet_jax.modes.experiment import Experiment
@@ -43,8 +44,8 @@ class Trainer:
 
     def __init__(self, folder: Path) -> None:
         self._experiment = Experiment(get_config(folder))
-        # One block per stage, since compilation takes most of the time.
-        resnet.STAGE_SIZES[10] = (1, 1, 1, 1)
+        # Two blocks, since compilation takes most of the time.
+        resnet.STAGE_SIZES[10] = BLOCKS
         self._experiment.model = self._experiment.model.clone(depth=10)
         self._step = self._experiment.train_step()
 

@@ -18,7 +18,7 @@ import oracles  # noqa: E402
 from parity import starts, torch_cpnet, transfer  # noqa: E402
 
 from cpnet_jax import losses  # noqa: E402
-from cpnet_jax.models import CPNet  # noqa: E402
+from cpnet_jax.models import CPNet, resnet  # noqa: E402
 from cpnet_jax.training.optimizer import poly_schedule, poly_sgd  # noqa: E402
 from cpnet_jax.training.state import TrainState  # noqa: E402
 from cpnet_jax.training.step import train_step  # noqa: E402
@@ -29,7 +29,7 @@ START = {"float64": starts.anywhere, "float32": starts.away_from_kinks}
 # BatchNorm is wrong for one (on CPUs, backwards, for gradients with the channels last).
 BATCH, PRIOR_SIZE, IMAGE_SIZE = 2, (6, 5), (48, 40)
 CLASSES, STEPS, TOTAL_STEPS, LR, MOMENTUM, WEIGHT_DECAY = 5, 2, 10, 0.02, 0.9, 1e-4
-# `make test-parity` runs the long ones, too.
+# `make test-parity` runs the long ones.
 CASES = [
     pytest.param((depth, stem, dtype), id=f"R{depth}-{stem}-{dtype}", marks=[] if quick else pytest.mark.long)
     for depth, stem, dtype, quick in (
@@ -37,7 +37,7 @@ CASES = [
         (50, "deep", "float32", False),
         (101, "deep", "float64", False),
         (101, "deep", "float32", False),
-        (18, "classic", "float64", True),
+        (10, "classic", "float64", True),
         (18, "classic", "float32", False),
     )
 ]
@@ -157,8 +157,17 @@ QUANTITIES += [
 ]
 
 
+@pytest.fixture(scope="module")
+def resnet10():
+    """A depth of 10, with one block a stage, for both networks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.STAGE_SIZES, 10, (1, 1, 1, 1))
+        patch.setitem(torch_cpnet.STAGES, 10, (1, 1, 1, 1))
+        yield
+
+
 @pytest.fixture(scope="module", params=CASES)
-def case(request):
+def case(request, resnet10):
     """(name, our results, torch's, tolerance)."""
     depth, stem, dtype = request.param
     return f"R{depth} {dtype}", run_ours(depth, stem, dtype), run_torchs(depth, stem, START[dtype]), TOLERANCE[dtype]

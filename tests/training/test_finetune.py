@@ -83,7 +83,7 @@ def test_freezing_some_changes_nothing_of_the_first_step_of_the_others(plain):
             np.testing.assert_allclose(frozen[path], free[path], rtol=1e-5, atol=1e-7, err_msg=path)
 
 
-def test_a_frozen_backbone_costs_no_backward_pass():
+def test_a_frozen_backbone_costs_no_backward_pass(small_backbone):
     model = CPNet(num_classes=3, depth=18, prior_size=(4, 4), channels=8, aux_channels=8)
     tx = poly_sgd(poly_schedule(0.1, 10))
     batch = {
@@ -147,7 +147,7 @@ def test_a_norm_at_rest_answers_as_in_evaluation():
     assert np.abs(moved - trained).max() > 0.1
 
 
-def test_every_norm_of_the_network_can_rest_the_context_priors_too():
+def test_every_norm_of_the_network_can_rest_the_context_priors_too(small_backbone):
     """In the traced program their statistics come out as the very variables that went in."""
     model = CPNet(num_classes=3, depth=18, prior_size=(4, 4), channels=8, aux_channels=8)
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)

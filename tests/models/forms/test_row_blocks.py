@@ -11,6 +11,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from cpnet_jax import losses, models, sharding
 from cpnet_jax.models.forms.row_blocks import map_rows
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 BATCH, N, CHANNELS, ROWS = 8, 37, 6, 8
 WEIGHTS = {"unary": 0.7, "precision": 1.3, "recall": -0.9, "specificity": 2.1}
 TOLERANCE = {"float64": 1e-12, "float32": 2e-6}
@@ -59,9 +60,15 @@ def assert_trees_close(actual, expected, tolerance):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max(), err_msg=jax.tree_util.keystr(path))
 
 
-@pytest.mark.parametrize("ignored", ["class", "mask"])
-@pytest.mark.parametrize("exclude_diagonal", [True, False])
-@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize(
+    ("dtype", "exclude_diagonal", "ignored"),
+    [
+        ("float64", True, "class"),
+        ("float64", True, "mask"),
+        ("float64", False, "mask"),
+        ("float32", True, "class"),
+    ],
+)
 def test_blocks_agree_with_the_dense_formulas(dtype, exclude_diagonal, ignored):
     with jax.enable_x64(dtype == "float64"):
 
@@ -74,12 +81,11 @@ def test_blocks_agree_with_the_dense_formulas(dtype, exclude_diagonal, ignored):
         assert_trees_close(blocks, dense, TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", TOLERANCE)
-def test_blocks_agree_with_the_dense_formulas_if_every_image_has_a_kernel(dtype):
-    with jax.enable_x64(dtype == "float64"):
+def test_blocks_agree_with_the_dense_formulas_if_every_image_has_a_kernel():
+    with jax.enable_x64(True):
         run = jax.jit(lambda *args: [value_and_gradients(*args, rows) for rows in (None, ROWS)])
-        dense, blocks = run(make_arrays(dtype, own=True), make_labels())
-        assert_trees_close(blocks, dense, TOLERANCE[dtype])
+        dense, blocks = run(make_arrays("float64", own=True), make_labels())
+        assert_trees_close(blocks, dense, TOLERANCE["float64"])
 
 
 def test_the_gradient_of_a_shared_kernel_is_the_sum_of_those_of_the_images():
