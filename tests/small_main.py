@@ -22,6 +22,8 @@ def use_small_backbone():
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     sys.argv[0] = "main.py"
+    # Most programs run a few times only, so optimising them takes longer than it saves.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     from cpnet_jax.modes import program
 
     import_jax = program._import_jax
