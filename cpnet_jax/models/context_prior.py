@@ -287,7 +287,7 @@ class ContextPrior(nn.Module):
 
     def _prior(self, h: int, w: int) -> nn.Module:
         if self.options.kind == "pairs":
-            return PairPrior(block_rows=self.block_rows, name="prior")
+            return PairPrior(block_rows=self.block_rows, name="pair_prior")
         if self.prior_size is None or (h, w) != tuple(self.prior_size):
             built_for = "no size" if self.prior_size is None else "{}x{}".format(*self.prior_size)
             raise ValueError(

@@ -121,6 +121,7 @@ NL_HEAD = (
 # Heads by a variable that only networks with that head have; a network with none of them has the FCN_HEAD.
 HEADS = {
     "params/context/prior/kernel": CONTEXT_HEAD,
+    "params/context/pair_prior/kernel": CONTEXT_HEAD,  # without a place for the prior of pairs itself
     "params/context_module/pool0/conv/kernel": PSP_HEAD,
     "params/context_module/image_pool/conv/kernel": ASPP_HEAD,
     "params/context_module/block/theta/kernel": NL_HEAD,

@@ -194,12 +194,16 @@ def test_a_prior_of_pairs_fits_every_crop_as_it_is(tmp_path):
     assert lines == [f"{count} tensors are from {tmp_path}/checkpoints/7; none keep their initial values."]
 
 
-def test_the_two_kinds_of_prior_do_not_fit_each_other(workdir):
+def test_the_two_kinds_of_prior_do_not_fit_each_other(workdir, tmp_path):
     config = make_config()
     config.model.prior = "pairs"
-    with pytest.raises(UserError, match=r"does not fit this network.*context/prior/") as error:
+    file = write_cpnet(tmp_path / "cpnet.pth", make_variables(make_config()), OURS)
+    with pytest.raises(UserError, match=r"does not fit this network.*context/pair_prior/"):
         start(config, checkpoint=str(workdir))
-    print(error.value)
+    with pytest.raises(UserError, match=r"cpnet.pth does not fit the network .*context/pair_prior/.*prior_conv"):
+        start(config, checkpoint=file)
+    start(config, checkpoint=str(workdir), skip=("context/(pair_)?prior/.*",))
+    start(config, checkpoint=file, skip=("context/(pair_)?prior/.*",))
 
 
 def test_a_skipped_prior_is_not_resized(workdir):
