@@ -38,6 +38,7 @@ CASES = [
         (101, "deep", "float64", False),
         (101, "deep", "float32", False),
         (10, "classic", "float64", True),
+        (18, "classic", "float64", False),
         (18, "classic", "float32", False),
     )
 ]
