@@ -1,7 +1,5 @@
 """Segments a picture of any size with an exported network, as --mode=predict does at one scale, without cpnet_jax.
 
-A network that takes images of any size gets the whole picture, as with --config.eval.windows=False.
-
 python examples/run_exported_model.py MODEL.cpnet IMAGE.jpg RESULT.png
 """
 
@@ -27,8 +25,7 @@ def read_picture(path, value_range):
 
 def starts(side, window):
     """Where the windows along a side start: every 2/3 of a window, the last one flush with the edge."""
-    stride = max(window * 2 // 3, 1)
-    return [min(start, side - window) for start in range(0, side - window + stride, stride)]
+    return [min(start, side - window) for start in range(0, side - window + window * 2 // 3, window * 2 // 3)]
 
 
 model, input_file, result = sys.argv[1:]
@@ -36,25 +33,23 @@ file = np.load(model)
 metadata = json.loads(file["metadata.json"])
 network = jax.export.deserialize(bytearray(file["model.stablehlo"]))
 weights = {name.removeprefix("weights/"): file[name] for name in file.files if name.startswith("weights/")}
-crop, count, any_size = metadata["crop_size"], len(metadata["classes"]), metadata.get("any_size")
-averages_logits = (metadata["origin"].get("eval") or {}).get("overlap") == "average_logits"
+any_size, settings = metadata.get("any_size"), metadata["origin"].get("eval") or {}
 
 
 @jax.jit
 def window_scores(weights, window):
-    real = [np.ones((1, crop[0] // 8, crop[1] // 8), bool)] if any_size else []  # nothing is padding
+    real = [np.ones((1, crop[0] // 8, crop[1] // 8), bool)] if any_size else []  # which positions are no padding
     logits = network.call(weights, window[None], *real)["logits"]  # (1, height/8, width/8, classes)
-    logits = jax.image.resize(logits[0], (*crop, count), "bilinear")
-    return logits if averages_logits else jax.nn.softmax(logits)
+    logits = jax.image.resize(logits[0], (*crop, len(metadata["classes"])), "bilinear")
+    return logits if settings.get("overlap") == "average_logits" else jax.nn.softmax(logits)
 
 
 picture = read_picture(input_file, metadata.get("value_range"))
-if any_size:  # one window, whose sides must be multiples of 8
-    crop = [-(-side // 8) * 8 for side in picture.shape[:2]]
+crop = [-(-side // 8) * 8 for side in picture.shape[:2]] if any_size else metadata["crop_size"]  # whole, or windows
 height, width = map(max, picture.shape, crop)
 padded = np.full((height, width, 3), np.round(metadata["mean"]), np.uint8)
 padded[: picture.shape[0], : picture.shape[1]] = picture
-scores = np.zeros((height, width, count), np.float32)
+scores = np.zeros((height, width, len(metadata["classes"])), np.float32)
 for top, left in itertools.product(starts(height, crop[0]), starts(width, crop[1])):
     place = np.s_[top : top + crop[0], left : left + crop[1]]
     scores[place] += window_scores(weights, padded[place])

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -51,13 +52,26 @@ def quick_compilation():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(scope="module")
-def small_backbone():
-    """ResNet-18 with two residual blocks and 128 channels, for tests whose subject is not the backbone."""
+@contextmanager
+def _small_backbone():
     from cpnet_jax.models import resnet
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(resnet.STAGE_SIZES, 18, BLOCKS)
+        yield
+
+
+@pytest.fixture
+def small_backbone():
+    """ResNet-18 with two residual blocks and 128 channels, for a test whose subject is not the backbone."""
+    with _small_backbone():
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_backbone_in_module():
+    """The same for all tests and fixtures of a module."""
+    with _small_backbone():
         yield
 
 

@@ -19,7 +19,7 @@ from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("small_backbone")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
 # An odd number of images of several sizes: two processes have different numbers of images and of windows.
 SIZES = [(40, 56), (32, 48), (70, 90), (24, 100), (33, 49)]
 

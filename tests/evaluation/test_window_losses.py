@@ -28,7 +28,7 @@ LOSS = partial(losses.total_loss, prior_size=PRIOR)
 MODEL = CPNet(num_classes=4, depth=18, prior_size=PRIOR, channels=8, aux_channels=4)
 SIZES = [(16, 24), (9, 30), (30, 20), (41, 50), (5, 5)]
 
-pytestmark = pytest.mark.usefixtures("small_backbone")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
 
 
 def variables_of(model):

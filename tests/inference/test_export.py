@@ -34,7 +34,7 @@ from cpnet_jax.modes.predict import predict
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.state import create_state
 
-pytestmark = pytest.mark.usefixtures("small_backbone")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
 ROOT = Path(__file__).parents[2]
 CROP = (16, 24)
 MEAN, STD = (120.0, 110.0, 100.0), (50.0, 60.0, 70.0)

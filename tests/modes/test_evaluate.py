@@ -25,7 +25,7 @@ from cpnet_jax.modes.export import export_workdir
 from cpnet_jax.runtime import files
 from cpnet_jax.training.checkpoint import Checkpoints
 
-pytestmark = pytest.mark.usefixtures("small_backbone")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
 CROP = (32, 48)
 CLASSES = ("sky", "road", "tree")
 SIZES = [(40, 56), (32, 48), (24, 60)]

@@ -13,7 +13,7 @@ from cpnet_jax.models import Forms
 from cpnet_jax.plan import flops, step
 from cpnet_jax.training.state import create_state
 
-pytestmark = pytest.mark.usefixtures("small_backbone")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
 GIB = 2**30
 AT_ALLOCATION = (
     "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 24.01G of 15.75G "

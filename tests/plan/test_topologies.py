@@ -17,8 +17,8 @@ def test_a_name_is_parsed_and_formatted_back(name, chips):
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("v5e", "a chip and a shape"),
-        ("v5e:4x", "a chip and a shape"),
+        ("v5e", "a TPU chip and a shape"),
+        ("v5e:4x", "a TPU chip and a shape"),
         ("v7:4x4", "v4, v5e, v5p, v6e"),
         ("v5e:3x5", "4x4"),
         ("v5e:32x32", "16x16"),

@@ -17,7 +17,7 @@ from cpnet_jax.training.state import create_state
 from cpnet_jax.training.step import train_step
 
 SIZE, CLASSES = (32, 40), 5
-pytestmark = pytest.mark.usefixtures("small_backbone", "quick_compilation")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module", "quick_compilation")
 
 
 def make_mesh(devices):
