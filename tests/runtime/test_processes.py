@@ -12,6 +12,6 @@ COLLECTIVES = ["all-reduce", "AllGather", "all-to-all", "collective permute", "R
 @pytest.mark.parametrize("collective", COLLECTIVES)
 def test_every_collective_that_another_process_left_is_recognised(monkeypatch, collective):
     error = RuntimeError(f"UNKNOWN: Gloo {collective} failed: [pair.cc:547] Connection closed by peer")
-    assert not processes.is_lost_peer(error), "there is no other process"
+    assert not processes.is_lost_peer(error), "this process is the only one"
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert processes.is_lost_peer(error) and not processes.is_lost_peer(RuntimeError("RESOURCE_EXHAUSTED: failed"))

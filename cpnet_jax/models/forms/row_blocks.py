@@ -243,7 +243,7 @@ def _equally_varying(arrays: PyTree) -> PyTree:
 
 
 def _per_device(run: Callable[..., PyTree], axes: tuple[str, ...], *, shared: bool) -> Callable[..., PyTree]:
-    """Runs on every device, with the arrays of its own images.
+    """Divides the images over the devices, and runs on each device with the arrays of its images.
 
     Each device has the whole kernel and bias if the images share them; their gradients are summed over the devices.
     """
