@@ -132,8 +132,8 @@ def training_forms(config: ml_collections.ConfigDict, mesh: Mesh) -> Forms:
     return replace(Forms.for_platform(platform), remat=config.system.remat == "blocks")
 
 
-def make_loss(config: ml_collections.ConfigDict) -> Loss:
-    """The total loss with the weights and options of config.loss."""
+def make_loss(config: ml_collections.ConfigDict, forms: Forms = PLAIN) -> Loss:
+    """The total loss with the weights and options of config.loss, in the plain forms by default."""
     fields = config.loss.to_dict()
     ohem = losses.Ohem(threshold=fields.pop("ohem_threshold"), min_kept=fields.pop("ohem_min_kept"))
     term_weights = {name: fields.pop(f"{name}_weight", 0) for name in losses.TERMS}
@@ -141,6 +141,7 @@ def make_loss(config: ml_collections.ConfigDict) -> Loss:
         losses.total_loss,
         prior_size=prior_size(config),
         upsampled_dtype=jnp.bfloat16 if config.model.bfloat16 else None,
+        upsampled_form=forms.upsampled_loss,
         ohem=ohem if fields.pop("ohem") else None,
         class_weights=fields.pop("class_weights") or None,
         term_weights={name: weight for name, weight in term_weights.items() if weight},
@@ -204,10 +205,11 @@ def make_train_step(config: ml_collections.ConfigDict, mesh: Mesh, forms: Forms 
     Args:
       forms: how the network is computed; `training_forms` by default.
     """
+    forms = forms or training_forms(config, mesh)
     step = partial(
         train_step,
-        model=make_model(config, forms or training_forms(config, mesh)),
-        loss=make_loss(config),
+        model=make_model(config, forms),
+        loss=make_loss(config, forms),
         targets=make_targets(config),
         tx=make_optimizer(config),
         normalize=partial(normalize, mean=config.data.mean, std=config.data.std),

@@ -12,7 +12,7 @@ from cpnet_jax.losses.affinity import (
 from cpnet_jax.losses.cross_entropy import cross_entropy
 from cpnet_jax.losses.ohem import Ohem
 from cpnet_jax.losses.total import TERMS, total_loss
-from cpnet_jax.losses.upsampled import upsampled_cross_entropy
+from cpnet_jax.losses.upsampled import UpsampledForm, upsampled_cross_entropy
 
 __all__ = [
     "TERMS",
@@ -20,6 +20,7 @@ __all__ = [
     "AffinityTargets",
     "Ohem",
     "ReadableLoss",
+    "UpsampledForm",
     "affinity_loss",
     "affinity_loss_to_read",
     "cross_entropy",

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Integer
 from cpnet_jax.losses.affinity import affinity_loss_to_read, downsample_labels, weighted_sum
 from cpnet_jax.losses.cross_entropy import MeanOver
 from cpnet_jax.losses.ohem import Ohem
-from cpnet_jax.losses.upsampled import upsampled_cross_entropy
+from cpnet_jax.losses.upsampled import UpsampledForm, upsampled_cross_entropy
 
 # Further terms by name; a config file adds its own, see docs/extending.md. They are functions of the arrays of
 # `total_loss`: (output, labels, *, prior_size, ignore_label) -> scalar.
@@ -28,6 +28,7 @@ def total_loss(
     ohem: Ohem | None = None,
     mean_over: MeanOver = "labelled",
     upsampled_dtype: Any = None,
+    upsampled_form: UpsampledForm = "blocks",
     term_weights: Mapping[str, float] | None = None,
     ignore_label: int = 255,
     **affinity_options: Any,
@@ -45,7 +46,7 @@ def total_loss(
       ohem: bootstraps the cross entropy of L_s, see `cross_entropy`; not of L_a, as in mmsegmentation's configs. The
         authors' settings for Cityscapes are not public.
       mean_over: pixels whose number L_s and L_a are divided by, see `cross_entropy`.
-      upsampled_dtype: of the values at full resolution, see `upsampled_cross_entropy`.
+      upsampled_dtype, upsampled_form: `dtype` and `form` of `upsampled_cross_entropy`.
       term_weights: names in TERMS and their weights.
       affinity_options: see `affinity_loss`.
 
@@ -62,6 +63,7 @@ def total_loss(
         mean_over=mean_over,
         ignore_label=ignore_label,
         dtype=upsampled_dtype,
+        form=upsampled_form,
     )
     terms = {"segmentation": pixelwise(output.logits, ohem=ohem)}
     weighted: list[tuple[float, Array]] = [(1, terms["segmentation"])]

@@ -1,27 +1,25 @@
-"""Cross entropy of upsampled logits, computed a block of rows at a time.
+"""Cross entropy of upsampled logits, without arrays of all pixels and classes.
 
 The definition, `cross_entropy(models.upsample(logits, size), labels)`, stores several arrays of batch x height x width
-x classes for its backward pass. Here no such array exists. The gradient for the logits is computed in the same pass as
-the loss; derivatives are products with it.
+x classes for its backward pass. Here the gradient for the logits is computed in the same pass as the loss; derivatives
+are products with it. The sums over pixels have two forms: `pixel_blocks` and `pixel_windows`.
 """
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Integer
 
+from cpnet_jax.losses import pixel_blocks, pixel_windows
 from cpnet_jax.losses.cross_entropy import MeanOver, check_mean_over, labelled, weights_of
 from cpnet_jax.losses.ohem import Ohem, hard_pixels
 
-# Largest number of values in a block of one image at full resolution, about 32 rows of 512 pixels with 150 classes. The
-# blocks of a few images fit the vector memory of a TPU.
-BLOCK = 5 * 2**19
-# A block's rows are a multiple of this, the number of rows in a TPU's tile.
-TILE = 8
+UpsampledForm = Literal["blocks", "windows"]
+FORMS = {"blocks": pixel_blocks, "windows": pixel_windows}
 
 
 def upsampled_cross_entropy(
@@ -33,6 +31,7 @@ def upsampled_cross_entropy(
     mean_over: MeanOver = "labelled",
     ignore_label: int = 255,
     dtype: Any = None,
+    form: UpsampledForm = "blocks",
 ) -> Float[Array, ""]:
     """`cross_entropy` after bilinear upsampling (half-pixel centres) of the logits to the labels' size.
 
@@ -45,11 +44,16 @@ def upsampled_cross_entropy(
       dtype: of the values at full resolution; by default that of the logits, or float32 if that is wider. jnp.bfloat16
         takes half the memory and less than half the time on TPUs. It rounds a pixel's gradient, and how far a logit is
         below the largest of its cell (relative error 2^-9). Sums are always in float32 or wider.
+      form: "blocks" computes a block of rows at a time, see `pixel_blocks`. "windows" leaves it to the compiler to fuse
+        each sum with all that goes into it, see `pixel_windows`: fastest on GPUs. Equal results except for rounding.
 
     Raises:
-      ValueError: if shapes do not fit, the number of weights is not the number of classes, or `mean_over` is unknown.
+      ValueError: if shapes do not fit, the number of weights is not the number of classes, or `mean_over` or `form` is
+        unknown.
     """
     check_mean_over(mean_over)
+    if form not in FORMS:
+        raise ValueError(f"form is {form!r}: it must be 'blocks' or 'windows'")
     if logits.ndim != 4 or labels.ndim != 3 or len(logits) != len(labels):
         raise ValueError(
             f"logits have shape {logits.shape} and labels {labels.shape}: they must be (batch, h, w, classes) and "
@@ -58,22 +62,28 @@ def upsampled_cross_entropy(
     dtype = jnp.dtype(jnp.promote_types(logits.dtype, jnp.float32) if dtype is None else dtype)
     target = jnp.where(labelled(labels, logits.shape[-1], ignore_label), labels.astype(jnp.int32), -1)
     if ohem:
-        losses = _pixel_losses(jax.lax.stop_gradient(logits), target, dtype)
+        losses = _pixel_losses(jax.lax.stop_gradient(logits), target, dtype, form)
         target = jnp.where(hard_pixels(losses, target >= 0, ohem), target, -1)
     weights = None if class_weights is None else weights_of(target, class_weights, logits)
-    return _mean_loss(logits, target, weights, dtype, mean_over)
+    return _mean_loss(logits, target, weights, dtype, mean_over, form)
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
-def _mean_loss(logits: Array, target: Array, weights: Array | None, dtype: Any, mean_over: MeanOver) -> Array:
-    return _mean(logits, target, weights, dtype, mean_over, with_gradient=False)[0]
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4, 5))
+def _mean_loss(
+    logits: Array, target: Array, weights: Array | None, dtype: Any, mean_over: MeanOver, form: UpsampledForm
+) -> Array:
+    return _mean(logits, target, weights, dtype, mean_over, form, with_gradient=False)[0]
 
 
 @_mean_loss.defjvp
 def _derivative(
-    dtype: Any, mean_over: MeanOver, primals: tuple[Array, Array, Array | None], tangents: tuple[Any, ...]
+    dtype: Any,
+    mean_over: MeanOver,
+    form: UpsampledForm,
+    primals: tuple[Array, Array, Array | None],
+    tangents: tuple[Any, ...],
 ) -> tuple[Array, Array]:
-    value, gradient = _mean(*primals, dtype, mean_over, with_gradient=True)
+    value, gradient = _mean(*primals, dtype, mean_over, form, with_gradient=True)
     assert gradient is not None
     return value, (gradient.astype(value.dtype) * tangents[0].astype(value.dtype)).sum()
 
@@ -84,11 +94,12 @@ def _mean(
     weights: Float[Array, "b H W"] | None,
     dtype: Any,
     mean_over: MeanOver,
+    form: UpsampledForm,
     with_gradient: bool,
 ) -> tuple[Float[Array, ""], Float[Array, "b h w k"] | None]:
     """Mean of the loss of pixels with a target (not negative), and its gradient for the logits."""
     z, vanishing = _below_largest(logits)
-    sums = partial(_sums, with_gradient=with_gradient)
+    sums = partial(FORMS[form].sums, with_gradient=with_gradient)
     total, gradient = jax.lax.cond(
         vanishing, partial(sums, shifted=True), partial(sums, shifted=False), z.astype(dtype), target, weights
     )
@@ -102,10 +113,13 @@ def _mean(
     return total.sum() / weight, (gradient / weight).astype(logits.dtype) if with_gradient else None
 
 
-def _pixel_losses(logits: Float[Array, "b h w k"], target: Int[Array, "b H W"], dtype: Any) -> Float[Array, "b H W"]:
+def _pixel_losses(
+    logits: Float[Array, "b h w k"], target: Int[Array, "b H W"], dtype: Any, form: UpsampledForm
+) -> Float[Array, "b H W"]:
     """Loss of each pixel, 0 without a target."""
     z, vanishing = _below_largest(logits)
-    return jax.lax.cond(vanishing, partial(_each, shifted=True), partial(_each, shifted=False), z.astype(dtype), target)
+    each = FORMS[form].each
+    return jax.lax.cond(vanishing, partial(each, shifted=True), partial(each, shifted=False), z.astype(dtype), target)
 
 
 def _below_largest(logits: Float[Array, "b h w k"]) -> tuple[Float[Array, "b h w k"], Bool[Array, ""]]:
@@ -118,145 +132,3 @@ def _below_largest(logits: Float[Array, "b h w k"]) -> tuple[Float[Array, "b h w
     z = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     z = z - z.max(axis=-1, keepdims=True)
     return z, z.min() < 0.9 * np.log(jnp.finfo(z.dtype).tiny)
-
-
-def _sums(
-    z: Float[Array, "b h w k"],
-    target: Int[Array, "b H W"],
-    weights: Float[Array, "b H W"] | None,
-    *,
-    shifted: bool,
-    with_gradient: bool,
-) -> tuple[Float[Array, " b"], Float[Array, "b h w k"] | None]:
-    """Sum of losses over the pixels with a target, for each image, and its gradient.
-
-    The batch stays the leading axis, so devices that share a batch exchange nothing.
-    """
-    grid = _grid(z.shape, target.shape)
-    wide = jnp.promote_types(z.dtype, jnp.float32)
-    columns = jnp.asarray(grid.columns, z.dtype)
-
-    def block(carry: tuple[Array, Array | None], inputs: tuple[Array, Array, Array, Array | None]) -> tuple[Any, None]:
-        total, gradient = carry
-        first, rows, target, weights = inputs
-        pixels = _pixels(z, first, rows, columns, target, shifted)
-        losses = pixels.losses if weights is None else weights * pixels.losses
-        total += jnp.where(pixels.counted, losses, 0).sum(axis=(1, 2))
-        if gradient is not None:
-            log_sum = jnp.where(pixels.counted, pixels.log_sum, jnp.inf)
-            error = jnp.exp(pixels.logits - log_sum[:, None]) - pixels.one_hot
-            error = (error if weights is None else weights[:, None] * error).astype(z.dtype)
-            error = _product("bkRW,Ww->bkRw", error, columns, wide).astype(z.dtype)
-            error = _product("Rs,bkRw->bswk", rows, error, wide)
-            error += jax.lax.dynamic_slice_in_dim(gradient, first, rows.shape[1], axis=1)
-            gradient = jax.lax.dynamic_update_slice_in_dim(gradient, error, first, axis=1)
-        return (total, gradient), None
-
-    start = jnp.zeros_like(z[:, 0, 0, 0], wide), jnp.zeros_like(z, wide) if with_gradient else None
-    cut = partial(_cut, blocks=len(grid.first), rows=grid.rows.shape[1])
-    weights = None if weights is None else cut(weights)
-    inputs = jnp.asarray(grid.first), jnp.asarray(grid.rows, z.dtype), cut(target), weights
-    sums, _ = jax.lax.scan(block, start, inputs)
-    return sums
-
-
-def _each(z: Float[Array, "b h w k"], target: Int[Array, "b H W"], *, shifted: bool) -> Float[Array, "b H W"]:
-    """Loss of each pixel, 0 without a target, computed in blocks of rows."""
-    grid = _grid(z.shape, target.shape)
-    columns = jnp.asarray(grid.columns, z.dtype)
-
-    def block(_: None, inputs: tuple[Array, ...]) -> tuple[None, Array]:
-        first, rows, target = inputs
-        pixels = _pixels(z, first, rows, columns, target, shifted)
-        return None, jnp.where(pixels.counted, pixels.losses, 0)
-
-    cut = _cut(target, blocks=len(grid.first), rows=grid.rows.shape[1])
-    _, losses = jax.lax.scan(block, None, (jnp.asarray(grid.first), jnp.asarray(grid.rows, z.dtype), cut))
-    b, height, width = target.shape
-    return losses.swapaxes(0, 1).reshape(b, -1, width)[:, :height]
-
-
-class _Pixels(NamedTuple):
-    """A block at full resolution, in float32 or wider.
-
-    Classes come before rows and columns, so that sums over classes add whole tiles.
-    """
-
-    logits: Float[Array, "b k R W"]
-    one_hot: Bool[Array, "b k R W"]
-    counted: Bool[Array, "b R W"]
-    log_sum: Float[Array, "b R W"]
-
-    @property
-    def losses(self) -> Float[Array, "b R W"]:
-        """Loss of each pixel; an arbitrary number for pixels that do not count."""
-        return self.log_sum - jnp.where(self.one_hot, self.logits, 0).sum(axis=1)
-
-
-def _pixels(
-    z: Float[Array, "b h w k"],
-    first: Int[Array, ""],
-    rows: Float[Array, "R s"],
-    columns: Float[Array, "W w"],
-    target: Int[Array, "b R W"],
-    shifted: bool,
-) -> _Pixels:
-    """Interpolates the block whose rows lie between the cells' rows from `first` on."""
-    wide = jnp.promote_types(z.dtype, jnp.float32)
-    cells = jax.lax.dynamic_slice_in_dim(z, first, rows.shape[1], axis=1)
-    full = _product("Rs,bswk->bkRw", rows, cells, wide).astype(z.dtype)
-    full = _product("bkRw,Ww->bkRW", full, columns, wide).astype(z.dtype).astype(wide)
-    one_hot = jnp.arange(z.shape[-1])[:, None, None] == target[:, None]
-    log_sum = jax.nn.logsumexp(full, axis=1) if shifted else jnp.log(jnp.exp(full).sum(axis=1))
-    return _Pixels(full, one_hot, target >= 0, log_sum)
-
-
-def _product(subscripts: str, left: Array, right: Array, dtype: Any) -> Array:
-    # By default TPUs multiply float32 in bfloat16. Products of bfloat16 are exact with any setting.
-    return jnp.einsum(subscripts, left, right, precision=jax.lax.Precision.HIGHEST, preferred_element_type=dtype)
-
-
-class _Grid(NamedTuple):
-    """Weights of the interpolation from cells to pixels, in blocks of rows.
-
-    Row r of block n is rows[n, r] times the cells' rows from first[n] on. Padding rows have zero weights. All blocks
-    have the same weights of columns.
-    """
-
-    first: Int[np.ndarray, " n"]
-    rows: Float[np.ndarray, "n R s"]
-    columns: Float[np.ndarray, "W w"]
-
-
-def _grid(cells: Sequence[int], pixels: Sequence[int]) -> _Grid:
-    """The grid for logits (b, h, w, k) and labels (b, H, W)."""
-    (_, h, w, k), (_, height, width) = cells, pixels
-    return _Grid(*_row_blocks(height, h, at_most=BLOCK // (width * k)), _interpolation(width, w))
-
-
-def _row_blocks(height: int, cells: int, at_most: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n R s"]]:
-    """Divides rows into blocks of equal height: a multiple of TILE, at most `at_most` but at least TILE."""
-    blocks = -(-height // max(at_most // TILE * TILE, TILE))
-    rows = -(-height // (blocks * TILE)) * TILE
-    blocks = -(-height // rows)
-    weights = np.zeros((blocks * rows, cells))
-    weights[:height] = _interpolation(height, cells)
-    weights = weights.reshape(blocks, rows, cells)
-    used = [np.flatnonzero(block.any(axis=0)) for block in weights]
-    reach = max(np.ptp(one) for one in used) + 1
-    first = np.array([min(one[0], cells - reach) for one in used], np.int32)
-    return first, np.stack([block[:, at : at + reach] for at, block in zip(first, weights, strict=True)])
-
-
-def _interpolation(size: int, cells: int) -> Float[np.ndarray, "size cells"]:
-    """Weights of bilinear interpolation along one axis, with half-pixel centres and clamping at the edges."""
-    places = (np.arange(size) + 0.5) * cells / size - 0.5
-    weights = np.maximum(0, 1 - np.abs(places[:, None] - np.arange(cells)))
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _cut(pixels: Array, blocks: int, rows: int) -> Array:
-    """(b, H, W) -> (n, b, R, W): n blocks of rows, padded with -1, which means no target."""
-    b, height, width = pixels.shape
-    padded = jnp.pad(pixels, ((0, 0), (0, blocks * rows - height), (0, 0)), constant_values=-1)
-    return padded.reshape(b, blocks, rows, width).swapaxes(0, 1)

@@ -1,5 +1,7 @@
 """Cross entropy over the labelled pixels, and its upsampled form, against float64 oracles."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +13,10 @@ import oracles  # noqa: E402
 from oracles import assert_close  # noqa: E402
 
 from cpnet_jax import losses, models, sharding  # noqa: E402
-from cpnet_jax.losses import upsampled  # noqa: E402
+from cpnet_jax.losses import pixel_blocks  # noqa: E402
 from cpnet_jax.plan.hlo import Program  # noqa: E402
 
+FORMS = ["blocks", "windows"]
 TOLERANCE = {"float64": 1e-10, "float32": 5e-6}
 CLASSES = 5
 
@@ -139,6 +142,7 @@ def test_labels_of_another_shape_are_refused(labels_shape):
 # Upsampled
 
 SIZES = [((2, 3), (16, 24)), ((3, 2), (24, 16)), ((1, 1), (8, 8)), ((3, 4), (17, 25)), ((4, 4), (4, 4))]
+in_each_form = pytest.mark.parametrize("form", FORMS)
 
 
 @pytest.mark.parametrize("grid, size", SIZES)
@@ -148,10 +152,11 @@ def test_upsampling_is_bilinear_with_half_pixel_centres(dtype, grid, size):
     assert_close(out, oracles.upsample(oracles.tensor(logits), size), TOLERANCE[dtype])
 
 
+@in_each_form
 @pytest.mark.parametrize("grid, size", SIZES)
-def test_upsampled_cross_entropy_agrees_with_the_oracle(dtype, grid, size):
+def test_upsampled_cross_entropy_agrees_with_the_oracle(dtype, grid, size, form):
     logits, labels = make_logits((3, *grid), dtype), make_labels((3, *size))
-    value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels)
+    value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels, form=form)
     expected, expected_grad = evaluate_oracle(oracles.upsampled_cross_entropy, logits, labels)
     assert_close(value, expected, TOLERANCE[dtype], name="value")
     assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
@@ -166,7 +171,7 @@ def test_upsampled_cross_entropy_equals_cross_entropy_of_upsampled_logits(dtype,
     assert_close(grad, expected_grad, TOLERANCE[dtype], name="gradient")
 
 
-# In blocks
+# Against the definition
 
 EXACT = {"float64": 1e-12, "float32": 1e-6}
 # grid, size, classes, scale of the logits; a block has 8 rows with the setting below.
@@ -186,15 +191,16 @@ def plain(logits, labels, **options):
 
 @pytest.fixture
 def eight_rows(monkeypatch):
-    monkeypatch.setattr(upsampled, "BLOCK", 1)
+    monkeypatch.setattr(pixel_blocks, "BLOCK", 1)
 
 
+@in_each_form
 @pytest.mark.parametrize(("grid", "size", "classes", "scale"), BLOCKS)
-def test_blocks_of_rows_have_the_value_and_gradient_of_the_definition(eight_rows, dtype, grid, size, classes, scale):
+def test_both_forms_have_the_value_and_gradient_of_the_definition(eight_rows, dtype, grid, size, classes, scale, form):
     rng = np.random.default_rng(0)
     logits = (scale * rng.normal(size=(2, *grid, classes))).astype(dtype)
     labels = np.where(rng.random((2, *size)) < 0.3, 255, rng.integers(0, classes, (2, *size)))
-    value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels)
+    value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels, form=form)
     expected, expected_grad = evaluate(plain, logits, labels)
     assert_close(value, expected, EXACT[dtype], name="value")
     assert_close(grad, expected_grad, EXACT[dtype] * max(scale / 10, 1), name="gradient")
@@ -219,9 +225,10 @@ def test_no_array_is_as_large_as_the_upsampled_logits(eight_rows):
     assert largest[1] < whole // 4
 
 
-def test_sums_of_bfloat16_are_float32():
+@in_each_form
+def test_sums_of_bfloat16_are_float32(form):
     logits, labels = make_logits((2, 8, 8), "float32"), make_labels((2, 64, 64))
-    value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels, dtype=jnp.bfloat16)
+    value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels, dtype=jnp.bfloat16, form=form)
     expected, expected_grad = evaluate(plain, logits, labels)
     assert (value.dtype, grad.dtype) == (jnp.float32, jnp.float32)
     assert_close(value, expected, 1e-3, name="value")
@@ -229,11 +236,13 @@ def test_sums_of_bfloat16_are_float32():
     assert value != expected
 
 
-def test_devices_exchange_only_scalars(eight_rows):
+@in_each_form
+def test_devices_exchange_only_scalars(eight_rows, form):
     mesh = sharding.make_mesh()
     logits, labels = make_logits((8, 4, 4), "float32"), make_labels((8, 32, 32))
     split = jax.device_put((logits, labels), sharding.split(mesh))
-    run = jax.jit(jax.value_and_grad(losses.upsampled_cross_entropy)).lower(*split).compile()
+    loss = partial(losses.upsampled_cross_entropy, form=form)
+    run = jax.jit(jax.value_and_grad(loss)).lower(*split).compile()
     exchanges = Program(run.as_text()).collectives()
     assert exchanges
     assert all(array.shape == () for exchange in exchanges for array in exchange.arrays)
@@ -241,6 +250,12 @@ def test_devices_exchange_only_scalars(eight_rows):
     expected, expected_grad = evaluate(losses.upsampled_cross_entropy, logits, labels)
     assert_close(value, expected, 1e-6, name="value")
     assert_close(grad, expected_grad, 1e-6, name="gradient")
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_an_unknown_form_is_refused():
+    with pytest.raises(ValueError, match="'blocks' or 'windows'"):
+        losses.upsampled_cross_entropy(make_logits((1, 2, 2), "float32"), make_labels((1, 4, 4)), form="tiles")
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from cpnet_jax import losses, models, sharding  # noqa: E402
 from cpnet_jax.config import build  # noqa: E402
 from cpnet_jax.config.check import check_config  # noqa: E402
 from cpnet_jax.errors import UserError  # noqa: E402
-from cpnet_jax.losses import upsampled  # noqa: E402
+from cpnet_jax.losses import pixel_blocks  # noqa: E402
 from cpnet_jax.losses.ohem import hard_pixels  # noqa: E402
 from cpnet_jax.plan.hlo import Program  # noqa: E402
 
@@ -39,7 +39,7 @@ def dtype(request):
 @pytest.fixture(autouse=True)
 def eight_rows(monkeypatch):
     """Several blocks of rows, with a last one that is not full."""
-    monkeypatch.setattr(upsampled, "BLOCK", 1)
+    monkeypatch.setattr(pixel_blocks, "BLOCK", 1)
 
 
 def make_logits(batch=3, dtype="float64", scale=3.0):
@@ -56,7 +56,11 @@ def full_size(logits, labels, **options):
     return losses.cross_entropy(models.upsample(logits, labels.shape[1:]), labels, **options)
 
 
-FORMS = {"cross_entropy": full_size, "upsampled_cross_entropy": losses.upsampled_cross_entropy}
+FORMS = {
+    "cross_entropy": full_size,
+    "blocks": losses.upsampled_cross_entropy,
+    "windows": partial(losses.upsampled_cross_entropy, form="windows"),
+}
 
 
 @pytest.fixture(params=FORMS)

@@ -20,6 +20,7 @@ class Forms:
       prior_block_rows: rows of an image's context prior that are computed at a time (`row_blocks`). None computes all
         rows of all images at once, with N x N arrays, as the formulas are written.
       whole_prior_up_to: an image of at most this many positions has all its rows in one block.
+      upsampled_loss: form of the losses at full resolution, see `losses.upsampled_cross_entropy`.
       remat: recompute the inside of residual blocks in the backward pass instead of storing it.
 
     Raises:
@@ -30,6 +31,7 @@ class Forms:
     folded_norm: bool = False
     prior_block_rows: int | None = BLOCK_ROWS
     whole_prior_up_to: int = 0
+    upsampled_loss: Literal["blocks", "windows"] = "blocks"
     remat: bool = False
 
     def __post_init__(self) -> None:
@@ -43,8 +45,11 @@ class Forms:
         Raises:
           ValueError: if the platform is another one.
         """
-        if platform in ("cpu", "gpu"):
+        if platform == "cpu":
             return cls()
+        if platform == "gpu":
+            # Few large products fill a GPU; N x N values of an image of 4096 positions take 67 MB.
+            return cls(prior_block_rows=4096, upsampled_loss="windows")
         if platform == "tpu":
             # The logits of 4096 rows and columns still fit a chip's vector memory.
             return cls(True, True, prior_block_rows=1024, whole_prior_up_to=4096)
