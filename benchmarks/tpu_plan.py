@@ -25,7 +25,7 @@ import ml_collections
 from cpnet_jax.errors import UserError
 from cpnet_jax.plan import topologies
 from cpnet_jax.plan.compiler import Compiler, cache_folder, resolve_config
-from cpnet_jax.plan.figures import Figures
+from cpnet_jax.plan.figures import TpuFigures
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -51,7 +51,7 @@ def _literal(text: str) -> Any:
         return text
 
 
-def describe(step: Figures, chips: int) -> dict[str, Any]:
+def describe(step: TpuFigures, chips: int) -> dict[str, Any]:
     """Figures of a step by the names of the table's rows."""
     return {
         **{f"{part}, M cycles": cycles / 1e6 for part, cycles in step.cycles.items()},
@@ -92,7 +92,7 @@ def main() -> None:
     columns = {}
     for images in map(int, arguments.images_per_chip.split(",")):
         step = compiler.compile(images)
-        columns[images] = describe(Figures(topology.chip, step), topology.chips) if step.fits else None
+        columns[images] = describe(TpuFigures(topology.chip, step), topology.chips) if step.fits else None
     show(columns, topology)
     print(json.dumps({"config": config.name, "topology": topology.name, "overrides": arguments.overrides} | columns))
 

@@ -25,8 +25,8 @@ def sums(
     *,
     shifted: bool,
     with_gradient: bool,
-) -> tuple[Float[Array, " b"], Float[Array, "b h w k"] | None]:
-    """Sum of losses over the pixels with a target, for each image, and its gradient.
+) -> tuple[Float[Array, ""], Float[Array, "b h w k"] | None]:
+    """Sum of losses over the pixels with a target, and its gradient.
 
     The batch stays the leading axis, so devices that share a batch exchange nothing.
     """
@@ -54,8 +54,8 @@ def sums(
     cut = partial(_cut, blocks=len(grid.first), rows=grid.rows.shape[1])
     weights = None if weights is None else cut(weights)
     inputs = jnp.asarray(grid.first), jnp.asarray(grid.rows, z.dtype), cut(target), weights
-    sums, _ = jax.lax.scan(block, start, inputs)
-    return sums
+    (total, gradient), _ = jax.lax.scan(block, start, inputs)
+    return total.sum(), gradient
 
 
 def each(z: Float[Array, "b h w k"], target: Int[Array, "b H W"], *, shifted: bool) -> Float[Array, "b H W"]:

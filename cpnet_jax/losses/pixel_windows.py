@@ -7,7 +7,7 @@ cell sums over the window of pixels that the cell has a part in, at both sides; 
 its two cells.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,8 +24,8 @@ def sums(
     *,
     shifted: bool,
     with_gradient: bool,
-) -> tuple[Float[Array, " b"], Float[Array, "b h w k"] | None]:
-    """Sum of losses over the pixels with a target, for each image, and its gradient.
+) -> tuple[Float[Array, ""], Float[Array, "b h w k"] | None]:
+    """Sum of losses over the pixels with a target, and its gradient.
 
     With `shifted`, the largest logit of each pixel is subtracted before exponentials.
     """
@@ -34,14 +34,11 @@ def sums(
     log_sum, own = _log_sum_and_own(_columns(rows, width), target, shifted)
     counted = target >= 0
     losses = log_sum - own if weights is None else weights * (log_sum - own)
-    total = jnp.where(counted, losses, 0).sum(axis=(1, 2))
+    total = jnp.where(counted, losses, 0).sum()
     if not with_gradient:
         return total, None
     of_rows = _gradient_of_rows(rows, target, jnp.where(counted, log_sum, jnp.inf), weights, _windows(width, w))
-    matrix = jnp.asarray(interpolation(height, h), z.dtype)
-    # By default GPUs multiply float32 in tf32. Products of bfloat16 are exact with any setting.
-    options = {"precision": jax.lax.Precision.HIGHEST, "preferred_element_type": log_sum.dtype}
-    return total, jnp.einsum("Rh,bRwk->bhwk", matrix, of_rows.astype(z.dtype), **options)
+    return total, _gradient_of_cells(of_rows.astype(z.dtype), _windows(height, h), log_sum.dtype)
 
 
 def each(z: Float[Array, "b h w k"], target: Int[Array, "b H W"], *, shifted: bool) -> Float[Array, "b H W"]:
@@ -104,6 +101,15 @@ def _gradient_of_rows(
     parts = jnp.asarray(windows.parts, log_sum.dtype)
     parts = parts if weights is None else parts * weights[:, :, inside]
     return (parts[..., None] * error).sum(axis=3)
+
+
+def _gradient_of_cells(of_rows: Float[Array, "b H w k"], windows: "_Windows", dtype: Any) -> Float[Array, "b h w k"]:
+    """Gradient for the cells from that for the interpolated rows of cells.
+
+    Not a matrix product: its arrays would be transposed, and XLA's Triton compiler fails at some of their shapes.
+    """
+    parts = jnp.asarray(windows.parts, dtype)[:, :, None, None]
+    return (parts * of_rows[:, windows.pixels].astype(dtype)).sum(axis=2)
 
 
 def _one_hot(target: Int[Array, "*pixels"], classes: int) -> Array:

@@ -110,7 +110,7 @@ def _mean(
     else:
         weight = jnp.where(target >= 0, weights, 0).sum()
         weight = jnp.where(weight == 0, 1, weight)
-    return total.sum() / weight, (gradient / weight).astype(logits.dtype) if with_gradient else None
+    return total / weight, (gradient / weight).astype(logits.dtype) if with_gradient else None
 
 
 def _pixel_losses(

@@ -52,12 +52,16 @@ WEIGHTS_MEAN = flags.DEFINE_list(
 )
 WEIGHTS_STD = flags.DEFINE_list("weights_std", None, "image standard deviation that --weights expects, likewise")
 TOPOLOGY = flags.DEFINE_multi_string(
-    "topology", [], "TPU slices, for example v5e:4x4 or v4:2x2x4, separated by commas; may be repeated"
+    "topology", [], "TPU slices or GPUs, for example v5e:4x4, v4:2x2x4 or h100:8, separated by commas; may be repeated"
 )
 IMAGES_PER_CHIP = flags.DEFINE_list(
-    "images_per_chip", [], "numbers of images per chip, for example 1,2,4,8; default: the config's batch over the chips"
+    "images_per_chip",
+    [],
+    "numbers of images per chip or GPU, for example 1,2,4,8; default: the config's batch over them",
 )
-FIND_LARGEST = flags.DEFINE_boolean("find_largest", True, "also find the largest number of images per chip that fits")
+FIND_LARGEST = flags.DEFINE_boolean(
+    "find_largest", True, "also find the largest number of images per chip or GPU that fits"
+)
 
 # Flags of runs with several processes.
 COORDINATOR = flags.DEFINE_string(

@@ -1,4 +1,4 @@
-"""--mode=plan: estimates the time and memory of a config's training step on TPU slices; needs no TPU."""
+"""--mode=plan: estimates the time and memory of a config's training step on TPUs or GPUs; needs none of them."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,6 +12,7 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.modes import Call, flags
 from cpnet_jax.plan import topologies
 from cpnet_jax.plan.compiler import Compiled, Compiler, cache_folder, resolve_config
+from cpnet_jax.plan.gpus import Machine
 from cpnet_jax.plan.largest import largest_fitting
 from cpnet_jax.plan.report import report
 from cpnet_jax.plan.topologies import Topology
@@ -19,7 +20,7 @@ from cpnet_jax.plan.topologies import Topology
 
 def plan(
     config: ml_collections.ConfigDict,
-    slices: Sequence[Topology],
+    slices: Sequence[Topology | Machine],
     images_per_chip: Sequence[int],
     *,
     find_largest: bool,
@@ -27,13 +28,13 @@ def plan(
     """Compiles the config's step for every slice and number of images, and prints a report for each slice.
 
     Args:
-      slices: TPU slices to compile for.
-      images_per_chip: in rising order; if empty, the config's batch is divided over the chips.
+      slices: TPU slices, or GPUs of a machine, to compile for.
+      images_per_chip: or per GPU, in rising order; if empty, the config's batch is divided over them.
       find_largest: whether to search for the most images that fit, which takes a few more compilations.
 
     Raises:
       UserError: if a field's value cannot work, a number of images is not a multiple of config.optimizer.accumulate, or
-        libtpu is missing.
+        the compiler is missing.
     """
     resolve_config(config)
     cache = cache_folder(config)
@@ -50,7 +51,7 @@ def plan(
         if find_largest:
             note = ", searching for the most images that fit"
             search = partial(compiler.compile, expected=_usual_seconds(steps), note=note)
-            largest = largest_fitting(search, steps, room=topology.chip.hbm, unit=unit)
+            largest = largest_fitting(search, steps, room=topology.chip.room, unit=unit)
         text = report(_title(config), config.batch_size, topology, _rising(steps), largest)
         print(f"\n{text}\n", flush=True)
 
@@ -97,7 +98,9 @@ def arguments() -> dict[str, Any]:
     """
     names = [name for value in flags.TOPOLOGY.value for name in value.split(",")]
     if not names:
-        raise UserError("--topology is missing: name a TPU slice, for example --topology=v5e:4x4")
+        raise UserError(
+            "--topology is missing: name a TPU slice or GPUs, for example --topology=v5e:4x4 or --topology=h100:8"
+        )
     wrong = [value for value in flags.IMAGES_PER_CHIP.value if not value.isdecimal() or not int(value)]
     if wrong:
         raise UserError(f"--images_per_chip has {wrong[0]!r}: give numbers of images, for example 1,2,4,8")

@@ -1,4 +1,4 @@
-"""Compiles training steps for TPUs, each in its own process, and caches the results; needs no TPU."""
+"""Compiles training steps for TPUs and GPUs, each in its own process, and caches the results; needs none of them."""
 
 import gzip
 import hashlib
@@ -27,19 +27,66 @@ from cpnet_jax.losses import TERMS
 from cpnet_jax.models import CPNet
 from cpnet_jax.models.backbones import BACKBONES
 from cpnet_jax.models.contexts import CONTEXTS
+from cpnet_jax.plan.gpus import Machine
+from cpnet_jax.plan.step import total_bytes
 from cpnet_jax.plan.topologies import Topology
 from cpnet_jax.plan.waiting import wait
 from cpnet_jax.runtime import files
 
 PACKAGE = Path(__file__).parents[1]
-# These keep libtpu from looking for chips and for Google Cloud. The named accelerator has no effect: a program is
-# compiled for the topology that is passed. No chip is used, so that several processes may load libtpu at once.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The compiler for a platform.
+
+    Attributes:
+      packages: one of these must be installed, and its version changes programs.
+      missing: the error's text if none is.
+      update: command for another version.
+      environment: variables for the process that compiles.
+    """
+
+    packages: tuple[str, ...]
+    missing: str
+    update: str
+    environment: dict[str, str]
+
+    def package(self) -> str:
+        """The installed package.
+
+        Raises:
+          UserError: if none is installed.
+        """
+        for package in self.packages:
+            if importlib.util.find_spec(package):
+                return package
+        raise UserError(self.missing)
+
+
+TOOLCHAINS = {
+    # These keep libtpu from looking for chips and for Google Cloud. The named accelerator has no effect: a program is
+    # compiled for the topology that is passed. No chip is used, so that several processes may load libtpu at once.
+    "tpu": Toolchain(
+        ("libtpu",),
+        "--mode=plan needs libtpu, the compiler for TPUs, which is not installed: pip install libtpu (it needs no TPU)",
+        "pip install -U libtpu",
+        {
+            "JAX_PLATFORMS": "cpu",
+            "TPU_SKIP_MDS_QUERY": "1",
+            "TPU_WORKER_HOSTNAMES": "localhost",
+            "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+            "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+        },
+    ),
+    # These keep JAX's plugin from looking for a driver and for GPUs.
+    "cuda": Toolchain(
+        ("jax_cuda13_plugin", "jax_cuda12_plugin"),
+        "--mode=plan for GPUs needs JAX with CUDA, 5 GB, which is not installed: pip install 'jax[cuda13]' (it needs "
+        "no GPU and no driver)",
+        "pip install -U 'jax[cuda13]'",
+        {"CUDA_VISIBLE_DEVICES": "-1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"},
+    ),
 }
 # Sections and fields of the config that change the program; others, such as learning rates, change only constants.
 SECTIONS = ("model", "loss", "finetune")
@@ -61,6 +108,7 @@ SOURCES = (
     "training/state.py",
     "training/step.py",
     "plan/flops.py",
+    "plan/gpus.py",
     "plan/step.py",
 )
 
@@ -106,32 +154,27 @@ class Compiled:
     @property
     def total(self) -> int:
         """Bytes of the chip's memory that the step takes; a lower bound if it does not fit."""
-        memory = self.memory
-        if memory is None:
+        if self.memory is None:
             assert self.needed is not None, "the compiler says how much an impossible step needs"
             return self.needed
-        # Aliased outputs reuse the memory of an argument.
-        return memory["argument"] + memory["output"] - memory["alias"] + memory["temp"] + memory["generated_code"]
+        return total_bytes(self.memory)
 
 
 class Compiler:
-    """Compiles one config's training step for one slice.
+    """Compiles one config's training step for one slice, or for the GPUs of a machine.
 
     Args:
       config: see `resolve_config`.
-      topology: the slice.
+      topology: the slice, or the GPUs.
       cache: folder for results; None to keep none.
 
     Raises:
-      UserError: if libtpu is not installed.
+      UserError: if the compiler for this platform is not installed.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, topology: Topology, cache: Path | None) -> None:
-        if importlib.util.find_spec("libtpu") is None:
-            raise UserError(
-                "--mode=plan needs libtpu, the compiler for TPUs, which is not installed: pip install libtpu (it "
-                "needs no TPU)"
-            )
+    def __init__(self, config: ml_collections.ConfigDict, topology: Topology | Machine, cache: Path | None) -> None:
+        self._toolchain = TOOLCHAINS[topology.platform]
+        self._package = self._toolchain.package()
         self._config, self.topology, self._cache = config, topology, cache
 
     def cached(self, images: int) -> Compiled | None:
@@ -161,20 +204,27 @@ class Compiler:
             request_file.write_text(json.dumps(request), encoding="utf-8")
             process = subprocess.Popen(
                 [sys.executable, "-m", "cpnet_jax.plan.worker", request_file, result_file],
-                env={**os.environ, **ENVIRONMENT, "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *sys.path])},
+                env={
+                    **os.environ,
+                    **self._toolchain.environment,
+                    "PYTHONPATH": os.pathsep.join([str(PACKAGE.parent), *sys.path]),
+                },
                 stdout=log,
                 stderr=log,
             )
             try:
                 wait(
-                    process, f"{self.topology.name}, {images} images per chip: compiling", expected=expected, note=note
+                    process,
+                    f"{self.topology.name}, {images} images per {self.topology.unit}: compiling",
+                    expected=expected,
+                    note=note,
                 )
             finally:
                 process.kill()
                 process.wait()
             if process.returncode:
                 log.seek(0)
-                raise _failure(process.returncode, log.read())
+                raise _failure(process.returncode, log.read(), self._toolchain.update)
             compressed = result_file.read_bytes()
         if path := self._path(images):
             with files.replacing(path) as temporary:
@@ -190,7 +240,7 @@ class Compiler:
             | {section: {name: config[section][name] for name in names} for section, names in FIELDS.items()},
             "topology": self.topology.name,
             "images": images,
-            "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "libtpu")},
+            "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", self._package)},
             "sources": _digest(path.read_bytes() for pattern in SOURCES for path in sorted(PACKAGE.glob(pattern))),
         }
         return self._cache / f"{_digest([json.dumps(key, sort_keys=True).encode()])}.json.gz"
@@ -252,7 +302,7 @@ def _digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _failure(status: int, log: str) -> Exception:
+def _failure(status: int, log: str, update: str) -> Exception:
     if status >= 0:
         return RuntimeError(f"compiling failed:\n{log[-4000:]}")
     if -status == signal.SIGKILL or OUT_OF_MEMORY.search(log):
@@ -261,8 +311,8 @@ def _failure(status: int, log: str) -> Exception:
             "--mode=plan on a machine with more memory (a full network takes about 10 GB)"
         )
     return UserError(
-        f"signal {-status} ended the compiler, which {_reason(log)}: try again, then another version of libtpu "
-        "(pip install -U libtpu), another --topology or other --images_per_chip"
+        f"signal {-status} ended the compiler, which {_reason(log)}: try again, then another version of the compiler "
+        f"({update}), another --topology or other --images_per_chip"
     )
 
 

@@ -4,12 +4,13 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from cpnet_jax.models.forms.space_to_depth import SIDE
-from cpnet_jax.plan import parts
+from cpnet_jax.plan import cycles, gpus, parts, roofline
 from cpnet_jax.plan.compiler import Compiled
-from cpnet_jax.plan.hlo import Array, Collective, Program
-from cpnet_jax.plan.topologies import Chip
+from cpnet_jax.plan.hlo import Array, Program
+from cpnet_jax.plan.topologies import Chip, Topology
 
 GRADIENTS, STATISTICS, SCALARS, OTHERS = "gradients", "BatchNorm statistics", "scalars", "something else"
 
@@ -42,12 +43,16 @@ class Traffic:
 class Figures:
     """Time, memory and communication of a compiled step that fits.
 
-    Times are lower bounds. The compiler has no estimate for pooling, asynchronous copies, calls into its library,
-    launching the step and feeding it.
+    Times are lower bounds; see `TpuFigures` and `GpuFigures`.
     """
 
-    chip: Chip
+    chip: Any
     compiled: Compiled
+
+    @property
+    def compute(self) -> float:
+        """Seconds of a step without communication."""
+        raise NotImplementedError
 
     @property
     def images(self) -> int:
@@ -56,16 +61,6 @@ class Figures:
     @cached_property
     def _program(self) -> Program:
         return Program(self.compiled.program or "")
-
-    @cached_property
-    def compute(self) -> float:
-        """Seconds of a step without communication."""
-        return self._program.cycles() / self.chip.clock
-
-    @cached_property
-    def cycles(self) -> dict[str, int]:
-        """Cycles of a step without communication, by part of the network (see `parts`)."""
-        return parts.by_part(self._program.cycles_by_origin())
 
     def seconds(self, chips: int) -> float:
         """Seconds of a step on that many chips; the compiled all-reduces do not overlap with computation."""
@@ -95,7 +90,7 @@ class Figures:
         times: dict[tuple[str, str], int] = {}
         bytes_: dict[tuple[str, str], int] = {}
         for collective in self._program.collectives():
-            contents = [self._content(array, collective) for array in collective.arrays]
+            contents = [self._content(*of) for of in zip(collective.arrays, collective.origins, strict=True)]
             for content in set(contents):
                 times[collective.kind, content] = times.get((collective.kind, content), 0) + collective.times
             for content, array in zip(contents, collective.arrays, strict=True):
@@ -104,7 +99,7 @@ class Figures:
         groups = [Traffic(*key, times[key], bytes_[key]) for key in times]
         return sorted(groups, key=lambda group: -group.bytes)
 
-    def _content(self, array: Array, collective: Collective) -> str:
+    def _content(self, array: Array, origin: str) -> str:
         """Recognises an array by its shape, up to the order of the axes.
 
         In the forward pass, vectors over channels and the covariance of channels (for the prior's variance) are
@@ -114,7 +109,7 @@ class Figures:
         if not shape:
             return SCALARS
         channels = {_axes(shape) for shape in self.compiled.statistics}
-        forward = "transpose(" not in collective.origin
+        forward = "transpose(" not in origin
         if forward and (shape in channels or (len(set(shape)) == 1 and shape[:1] in channels)):
             return STATISTICS
         if shape[:1] == (BLOCK_POSITIONS,) and shape[1:] in channels:
@@ -139,11 +134,54 @@ class Figures:
         }
 
 
+class TpuFigures(Figures):
+    """Figures for a TPU chip, whose compiler estimates cycles.
+
+    It has no estimate for pooling, asynchronous copies, calls into its library, launching the step and feeding it.
+    """
+
+    chip: Chip
+
+    @cached_property
+    def cycles(self) -> dict[str, int]:
+        """Cycles of a step without communication, by part of the network (see `parts`)."""
+        return parts.by_part(cycles.by_origin(self._program))
+
+    @property
+    def compute(self) -> float:
+        return sum(self.cycles.values()) / self.chip.clock
+
+
+class GpuFigures(Figures):
+    """Figures for a GPU, see `roofline`."""
+
+    chip: gpus.Card
+
+    @cached_property
+    def parts(self) -> dict[str, roofline.Part]:
+        """The kernels of a step by part of the network."""
+        return roofline.by_part(self._program, self.chip)
+
+    @property
+    def compute(self) -> float:
+        return sum(part.seconds for part in self.parts.values())
+
+    @property
+    def floor(self) -> float:
+        """Seconds of the network's FLOPs as defined, at the bfloat16 peak."""
+        return self.compiled.flops / self.chip.peak
+
+
+def figures(topology: Topology | gpus.Machine, compiled: Compiled) -> TpuFigures | GpuFigures:
+    """Figures of a step that was compiled for this topology."""
+    return (TpuFigures if isinstance(topology, Topology) else GpuFigures)(topology.chip, compiled)
+
+
 def _axes(shape: Collection[int]) -> tuple[int, ...]:
     return tuple(sorted(side for side in shape if side != 1))
 
 
-def all_reduce_seconds(size: int, chip: Chip, chips: int) -> float:
+def all_reduce_seconds(size: int, chip: Chip | gpus.Card, chips: int) -> float:
     """Lower bound on the seconds of an all-reduce of arrays of `size` bytes per chip.
 
     Each of n chips sends 2 (n - 1) / n of its bytes: once to sum, once to distribute the sum. Within a slice all links

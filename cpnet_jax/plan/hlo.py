@@ -56,14 +56,14 @@ class Collective:
 
     Attributes:
       kind: one of COLLECTIVES.
-      arrays: its results on each device.
-      origin: JAX's name of the operation that it belongs to.
+      arrays: its results on each device. If XLA joins several to one long array, as for GPUs, these are its parts.
+      origins: JAX's name of the operation that each array belongs to.
       times: number of runs in a step.
     """
 
     kind: str
     arrays: tuple[Array, ...]
-    origin: str
+    origins: tuple[str, ...]
     times: int
 
 
@@ -143,13 +143,14 @@ class Program:
 
     def collectives(self) -> list[Collective]:
         """All collectives, in the program's order."""
-        run = self._walk(self.entry, 1)
-        return [found for instruction, times in run if (found := _collective(instruction, times))]
+        found = (self._collective(*run) for run in self._walk(self.entry, 1))
+        return [collective for collective in found if collective]
 
-    def _walk(self, computation: str, times: int) -> Iterator[tuple[Instruction, int]]:
-        """Yields every instruction that runs, with its number of runs; all branches of a conditional count."""
+    def _walk(self, computation: str, times: int) -> Iterator[tuple[str, Instruction, int]]:
+        """Yields every instruction that runs, with its computation and its number of runs; all branches of a
+        conditional count."""
         for instruction in self.computations[computation]:
-            yield instruction, times
+            yield computation, instruction, times
             for called in instruction.called():
                 yield from self._walk(called, times * self.times(instruction))
 
@@ -172,14 +173,36 @@ class Program:
             raise ValueError(f"the iterations of a loop cannot be derived from its condition, {condition}")
         return bounds[0]
 
+    def _collective(self, computation: str, instruction: Instruction, times: int) -> Collective | None:
+        kind = instruction.operation.removesuffix("-start")
+        if kind not in COLLECTIVES:
+            return None
+        arrays = instruction.arrays
+        if instruction.operation.endswith("-start") and kind != "all-reduce":
+            # The type of an asynchronous collective is (operands, results, scalars for the device).
+            whole = [array for array in arrays if array.shape]
+            arrays = tuple(whole[len(whole) // 2 :])
+        by_name = {other.name: other for other in self.computations[computation]}
+        if kind == "all-reduce" and len(arrays) == 1 and (joined := self._joined(instruction, by_name)):
+            sources = [source(by_name[name], by_name) for name in joined]
+            return Collective(kind, tuple(s.arrays[0] for s in sources), tuple(s.origin for s in sources), times)
+        return Collective(kind, arrays, (instruction.origin,) * len(arrays), times)
 
-def _collective(instruction: Instruction, times: int) -> Collective | None:
-    kind = instruction.operation.removesuffix("-start")
-    if kind not in COLLECTIVES:
-        return None
-    arrays = instruction.arrays
-    if instruction.operation.endswith("-start") and kind != "all-reduce":
-        # The type of an asynchronous collective is (operands, results, scalars for the device).
-        whole = [array for array in arrays if array.shape]
-        arrays = whole[len(whole) // 2 :]
-    return Collective(kind, tuple(arrays), instruction.origin, times)
+    def _joined(self, collective: Instruction, by_name: dict[str, Instruction]) -> list[str]:
+        """Names of the arrays that a fusion joins to the operand of a collective; empty if there is no such fusion."""
+        operand = by_name.get(collective.operands[0]) if collective.operands else None
+        if operand is None or operand.operation != "fusion":
+            return []
+        body = self.computations.get(operand.named("calls")[0], [])
+        place = {inner.name: int(inner.rest.split(")")[0]) for inner in body if inner.operation == "parameter"}
+        for root in body:
+            if root.root and root.operation == "concatenate" and place.keys() >= set(root.operands):
+                return [operand.operands[place[name]] for name in root.operands]
+        return []
+
+
+def source(instruction: Instruction, by_name: dict[str, Instruction]) -> Instruction:
+    """The instruction whose result a chain of bitcasts and reshapes renames."""
+    while instruction.operation in ("bitcast", "reshape") and instruction.operands[0] in by_name:
+        instruction = by_name[instruction.operands[0]]
+    return instruction

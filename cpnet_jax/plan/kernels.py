@@ -6,11 +6,11 @@ cuDNN and cuBLAS by the definition of a convolution or product, of a fusion by t
 
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cpnet_jax.plan.hlo import COLLECTIVES, Array, Instruction, Program
+from cpnet_jax.plan.hlo import COLLECTIVES, Array, Instruction, Program, source
 
 # Instructions that start no kernel: they name or rearrange buffers, or wait.
 FREE = {
@@ -30,6 +30,9 @@ TRANSCENDENTAL_COST = 8
 # Fused instructions without arithmetic.
 MOVES = FREE | {"broadcast", "concatenate", "copy", "dynamic-slice", "dynamic-update-slice", "gather", "iota", "pad"}
 MOVES |= {"reshape", "reverse", "slice", "transpose"}
+# Fused instructions that need part of their first operand.
+SLICES = {"slice", "dynamic-slice", "gather"}
+UPDATE = "dynamic-update-slice"
 
 CONVOLUTIONS = {
     "__cudnn$convForward",
@@ -40,7 +43,7 @@ CONVOLUTIONS = {
 }
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
-_CONTRACTED = re.compile(r'lhs_contracting_dimensions"?[:=][\[{]([\d", ]*)[\]}]')
+_CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[:=][\[{]([\d", ]*)[\]}]')
 _INDEX = re.compile(r"index=(\d+)")
 
 
@@ -178,45 +181,26 @@ def _fusion(program: Program, instruction: Instruction, operands: Sequence[Array
     return Kernel(instruction.name, "fusion", instruction.origin, 1, flops, operations, read + written)
 
 
-def _used(body: Sequence[Instruction], by_name: dict[str, Instruction]) -> tuple[Counter[str], int]:
+def _used(body: Sequence[Instruction], by_name: dict[str, Instruction]) -> tuple[dict[str, float], int]:
     """(the share of each instruction's elements that the fusion needs, at most 1; bytes that it writes).
 
     A slice needs only what it takes. An update in place writes only what it changes, and does not read the rest.
     """
-    used: Counter[str] = Counter()
     [root] = [inner for inner in body if inner.root]
     results = [by_name[name] for name in root.operands] if root.operation == "tuple" else [root]
-    written = 0
-    for result in results:
-        used[result.name] = 1
-        update = _through_bitcasts(result, by_name)
-        if update.operation == "dynamic-update-slice":
-            written += by_name[update.operands[1]].arrays[0].bytes
-        else:
-            written += _bytes(result.arrays)
-    in_place = {_through_bitcasts(result, by_name).name for result in results}
+    updates = [update for result in results if (update := source(result, by_name)).operation == UPDATE]
+    written = sum(_bytes(result.arrays) for result in results if source(result, by_name) not in updates)
+    written += sum(by_name[update.operands[1]].arrays[0].bytes for update in updates)
+    used: dict[str, float] = defaultdict(float, {root.name: 1.0})
     for inner in reversed(body):
         share = used[inner.name]
         for place, name in enumerate(inner.operands):
-            needed = float(share)
-            if inner.operation in ("slice", "dynamic-slice", "gather") and place == 0:
-                needed = share * inner.arrays[0].size / max(by_name[name].arrays[0].size, 1)
-            elif inner.operation == "dynamic-update-slice" and place == 0 and inner.name in in_place:
-                needed = 0
-            elif share and inner.operation not in MOVES and by_name[name].operation != "broadcast":
-                needed = min(share, 1)
-            used[name] = min(used[name] + needed, 1) if inner.operation in _PARTIAL else max(used[name], needed)
+            if place == 0 and inner.operation in SLICES:
+                part = inner.arrays[0].size / max(by_name[name].arrays[0].size, 1)
+                used[name] = min(used[name] + share * part, 1.0)  # other slices may take other elements
+            elif place > 0 or inner not in updates:
+                used[name] = max(used[name], share)
     return used, written
-
-
-# Instructions that need part of an operand: two of them may need different parts.
-_PARTIAL = {"slice", "dynamic-slice", "gather"}
-
-
-def _through_bitcasts(instruction: Instruction, by_name: dict[str, Instruction]) -> Instruction:
-    while instruction.operation in ("bitcast", "reshape") and instruction.operands:
-        instruction = by_name[instruction.operands[0]]
-    return instruction
 
 
 def _fused_product(inner: Instruction, by_name: dict[str, Instruction]) -> Counter[str]:

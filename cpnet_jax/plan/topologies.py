@@ -1,11 +1,15 @@
-"""TPU chips and slices."""
+"""TPU chips and slices; `parse` also knows machines with GPUs."""
 
 import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+from jax.experimental import topologies
+
 from cpnet_jax.errors import UserError
+from cpnet_jax.plan import gpus
 
 GIB = 2**30
 # Shapes of slices wired in two dimensions; shapes of those wired in three that are smaller than 4x4x4.
@@ -42,6 +46,11 @@ class Chip:
     options: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def room(self) -> int:
+        """Bytes that a step may take."""
+        return self.hbm
+
+    @property
     def clock(self) -> float:
         """Hz: a matrix unit does side^2 multiplications and additions per cycle."""
         return self.peak / (2 * self.mxus * self.mxu_side**2)
@@ -67,6 +76,8 @@ class Topology:
 
     chip: Chip
     shape: tuple[int, ...]
+    unit: str = field(default="chip", init=False)
+    platform: str = field(default="tpu", init=False)
 
     @property
     def name(self) -> str:
@@ -76,24 +87,31 @@ class Topology:
     def chips(self) -> int:
         return math.prod(self.shape)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of `jax.experimental.topologies.get_topology_desc`, besides the name."""
+    def devices(self) -> list[jax.Device]:
+        """Stand-ins for the chips, to compile for; needs libtpu, and the environment that `compiler` sets."""
         # Every host of these slices has four chips; only v4 needs the option.
-        return self.chip.options and self.chip.options | {"chips_per_host_bounds": [2, 2, 1]}
+        options = self.chip.options and self.chip.options | {"chips_per_host_bounds": [2, 2, 1]}
+        return topologies.get_topology_desc(platform="tpu", topology_name=self.name, **options).devices
 
 
-def parse(name: str) -> Topology:
-    """Parses the name of a slice, such as v5e:16x16 or v4:2x2x4.
+def parse(name: str) -> Topology | gpus.Machine:
+    """Parses the name of a slice, such as v5e:16x16 or v4:2x2x4, or of GPUs in a machine, such as h100:8.
 
     Raises:
       UserError: if the chip is unknown or has no slices of this shape.
     """
+    if name.split(":")[0] in gpus.CARDS:
+        return gpus.parse(name)
     match = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", name)
     if not match:
-        raise UserError(f"--topology is {name!r}: it must be a TPU chip and a shape, for example v5e:4x4 or v4:2x2x4")
+        raise UserError(
+            f"--topology is {name!r}: it must be a TPU chip and a shape, or GPUs of one machine, for example v5e:4x4, "
+            "v4:2x2x4 or h100:8"
+        )
     if match[1] not in CHIPS:
-        raise UserError(f"--topology is {name}: {match[1]} is an unknown chip, use one of {', '.join(CHIPS)}")
+        raise UserError(
+            f"--topology is {name}: {match[1]} is an unknown chip, use one of {', '.join((*CHIPS, *gpus.CARDS))}"
+        )
     chip, shape = CHIPS[match[1]], tuple(map(int, match[2].split("x")))
     if chip.dimensions == 2 and shape not in FLAT:
         known = ", ".join("x".join(map(str, shape)) for shape in sorted(FLAT))

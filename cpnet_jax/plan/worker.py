@@ -1,4 +1,4 @@
-"""Compiles one step in a process that loads libtpu: `python -m cpnet_jax.plan.worker REQUEST_FILE RESULT_FILE`."""
+"""Compiles one step in a process of its own: `python -m cpnet_jax.plan.worker REQUEST_FILE RESULT_FILE`."""
 
 import ctypes
 import json
@@ -11,7 +11,7 @@ import ml_collections
 from cpnet_jax.plan import compiler, topologies
 from cpnet_jax.plan.step import compile_step
 
-PR_SET_PDEATHSIG = 1  # from linux/prctl.h; libtpu exists for Linux only
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h; these compilers exist for Linux only
 
 
 def main(request_file: str, result_file: str) -> None:

@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 from plan.steps import EXCHANGES, FORWARD, compiled, exchange
 
-from cpnet_jax.plan.figures import Figures, Traffic, all_reduce_seconds
+from cpnet_jax.plan.figures import TpuFigures, Traffic, all_reduce_seconds
 from cpnet_jax.plan.topologies import CHIPS
 
 V5E = CHIPS["v5e"]
 
 
 def test_seconds_are_cycles_over_the_clock_and_bytes_over_the_links():
-    step = Figures(V5E, compiled(cycles=int(V5E.clock)))
+    step = TpuFigures(V5E, compiled(cycles=int(V5E.clock)))
     assert step.compute == pytest.approx(1.0, rel=1e-6)
     assert step.seconds(1) == step.compute
     assert step.seconds(4) == pytest.approx(step.compute + 2 * step.exchanged * 3 / 4 / V5E.interconnect)
@@ -21,7 +21,7 @@ def test_seconds_are_cycles_over_the_clock_and_bytes_over_the_links():
 
 
 def test_gradients_statistics_and_scalars_are_distinguished():
-    step = Figures(V5E, compiled())
+    step = TpuFigures(V5E, compiled())
     assert step.traffic == [
         Traffic("all-reduce", "BatchNorm statistics", 2, 2 * 64 * 4 + 512 * 512 * 4),
         Traffic("all-reduce", "gradients", 2, 3 * 3 * 64 * 128 * 2 + 64 * 4 + 512 * 11 * 2),
@@ -32,7 +32,7 @@ def test_gradients_statistics_and_scalars_are_distinguished():
 
 
 def test_a_batch_norms_gradients_per_position_of_a_block_are_gradients():
-    step = Figures(V5E, compiled(exchanges=[exchange("f32[4,64]{1,0}")]))
+    step = TpuFigures(V5E, compiled(exchanges=[exchange("f32[4,64]{1,0}")]))
     assert [group.content for group in step.traffic] == ["gradients"]
 
 
@@ -46,7 +46,7 @@ def test_a_batch_norms_gradients_per_position_of_a_block_are_gradients():
     ],
 )
 def test_any_other_exchange_is_unexpected(surprise):
-    step = Figures(V5E, compiled(exchanges=[*EXCHANGES, surprise]))
+    step = TpuFigures(V5E, compiled(exchanges=[*EXCHANGES, surprise]))
     assert len([group for group in step.traffic if not group.expected]) == 1
 
 
@@ -54,7 +54,7 @@ def test_any_other_exchange_is_unexpected(surprise):
 def test_memory_adds_up_to_the_compilers_total(batch):
     """Also if the program does not use all of its arguments, of 1000 bytes."""
     step = dataclasses.replace(compiled(gib=3.0), batch=batch)
-    assert sum(Figures(V5E, step).memory().values()) == step.total == pytest.approx(3 * 2**30, abs=1)
+    assert sum(TpuFigures(V5E, step).memory().values()) == step.total == pytest.approx(3 * 2**30, abs=1)
 
 
 def test_an_all_reduce_sends_nearly_twice_its_bytes_and_between_slices_each_chip_its_share():
