@@ -15,13 +15,18 @@ from cpnet_jax.models.backbones import BACKBONES
 from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.modes.plan import plan
 from cpnet_jax.plan import compiler, topologies
-from cpnet_jax.plan.compiler import Compiler
-from cpnet_jax.plan.figures import Figures
+from cpnet_jax.plan.compiler import TOOLCHAINS, Compiler
+from cpnet_jax.plan.figures import figures
 
 ROOT = Path(__file__).parents[2]
 SLICE = topologies.parse("v5e:2x2")
 WITH_LIBTPU = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is not installed"
+)
+
+
+WITH_CUDA = pytest.mark.skipif(
+    not any(map(importlib.util.find_spec, TOOLCHAINS["cuda"].packages)), reason="JAX's plugin for CUDA is not installed"
 )
 
 
@@ -49,20 +54,20 @@ def small_step(tmp_path_factory):
 @WITH_LIBTPU
 def test_a_small_network_compiles_without_a_tpu(small_step):
     step = small_step[1]
-    figures = Figures(SLICE.chip, step)
+    found = figures(SLICE, step)
     # An 18-layer backbone of 11 million parameters and small heads, in float32, with their momentum.
     assert step.fits and 44e6 < step.state["params"] < 47e6
     assert 0 <= step.state["opt_state"] - step.state["params"] <= 8
     assert step.state["params"] * 2 < step.total < 1e9
-    assert sum(figures.memory().values()) == step.total
-    assert 0 < figures.utilization(SLICE.chips) < 0.5
+    assert sum(found.memory().values()) == step.total
+    assert 0 < found.utilization(SLICE.chips) < 0.5
 
 
 @WITH_LIBTPU
 def test_the_compiled_step_exchanges_only_gradients_statistics_and_scalars(small_step):
-    figures = Figures(SLICE.chip, small_step[1])
-    assert all(group.expected for group in figures.traffic), figures.traffic
-    sizes = {group.content: group.bytes for group in figures.traffic}
+    found = figures(SLICE, small_step[1])
+    assert all(group.expected for group in found.traffic), found.traffic
+    sizes = {group.content: group.bytes for group in found.traffic}
     # Kernels travel in bfloat16, the type of the activations.
     assert 0.45 < sizes["gradients"] / small_step[1].state["params"] < 0.6
     assert 0 < sizes["scalars"] < 100 and 0 < sizes["BatchNorm statistics"] < 1e5
@@ -79,6 +84,20 @@ def test_the_cache_is_keyed_by_the_config_fields_that_change_the_program(small_s
     assert Compiler(other, SLICE, folder).cached(2) is None
     assert Compiler(small(), topologies.parse("v5e:4x4"), folder).cached(2) is None
     assert [path.suffix for path in folder.iterdir()] == [".gz"]
+
+
+@WITH_CUDA
+def test_a_small_network_compiles_without_a_gpu(tmp_path):
+    config = small()
+    config.model.bfloat16 = True
+    machine = topologies.parse("h100:2")
+    step = Compiler(config, machine, tmp_path).compile(2)
+    found = figures(machine, step)
+    # The program computes some of the context prior twice, and nothing else.
+    assert 1 <= sum(part.flops for part in found.parts.values()) / step.flops < 1.1
+    assert found.compute > found.floor
+    assert sum(found.memory().values()) == step.total
+    assert all(group.expected for group in found.traffic), found.traffic
 
 
 def test_a_damaged_cache_entry_is_ignored(installed, tmp_path):
@@ -108,6 +127,7 @@ def test_a_plan_is_printed_from_the_cache(installed, tmp_path, capsys):
 MISTAKES = {
     "no topology": ([], "--topology is missing"),
     "an unknown chip": (["--topology=v7:2x2"], "v7 is an unknown chip"),
+    "too many GPUs": (["--topology=h100:16"], "--topology is 'h100:16'"),
     "a wrong shape": (["--topology=v5e:2x2,v5e:3x3"], "v5e:3x3"),
     "no number of images": (["--topology=v5e:2x2", "--images_per_chip=1,two"], "--images_per_chip has 'two'"),
 }
@@ -123,10 +143,11 @@ def test_a_mistake_prints_one_line_and_exits_2(mistake):
     assert line.startswith("error: ") and named in line
 
 
-def test_without_libtpu_the_error_says_how_to_install_it(monkeypatch):
+@pytest.mark.parametrize(("name", "command"), [("v5e:2x2", "install libtpu"), ("h100:8", r"install 'jax\[cuda13\]'")])
+def test_without_the_compiler_the_error_says_how_to_install_it(monkeypatch, name, command):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install libtpu"):
-        plan(small(), [SLICE], [1], find_largest=False)
+    with pytest.raises(UserError, match=command):
+        plan(small(), [topologies.parse(name)], [1], find_largest=False)
 
 
 def test_the_compilers_output_is_shown_if_it_fails(installed, tmp_path):

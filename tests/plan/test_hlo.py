@@ -101,6 +101,29 @@ def test_a_collective_has_the_name_of_its_operation():
     assert origins[0].endswith("bn/reduce_sum") and "transpose(" in origins[1]
 
 
+JOINED = """%joined (p0: bf16[128], p1: bf16[64]) -> bf16[192] {
+  %p0 = bf16[128]{0} parameter(0)
+  %p1 = bf16[64]{0} parameter(1)
+  ROOT %concatenate.1 = bf16[192]{0} concatenate(%p1, %p0), dimensions={0}
+}
+
+ENTRY %main (a: bf16[2,64]) -> bf16[192] {
+  %a = bf16[2,64]{1,0} fusion(%x), kind=kLoop, calls=%f, metadata={op_name="jit(run)/jvp(CPNet)/bn/reduce_sum"}
+  %b = bf16[64]{0} fusion(%x), kind=kLoop, calls=%f, metadata={op_name="jit(run)/transpose(jvp(CPNet))/bn/mul"}
+  %bitcast.1 = bf16[128]{0} bitcast(%a)
+  %fusion.1 = bf16[192]{0} fusion(%bitcast.1, %b), kind=kLoop, calls=%joined
+  ROOT %all-reduce.1 = bf16[192]{0} all-reduce(%fusion.1), channel_id=1, to_apply=%add
+}
+"""
+
+
+def test_the_parts_of_a_joined_array_are_found_with_their_shapes_and_names():
+    """XLA for GPUs sums many small arrays as one long one."""
+    [found] = Program(JOINED).collectives()
+    assert [(array.shape, array.bytes) for array in found.arrays] == [((64,), 128), ((2, 64), 256)]
+    assert ["transpose(" in origin for origin in found.origins] == [True, False]
+
+
 def test_a_known_number_of_iterations_overrides_the_condition():
     told = 'body=%region_0.180_spmd.sunk, backend_config={"known_trip_count":{"n":"9"}}'
     told = PROGRAM.replace("body=%region_0.180_spmd.sunk", told)

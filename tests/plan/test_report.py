@@ -1,5 +1,7 @@
 """The text of a plan."""
 
+from dataclasses import replace
+
 from plan.steps import EXCHANGES, compiled, exchange
 
 from cpnet_jax.plan import topologies
@@ -59,6 +61,28 @@ def test_the_number_of_exchanges_in_the_table_is_that_in_the_text():
     assert "by 5 all-reduces per step" in text and together["times"] == "5"
     assert sum(int(row["times"]) for row in kinds) == 6
     assert abs(sum(float(row["MB"]) for row in kinds) - float(together["MB"])) < 2e-3
+
+
+GPU_PROGRAM = """ENTRY %main (p: f32[4]) -> f32[4] {
+  %p = f32[1000000]{0} parameter(0)
+  ROOT %c = f32[1000000]{0} copy(%p), metadata={op_name="jit(run)/jvp(CPNet)/head/conv/add"}
+}
+"""
+
+
+def test_gpus_get_a_roofline_by_part_and_are_called_gpus():
+    step = replace(compiled(8), program=GPU_PROGRAM)
+    text = report("a config", 16, topologies.parse("h100:8"), [step], largest=12)
+    found = {row["part"]: (row["kernels"], row["GB"], row["together ms"]) for row in rows(text, "part")}
+    assert found == {"head": ("1", "0.01", "0.00"), "all": ("1", "0.01", "0.00")}
+    assert "8 GPUs of 80 GiB and 989 TFLOP/s" in text and "At most 12 images per GPU fit on h100." in text
+    assert [row["GPUs"] for row in rows(text, "efficiency")] == ["1", "2", "4", "8"]
+    assert "chip" not in text.replace("--images_per_chip", "").replace("The chips", "")
+
+
+def test_a_single_device_has_no_tables_of_communication():
+    text = report("a config", 16, topologies.parse("h100:1"), [replace(compiled(8), program=GPU_PROGRAM)])
+    assert "efficiency" not in text and "exchanges nothing" in text
 
 
 def test_unexpected_communication_is_named():

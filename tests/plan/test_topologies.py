@@ -4,6 +4,7 @@ import pytest
 
 from cpnet_jax.errors import UserError
 from cpnet_jax.plan import topologies
+from cpnet_jax.plan.gpus import CARDS
 
 
 @pytest.mark.parametrize(
@@ -33,6 +34,24 @@ def test_an_impossible_slice_is_refused_with_the_flags_name(name, said):
     with pytest.raises(UserError, match=said) as error:
         topologies.parse(name)
     assert f"--topology is {name}".replace("'", "") in str(error.value).replace("'", "")
+
+
+@pytest.mark.parametrize(("name", "count"), [("h100:8", 8), ("h200:1", 1), ("a100:4", 4), ("l4:2", 2)])
+def test_gpus_of_a_machine_are_parsed_and_formatted_back(name, count):
+    machine = topologies.parse(name)
+    assert (machine.name, machine.chips) == (name, count)
+
+
+@pytest.mark.parametrize("name", ["h100", "h100:3", "h100:16", "h100:2x4", "l4:"])
+def test_impossible_gpus_are_refused_with_the_flags_name(name):
+    with pytest.raises(UserError, match=f"--topology is '{name}'.*h100:8"):
+        topologies.parse(name)
+
+
+def test_float32_units_and_clocks_give_the_float32_peaks():
+    """A unit multiplies and adds once a clock; the data sheets' peaks assume nearly the highest clock."""
+    for card in CARDS.values():
+        assert 2 * card.operations == pytest.approx(card.peaks["f32"], rel=0.01), card.name
 
 
 def test_clocks_follow_from_the_peaks():

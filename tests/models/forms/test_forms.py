@@ -22,8 +22,11 @@ def abstract_init(model, images=IMAGES):
     return jax.eval_shape(lambda: model.init(jax.random.key(0), images, train=False))
 
 
-def test_only_tpus_have_forms_that_are_not_plain():
-    assert Forms.for_platform("cpu") == Forms.for_platform("gpu") == Forms()
+def test_cpus_have_the_plain_forms_gpus_large_products_and_tpus_forms_for_their_tiles():
+    assert Forms.for_platform("cpu") == Forms()
+    gpu = Forms.for_platform("gpu")
+    assert gpu == Forms(prior_block_rows=4096, upsampled_loss="windows")
+    assert [gpu.block_rows(n) for n in (3600, 4096, 9216)] == [4096, 4096, 4096]
     tpu = Forms.for_platform("tpu")
     assert tpu.space_to_depth_stem and tpu.folded_norm and not tpu.remat
     # All rows of an image if its logits fit the vector memory.
