@@ -185,7 +185,22 @@ class Results:
         for result in self._by_key.values():
             shown = _shown(result["item"], result["output"]) if "output" in result else result.get("reason", "")
             lines.append(f"| {result['key']} | {result['status']} | {result.get('seconds', 0):.0f} | {shown} |")
-        return "\n".join(lines) + "\n"
+        return "\n".join([*lines, *_parts(self._by_key.get("forms: default", {}).get("output"))]) + "\n"
+
+
+def _parts(step: dict[str, Any] | None) -> list[str]:
+    """Lines of a table of the default step by part of the network, as planned and as measured; none if not measured."""
+    if step is None:
+        return []
+    planned, measured = step["planned_parts"], step["measured_parts"]
+    lines = ["", "| part of the default step | planned ms | measured ms |", "|---|---:|---:|"]
+    for name in sorted(measured, key=measured.__getitem__, reverse=True):
+        plan = f"{1e3 * planned[name]:.2f}" if planned else ""
+        lines.append(f"| {name} | {plan} | {1e3 * measured[name]:.2f} |")
+    plan = f"{1e3 * sum(planned.values()):.2f}" if planned else ""
+    unprofiled = f"{1e3 * step['seconds']:.2f} ms without a profile"
+    lines.append(f"| all ({unprofiled}) | {plan} | {1e3 * sum(measured.values()):.2f} |")
+    return lines
 
 
 def _shown(item: str, output: dict[str, Any]) -> str:

@@ -5,7 +5,8 @@
 
 A variant differs in one thing from "default", the step that `--mode=train` takes on this platform. One process measures
 one variant, since compiler options are read once. Prints one JSON line: the median time of a step, the memory that the
-compiler allocates, and the seconds of compilation.
+compiler allocates, the seconds of compilation, and the step's time by part of the network: as a profile measures it,
+and on GPUs also as planned (docs/plan.md) from the program that ran.
 """
 
 import argparse
@@ -47,9 +48,10 @@ VARIANTS = (*FORMS, *OPTIONS)
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     import jax
 
-    from benchmarks import train_step
+    from benchmarks import parts, train_step
     from cpnet_jax import sharding
     from cpnet_jax.config import build
+    from cpnet_jax.plan.hlo import Program
     from cpnet_jax.training.state import create_state
 
     config = train_step.get_config(arguments)
@@ -70,14 +72,22 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             state, metrics = step(state, batch)
         loss = float(metrics["loss"])
         seconds.append((time.perf_counter() - began) / arguments.steps)
-    analysis = step.memory_analysis()
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready(metrics)
+
+    analysis, program, device = step.memory_analysis(), Program(step.as_text()), jax.devices()[0].device_kind
     return {
-        "device": jax.devices()[0].device_kind,
+        "device": device,
         "seconds": statistics.median(seconds[1:]),
         "spread": [min(seconds[1:]), max(seconds[1:])],
         "bytes": analysis.temp_size_in_bytes + analysis.argument_size_in_bytes,
         "compile_seconds": compile_seconds,
         "loss": loss,
+        "measured_parts": parts.measured(program, run, times=arguments.steps),
+        "planned_parts": parts.planned(program, device),
     }
 
 

@@ -44,8 +44,6 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS, DIRECT, EAGER, COMPILED = "cpnet_jax", "cpnet_jax, no Winograd", "PyTorch", "PyTorch, compiled"
-# Dense bfloat16, by JAX's name of the device.
-PEAK_TFLOPS = {"NVIDIA H200": 989, "NVIDIA H100 80GB HBM3": 989, "NVIDIA A100-SXM4-80GB": 312}
 # The arguments that define a step.
 STEP_ARGUMENTS = ("config", "depth", "crop", "batch_size")
 # Relative, of the first loss; by --bfloat16.
@@ -173,6 +171,13 @@ RUNS = {
     EAGER: partial(run_torch, compiled=False),
     COMPILED: partial(run_torch, compiled=True),
 }
+
+
+def known_peak(device_kind: str) -> float | None:
+    """TFLOP/s in bfloat16, by JAX's name of the device."""
+    from cpnet_jax.plan.gpus import CARDS  # imports JAX, which the processes of PyTorch must not
+
+    return next((card.peak / 1e12 for card in CARDS.values() if card.kind == device_kind), None)
 
 
 def peak_memory(name: str) -> int:
@@ -304,7 +309,7 @@ def _compare_losses(sides: dict[str, Side], arguments: argparse.Namespace) -> No
 
 def report(rounds: dict[str, list[dict[str, Any]]], known: dict[str, Any], arguments: argparse.Namespace) -> None:
     batch = get_config(arguments).batch_size
-    peak = arguments.peak_tflops or PEAK_TFLOPS.get(known["device"])
+    peak = arguments.peak_tflops or known_peak(known["device"])
     results = {}
     for name, figures in rounds.items():
         median = {key: statistics.median(figure[key] for figure in figures) for key in figures[0]}

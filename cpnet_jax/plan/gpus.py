@@ -20,7 +20,7 @@ class Card:
 
     Attributes:
       name: as in a topology's name.
-      title: NVIDIA's name.
+      kind: JAX's name, `jax.Device.device_kind`.
       hbm: memory, in bytes.
       bandwidth: of the memory, bytes/s.
       peaks: FLOP/s of matrix products by type, without sparsity.
@@ -34,7 +34,7 @@ class Card:
     """
 
     name: str
-    title: str
+    kind: str
     hbm: int
     bandwidth: float
     peaks: dict[str, float]
@@ -92,7 +92,7 @@ class Card:
         return (
             f"gpu_device_info {{ {fields} cuda_compute_capability {{ major: {major} minor: {minor} }} }} "
             'platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } runtime_version { major: 13 } '
-            f'device_description_str: "{self.title}"'
+            f'device_description_str: "{self.kind}"'
         )
 
 
@@ -117,10 +117,10 @@ _H100 = {
 CARDS = {
     card.name: card
     for card in (
-        Card("h100", "NVIDIA H100 SXM", 80 * GIB, 3.35e12, **_H100),
-        Card("h200", "NVIDIA H200 SXM", 141 * 10**9, 4.8e12, **_H100),
+        Card("h100", "NVIDIA H100 80GB HBM3", 80 * GIB, 3.35e12, **_H100),
+        Card("h200", "NVIDIA H200", 141 * 10**9, 4.8e12, **_H100),
         Card(
-            "a100", "NVIDIA A100 SXM 80 GB", 80 * GIB, 2.039e12, _peaks(312e12, 156e12, 19.5e12, 19.5e12), 108, 64,
+            "a100", "NVIDIA A100-SXM4-80GB", 80 * GIB, 2.039e12, _peaks(312e12, 156e12, 19.5e12, 19.5e12), 108, 64,
             1.41e9, 300e9, (8, 0), 40 * 2**20, 164 * KIB, 163 * KIB,
         ),
         Card(

@@ -93,8 +93,8 @@ def test_a_small_network_compiles_without_a_gpu(tmp_path):
     machine = topologies.parse("h100:2")
     step = Compiler(config, machine, tmp_path).compile(2)
     found = figures(machine, step)
-    # The program computes some of the context prior twice, and nothing else.
-    assert 1 <= sum(part.flops for part in found.parts.values()) / step.flops < 1.1
+    # Some of the context prior is computed twice. The losses interpolate without matrix products.
+    assert 0.98 < sum(part.flops for part in found.parts.values()) / step.flops < 1.1
     assert found.compute > found.floor
     assert sum(found.memory().values()) == step.total
     assert all(group.expected for group in found.traffic), found.traffic
