@@ -79,6 +79,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.divide_by_n = True  # divide the contexts by the number of positions, as the release; False: as the paper
     model.dropout = 0.1  # rate before both classifiers
     model.bfloat16 = False  # activations in bfloat16; parameters, statistics and the losses' sums stay float32
+    model.bfloat16_prior = False  # also round the operands of the context prior's products to bfloat16
 
     # What a run starts from. Read at step 0 only. See docs/finetuning.md.
     config.init = init = ml_collections.ConfigDict()

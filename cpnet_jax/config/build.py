@@ -66,6 +66,7 @@ def make_model(config: ml_collections.ConfigDict, forms: Forms = PLAIN) -> CPNet
         aggregation_kernel=model.aggregation_kernel,
         contexts=model.prior_contexts,
         divide_by_n=model.divide_by_n,
+        bfloat16=model.bfloat16_prior,
     )
     return CPNet(
         num_classes=config.data.num_classes,

@@ -17,7 +17,12 @@ from cpnet_jax.runtime.files import AnyPath
 FREE_SECTIONS = ("system.", "eval.")
 
 # Fields that runs of earlier versions do not record -> what those versions did. A config file adds its own fields.
-ADDED_LATER = {"loss.mean_over": "labelled", "data.download": False, "model.prior": "positions"}
+ADDED_LATER = {
+    "loss.mean_over": "labelled",
+    "data.download": False,
+    "model.prior": "positions",
+    "model.bfloat16_prior": False,
+}
 
 FREE_ON_RESUME = {
     "name",  # the table of an ablation names a row otherwise than `--config=TABLE.py:ROW`

@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from cpnet_jax.models.aggregation import Aggregation
 from cpnet_jax.models.forms import BLOCK_ROWS
 from cpnet_jax.models.forms.folded_norm import fold
+from cpnet_jax.models.forms.products import product
 from cpnet_jax.models.forms.row_blocks import RowFunction, map_rows
 from cpnet_jax.models.layers import ConvBN, he_fan_out
 
@@ -50,6 +51,7 @@ class PriorFactors:
       kernel, bias: of each column: (c, n) and (n,), shared by all images, or (b, c, n) and (b, n), each image's own.
       known: (targets, sums) if the sums of `row_sums` were already computed in another pass over the rows.
       block_rows: rows of P in a block; None computes all rows of all images at once, with N x N arrays.
+      bfloat16: see `PriorOptions`.
     """
 
     features: Float[Array, "b n c"]
@@ -57,6 +59,7 @@ class PriorFactors:
     bias: Float[Array, "*b n"]
     known: tuple[RowTargets, PyTree] | None = None
     block_rows: int | None = flax.struct.field(pytree_node=False, default=BLOCK_ROWS)
+    bfloat16: bool = flax.struct.field(pytree_node=False, default=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,7 +74,8 @@ class PriorFactors:
     def logits(self) -> Float[Array, "b rows n"]:
         """Z, at least float32 whatever dtype the features have."""
         x, kernel, bias = map(self._cast, (self.features, self.kernel, self.bias))
-        return x @ kernel + bias[..., None, :]
+        rows = x if kernel.ndim == 3 else x.reshape(-1, x.shape[-1])  # a shared kernel is one product for all images
+        return product(rows, kernel, bfloat16=self.bfloat16).reshape(self.shape) + bias[..., None, :]
 
     def contexts(
         self, values: Float[Array, "b n c"], *, divide_by_n: bool = True
@@ -80,7 +84,7 @@ class PriorFactors:
 
         The authors' release divides by N. The paper does not, and neither does `divide_by_n=False`.
         """
-        return self._map_rows(_contexts, _Values.of(values, divide_by_n))
+        return self._map_rows(_contexts, _Values.of(values, divide_by_n, self.bfloat16))
 
     def row_sums(self, targets: RowTargets) -> PyTree:
         """Sums of the targets over each row: arrays (b, n). Returns the `known` ones if they have such targets."""
@@ -92,7 +96,7 @@ class PriorFactors:
         self, values: Float[Array, "b n c"], targets: RowTargets, *, divide_by_n: bool = True
     ) -> tuple[tuple[Float[Array, "b n c"], Float[Array, "b n c"]], PyTree]:
         """`contexts` and `row_sums` in one pass over the rows, which computes Z once."""
-        return self._map_rows(_contexts_and_row_sums, _Values.of(values, divide_by_n), targets)
+        return self._map_rows(_contexts_and_row_sums, _Values.of(values, divide_by_n, self.bfloat16), targets)
 
     def _map_rows(
         self, function: RowFunction, values: "_Values | None" = None, targets: RowTargets | None = None
@@ -100,7 +104,8 @@ class PriorFactors:
         if self.block_rows is None:
             return function(self.logits(), jnp.arange(self.shape[1]), values, targets)
         factors = self.features, self._cast(self.kernel), self._cast(self.bias)
-        return map_rows(function, *factors, values, targets, block_rows=self.block_rows)
+        options = {"block_rows": self.block_rows, "bfloat16": self.bfloat16}
+        return map_rows(function, *factors, values, targets, **options)
 
     def _cast(self, x: Array) -> Array:
         return x.astype(jnp.promote_types(self.features.dtype, jnp.float32))
@@ -118,24 +123,26 @@ class _Values:
       total: sum of V over all positions.
       divisor: of the contexts: N, or 1.
       dtype: of the contexts.
+      bfloat16: whether to round the operands of products with V.
     """
 
     each: Float[Array, "b n c"]
     total: Float[Array, "b 1 c"]
     divisor: int = flax.struct.field(pytree_node=False)
     dtype: Any = flax.struct.field(pytree_node=False)
+    bfloat16: bool = flax.struct.field(pytree_node=False)
 
     @classmethod
-    def of(cls, values: Float[Array, "b n c"], divide_by_n: bool) -> "_Values":
+    def of(cls, values: Float[Array, "b n c"], divide_by_n: bool, bfloat16: bool) -> "_Values":
         total = values.sum(axis=1, keepdims=True, dtype=jnp.promote_types(values.dtype, jnp.float32))
-        return cls(values, total, values.shape[1] if divide_by_n else 1, values.dtype)
+        return cls(values, total, values.shape[1] if divide_by_n else 1, values.dtype, bfloat16)
 
 
 def _contexts(
     logits: Float[Array, "b r n"], rows: Int[Array, " r"], values: _Values, targets: RowTargets | None
 ) -> tuple[Float[Array, "b r c"], Float[Array, "b r c"]]:
     """(P V / N, (1 - P) V / N); the second is the sum of V minus the first, which saves a matrix product."""
-    intra = jax.nn.sigmoid(logits) @ values.each.astype(logits.dtype)
+    intra = product(jax.nn.sigmoid(logits), values.each.astype(logits.dtype), bfloat16=values.bfloat16)
     intra, inter = ((y / values.divisor).astype(values.dtype) for y in (intra, values.total - intra))
     return intra, inter
 
@@ -163,12 +170,13 @@ class PositionPrior(nn.Module):
 
     positions: int
     block_rows: int | None = BLOCK_ROWS
+    bfloat16: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> PriorFactors:
         kernel = self.param("kernel", he_fan_out, (x.shape[-1], self.positions))
         kernel, bias = fold(self, nn.initializers.ones, x, kernel, train=train)
-        return PriorFactors(x, kernel, bias, block_rows=self.block_rows)
+        return PriorFactors(x, kernel, bias, block_rows=self.block_rows, bfloat16=self.bfloat16)
 
 
 class PairPrior(nn.Module):
@@ -180,11 +188,12 @@ class PairPrior(nn.Module):
 
     Attributes:
       channels: of the embeddings.
-      block_rows: see `PriorFactors`.
+      block_rows, bfloat16: see `PriorFactors`.
     """
 
     channels: int = 64
     block_rows: int | None = BLOCK_ROWS
+    bfloat16: bool = False
 
     @nn.compact
     def __call__(self, x: Float[Array, "b n c"], *, train: bool) -> PriorFactors:
@@ -195,7 +204,8 @@ class PairPrior(nn.Module):
         bias = self.param("bias", nn.initializers.constant(-2.0), ()).astype(full)
         e = x.astype(full) @ kernel
         e *= jax.lax.rsqrt(jnp.square(e).sum(axis=-1, keepdims=True) + SMALLEST_SQUARE)
-        return PriorFactors(scale * e, e.mT, jnp.broadcast_to(bias, x.shape[:2]), block_rows=self.block_rows)
+        options = {"block_rows": self.block_rows, "bfloat16": self.bfloat16}
+        return PriorFactors(scale * e, e.mT, jnp.broadcast_to(bias, x.shape[:2]), **options)
 
 
 @dataclass(frozen=True)
@@ -208,6 +218,8 @@ class PriorOptions:
       aggregation_kernel: k of the Aggregation Module (the paper: 11).
       contexts: which contexts the layer returns: "both", "intra" or "inter"; the layers of the other do not exist.
       divide_by_n: whether the contexts are divided by N, as in the release; False is the paper's formula.
+      bfloat16: round the operands of the products with N x N arrays to bfloat16; sums stay float32. The release
+        multiplies in float32. TPUs round so by default, and GPUs to tf32, with three more bits.
 
     Raises:
       ValueError: if `kind` or `contexts` is something else.
@@ -218,6 +230,7 @@ class PriorOptions:
     aggregation_kernel: int = 11
     contexts: Literal["both", "intra", "inter"] = "both"
     divide_by_n: bool = True
+    bfloat16: bool = False
 
     def __post_init__(self) -> None:
         if self.kind not in ("positions", "pairs"):
@@ -287,7 +300,7 @@ class ContextPrior(nn.Module):
 
     def _prior(self, h: int, w: int) -> nn.Module:
         if self.options.kind == "pairs":
-            return PairPrior(block_rows=self.block_rows, name="pair_prior")
+            return PairPrior(block_rows=self.block_rows, bfloat16=self.options.bfloat16, name="pair_prior")
         if self.prior_size is None or (h, w) != tuple(self.prior_size):
             built_for = "no size" if self.prior_size is None else "{}x{}".format(*self.prior_size)
             raise ValueError(
@@ -295,7 +308,7 @@ class ContextPrior(nn.Module):
                 "one channel for each, so images must have the size of the training crop (larger ones go through "
                 "sliding windows)"
             )
-        return PositionPrior(h * w, self.block_rows, name="prior")
+        return PositionPrior(h * w, self.block_rows, self.options.bfloat16, name="prior")
 
     def _aggregated(self, x: Array, train: bool) -> Float[Array, "b h w channels"]:
         if not self.options.aggregation:

@@ -24,6 +24,7 @@ loss takes the four with W again.
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from cpnet_jax.models.forms.linear import linear_call
 from cpnet_jax.models.forms.platforms import Size, axes_to_divide
+from cpnet_jax.models.forms.products import product
 
 # (logits (b, r, n) of r rows, which rows these are (r,), values, constants) -> arrays (b, r, ...)
 RowFunction = Callable[[Float[Array, "b r n"], Int[Array, " r"], PyTree, PyTree], PyTree]
@@ -49,6 +51,7 @@ def map_rows(
     constants: PyTree,
     *,
     block_rows: int,
+    bfloat16: bool = False,
 ) -> PyTree:
     """Applies a function to all rows of x @ kernel + bias, computed in the dtype of kernel and bias.
 
@@ -65,13 +68,14 @@ def map_rows(
       values: arrays (b, ...) that the function reads whole, with a gradient.
       constants: arrays (b, ...) that the function reads whole, without a gradient.
       block_rows: largest number of rows of an image in a block. Memory holds a few arrays (block_rows, m) at a time.
+      bfloat16: round the operands of the products with X and W, see `products.product`.
 
     Returns:
       Arrays (b, n, ...), as the function returns them for n rows at once.
     """
 
     def run(*arrays: PyTree) -> PyTree:
-        return _map_rows(function, block_rows, *_equally_varying(arrays))
+        return _map_rows(function, _Products(block_rows, bfloat16), *_equally_varying(arrays))
 
     axes = axes_to_divide(x.shape[0])
     if axes:
@@ -79,10 +83,23 @@ def map_rows(
     return run(x, kernel, bias, values, constants)
 
 
+class _Products(NamedTuple):
+    """How the products are computed, see `map_rows`."""
+
+    block_rows: int
+    bfloat16: bool
+
+    def affine(self, x: Float[Array, "r c"], kernel: Float[Array, "c m"], bias: Float[Array, " m"]) -> Array:
+        return self(x.astype(kernel.dtype), kernel) + bias
+
+    def __call__(self, left: Array, right: Array) -> Array:
+        return product(left, right, bfloat16=self.bfloat16)
+
+
 def _rows(
-    function: RowFunction, block_rows: int, x: Array, kernel: Array, bias: Array, values: PyTree, constants: PyTree
+    function: RowFunction, products: _Products, x: Array, kernel: Array, bias: Array, values: PyTree, constants: PyTree
 ) -> PyTree:
-    blocks = _Blocks(x.shape[1], block_rows)
+    blocks = _Blocks(x.shape[1], products.block_rows)
     shared, own = _shared_and_own(kernel, bias)
 
     def map_image(arrays: PyTree) -> PyTree:
@@ -90,7 +107,7 @@ def _rows(
         kernel, bias = own or shared
 
         def map_block(start: Array) -> PyTree:
-            logits = _affine(blocks.cut(x, start), kernel, bias)
+            logits = products.affine(blocks.cut(x, start), kernel, bias)
             return _of_one(function, logits, blocks.rows(start), values, constants)
 
         return jax.lax.map(map_block, blocks.starts())
@@ -103,30 +120,32 @@ _map_rows = jax.custom_jvp(_rows, nondiff_argnums=(0, 1))
 
 @_map_rows.defjvp
 def _derivative(
-    function: RowFunction, block_rows: int, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+    function: RowFunction, products: _Products, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
 ) -> tuple[PyTree, PyTree]:
     x, kernel, bias, values, constants = primals
     x, values, constants = _image_by_image((x, values, constants))
     primals = x, kernel, bias, values, constants
-    forward, backward = (partial(run, function, block_rows) for run in (_forward, _backward))
-    return _map_rows(function, block_rows, *primals), linear_call(forward, backward, primals, tangents[:-1])
+    forward, backward = (partial(run, function, products) for run in (_forward, _backward))
+    return _map_rows(function, products, *primals), linear_call(forward, backward, primals, tangents[:-1])
 
 
 def _forward(
-    function: RowFunction, block_rows: int, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
+    function: RowFunction, products: _Products, primals: tuple[PyTree, ...], tangents: tuple[PyTree, ...]
 ) -> PyTree:
     """The tangent of the results."""
 
     def run(x: Array, kernel: Array, bias: Array, values: PyTree) -> PyTree:
-        return _rows(function, block_rows, x, kernel, bias, values, primals[-1])
+        return _rows(function, products, x, kernel, bias, values, primals[-1])
 
     return jax.jvp(run, primals[:-1], tangents)[1]
 
 
-def _backward(function: RowFunction, block_rows: int, primals: tuple[PyTree, ...], y_bar: PyTree) -> tuple[PyTree, ...]:
+def _backward(
+    function: RowFunction, products: _Products, primals: tuple[PyTree, ...], y_bar: PyTree
+) -> tuple[PyTree, ...]:
     """The transpose of `_forward`."""
     x, kernel, bias, values, constants = primals
-    blocks = _Blocks(x.shape[1], block_rows)
+    blocks = _Blocks(x.shape[1], products.block_rows)
     shared, own = _shared_and_own(kernel, bias)
 
     def add_image(shared_bar: PyTree, arrays: PyTree) -> tuple[PyTree, tuple[Array, PyTree, PyTree]]:
@@ -140,12 +159,12 @@ def _backward(function: RowFunction, block_rows: int, primals: tuple[PyTree, ...
         def add_block(sums: PyTree, start: Array) -> tuple[PyTree, Array]:
             """Adds a block's part of W', b' and V'; also returns the block's X'."""
             rows, x_block = blocks.rows(start), blocks.cut(x, start)
-            logits = _affine(x_block, kernel, bias)
+            logits = products.affine(x_block, kernel, bias)
             _, transposed = jax.vjp(lambda z, v: _of_one(function, z, rows, v, constants), logits, values)
             z_bar, values_bar = transposed(blocks.cut(y_bar, start))
-            kernel_bar = x_block.astype(kernel.dtype).T @ z_bar
+            kernel_bar = products(x_block.astype(kernel.dtype).T, z_bar)
             sums = jax.tree.map(jnp.add, sums, ((kernel_bar, z_bar.sum(axis=0)), values_bar))
-            return sums, (z_bar @ kernel.T).astype(x_block.dtype)
+            return sums, products(z_bar, kernel.T).astype(x_block.dtype)
 
         sums = shared_bar or _zeros(own), _zeros(values)
         (factors_bar, values_bar), x_bar = jax.lax.scan(add_block, sums, blocks.starts())
@@ -174,10 +193,6 @@ def _of_one(
     """Applies the function, which takes batches, to one image."""
     batches = jax.tree.map(lambda x: x[None], (logits, values, constants))
     return jax.tree.map(lambda y: y[0], function(batches[0], rows, *batches[1:]))
-
-
-def _affine(x: Float[Array, "r c"], kernel: Float[Array, "c m"], bias: Float[Array, " m"]) -> Float[Array, "r m"]:
-    return x.astype(kernel.dtype) @ kernel + bias
 
 
 def _image_by_image(arrays: PyTree) -> PyTree:

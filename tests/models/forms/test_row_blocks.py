@@ -1,6 +1,7 @@
 """The context prior in blocks of rows equals the formulas with N x N arrays, on one device and on eight."""
 
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, PartitionSpec
 
 from cpnet_jax import losses, models, sharding
+from cpnet_jax.models.forms.products import product
 from cpnet_jax.models.forms.row_blocks import map_rows
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -200,3 +202,46 @@ def test_within_a_shard_map_rows_are_those_of_the_device():
     part = PartitionSpec("data")
     outer = jax.shard_map(contexts, mesh=mesh, in_specs=part, out_specs=part, axis_names={"data"}, check_vma=False)
     assert_trees_close(jax.jit(outer)(features, values), contexts(features, values), 1e-6)
+
+
+# Operands in bfloat16
+
+
+def relative_errors(left, right):
+    def error(a, b):
+        return float(np.linalg.norm(np.subtract(a, b)) / np.linalg.norm(b))
+
+    return jax.tree.leaves(jax.tree.map(error, left, right))
+
+
+def rounded(block_rows, own):
+    """A scalar of the contexts, with operands in bfloat16."""
+
+    def run(arrays):
+        *factors, values = arrays
+        prior = models.PriorFactors(*factors, block_rows=block_rows, bfloat16=True)
+        return sum(jnp.square(context).sum() for context in prior.contexts(values))
+
+    return jax.value_and_grad(run)(make_arrays("float32", own))
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["shared", "own"])
+def test_operands_in_bfloat16_change_little_and_the_same_in_blocks_and_at_once(own):
+    whole, blocks = rounded(None, own), rounded(ROWS, own)
+
+    def exact(arrays):
+        *factors, values = arrays
+        contexts = models.PriorFactors(*factors, block_rows=None).contexts(values)
+        return sum(jnp.square(context).sum() for context in contexts)
+
+    errors = relative_errors(blocks, jax.value_and_grad(exact)(make_arrays("float32", own)))
+    assert 1e-5 < max(errors) < 2e-2
+    assert max(relative_errors(blocks, whole)) < 2e-3
+
+
+def test_a_rounded_product_sums_in_float32_and_rounds_in_its_derivatives_too():
+    left, right = jnp.full((1, 2000), 1.0), jnp.full((2000, 1), 1 + 2**-8)
+    assert product(left, right, bfloat16=True) == 2000  # 1 + 2^-8 rounds to 1, and bfloat16 cannot count to 2000
+    y, transposed = jax.vjp(partial(product, bfloat16=True), left, right)
+    of_left, of_right = transposed(jnp.full((1, 1), 1 + 2**-8))
+    assert (of_left == 1).all() and (of_right == 1).all() and of_left.dtype == y.dtype == jnp.float32
