@@ -5,8 +5,8 @@
 
 A table is a file in configs/ablations/: a base config, and rows of fields that differ from it. Each run is a run of
 main.py in the workdir OUT/ROW/seed_SEED, which also has its log. After an interruption the same command continues;
-finished runs are not repeated. --jobs=4 does four runs at a time, each on its own GPU or TPU chip; on CPUs they share
-the cores. --config.FIELD=VALUE applies to all rows.
+finished runs are not repeated. --jobs=4 does four runs at a time, each on its own GPU or TPU chip; on CPUs each
+gets a share of the cores, which is faster than one run after the other. --config.FIELD=VALUE applies to all rows.
 
 OUT/table.md has a line per row and the commands. It is updated after each run, and printed at the end with one JSON
 line. If a run fails, the others continue and the exit status is 1.
@@ -121,7 +121,7 @@ def run(ablation: Ablation, jobs: int) -> None:
     todo = ablation.unfinished()
     if not todo:
         return
-    environments = devices.environments(jobs)
+    places = devices.places(jobs)
     done = len(ablation.runs) - len(todo)
     with Progress(len(ablation.runs), "Ablation", initial=done, unit="run") as progress:
 
@@ -131,7 +131,7 @@ def run(ablation: Ablation, jobs: int) -> None:
 
         launch.run_all(
             todo,
-            environments,
+            places,
             MAIN,
             on_start=lambda run: progress.say(f"{run.title}: started, log in {run.log}"),
             on_end=on_end,

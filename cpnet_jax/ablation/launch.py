@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cpnet_jax.ablation.devices import Place
 from cpnet_jax.ablation.runs import Run
 from cpnet_jax.errors import Stopped
 from cpnet_jax.runtime import files
@@ -17,17 +18,17 @@ POLL_SECONDS = 0.2
 
 def run_all(
     runs: Sequence[Run],
-    environments: Sequence[dict[str, str]],
+    places: Sequence[Place],
     main: Path,
     *,
     on_start: Callable[[Run], None],
     on_end: Callable[[Run, int], None],
 ) -> None:
-    """Starts the runs in order, as many at a time as there are environments; each appends to its log.
+    """Starts the runs in order, as many at a time as there are places; each appends to its log.
 
     Args:
       runs: to start.
-      environments: variables to add to this process's environment, for each simultaneous run.
+      places: of the simultaneous runs.
       main: path of main.py.
       on_start: called with a run that starts.
       on_end: called with a run that ended and its exit status.
@@ -36,17 +37,17 @@ def run_all(
       Stopped: after a KeyboardInterrupt (Ctrl-C or SIGTERM), when the current runs have saved and ended.
       KeyboardInterrupt: after a second one, when the current runs have ended without saving.
     """
-    waiting, free, running = deque(runs), list(environments), {}
+    waiting, free, running = deque(runs), list(places), {}
     try:
         while waiting or running:
             while waiting and free:
-                run, environment = waiting.popleft(), free.pop(0)
+                run, place = waiting.popleft(), free.pop(0)
                 on_start(run)
-                running[_start(run, environment, main)] = run, environment
+                running[_start(run, place, main)] = run, place
             time.sleep(POLL_SECONDS)
             for process in [process for process in running if process.poll() is not None]:
-                run, environment = running.pop(process)
-                free.append(environment)
+                run, place = running.pop(process)
+                free.append(place)
                 on_end(run, process.returncode)
     except KeyboardInterrupt:
         _stop(list(running))
@@ -56,18 +57,22 @@ def run_all(
         raise
 
 
-def _start(run: Run, environment: dict[str, str], main: Path) -> subprocess.Popen:
+def _start(run: Run, place: Place, main: Path) -> subprocess.Popen:
     files.make_folder(run.workdir, "--out")
     with run.log.open("ab") as log:
         # In a new session, so that only this process gets Ctrl-C from the terminal; it forwards it.
-        return subprocess.Popen(
+        process = subprocess.Popen(
             run.command(main),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | environment,
+            env=os.environ | place.environment,
             start_new_session=True,
         )
+    if place.cores:
+        # JAX starts as many threads as the process may use cores. It is imported long after this.
+        os.sched_setaffinity(process.pid, place.cores)
+    return process
 
 
 def _stop(processes: Sequence[subprocess.Popen]) -> None:

@@ -280,17 +280,33 @@ def test_simultaneous_runs_have_the_same_results_and_a_gpu_each(tmp_path, machin
 
 
 def test_every_simultaneous_run_gets_its_own_device(monkeypatch, machine):
-    assert devices.environments(1) == [{}]
-    machine("cpu", 1)
-    assert devices.environments(3) == [{}, {}, {}]
+    assert devices.places(1) == [devices.Place()]
     machine("tpu", 4)
-    chips = [environment["TPU_VISIBLE_CHIPS"] for environment in devices.environments(4)]
+    chips = [place.environment["TPU_VISIBLE_CHIPS"] for place in devices.places(4)]
     assert chips == ["0", "1", "2", "3"]
     machine("gpu", 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
-    assert devices.environments(2) == [{"CUDA_VISIBLE_DEVICES": "5"}, {"CUDA_VISIBLE_DEVICES": "3"}]
+    assert [place.environment["CUDA_VISIBLE_DEVICES"] for place in devices.places(2)] == ["5", "3"]
     with pytest.raises(UserError, match=r"--jobs is 3, but JAX finds 2 GPU\(s\) here: use at most 2"):
-        devices.environments(3)
+        devices.places(3)
+
+
+def test_runs_on_the_cpu_share_its_cores(monkeypatch, machine):
+    machine("cpu", 1)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 4, 5, 8, 9})
+    assert [place.cores for place in devices.places(2)] == [{3, 4}, {5, 8}]
+    assert devices.places(6) == [devices.Place()] * 6, "more runs than cores"
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert devices.places(2) == [devices.Place()] * 2, "not every system can limit a process"
+
+
+def test_a_run_is_limited_to_its_cores(tmp_path, monkeypatch, machine):
+    machine("cpu", 1)
+    limited = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(os, "sched_setaffinity", lambda process, cores: limited.append(set(cores)))
+    complete(tmp_path, jobs=2)
+    assert {0} in limited and {1} in limited
 
 
 def test_the_devices_are_those_that_jax_finds():
