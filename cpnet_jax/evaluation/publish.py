@@ -7,13 +7,12 @@ from typing import Any
 from PIL import Image
 
 from cpnet_jax.data import pictures
-from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.errors import UserError
+from cpnet_jax.evaluation import shown_images
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.evaluation.prior_pictures import prior_panel
 from cpnet_jax.evaluation.report import write_report
-from cpnet_jax.evaluation.samples import Sample
 from cpnet_jax.inference.network import Network
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
@@ -32,7 +31,7 @@ def write_figures(workdir: AnyPath, evaluation: Evaluation, evaluator: Evaluator
 
 
 def write_all(folder: AnyPath, evaluation: Evaluation, evaluator: Evaluator, network: Network, *, step: int) -> None:
-    """Writes eval.json, report/index.html and predictions/ID_panel.png into a folder.
+    """Writes eval.json, report/index.html and the pictures of `shown_images` into a folder.
 
     The report shows `evaluator.pictures` images, half of them the worst and half the best. Every other one is shown
     with rows of its context prior. As many panels are written, of the split's first images.
@@ -58,7 +57,7 @@ def write_all(folder: AnyPath, evaluation: Evaluation, evaluator: Evaluator, net
             priors=list(progress.over(evaluator.prior_samples(network, with_prior))),
         )
         for sample in progress.over(evaluator.samples(evaluation, first)):
-            _save_panel(sample, evaluation.dataset, folder / "predictions" / f"{sample.id}_panel.png")
+            shown_images.write(folder, sample, evaluation.dataset)
 
 
 @contextmanager
@@ -70,11 +69,6 @@ def _reporting_failures(workdir: AnyPath) -> Iterator[None]:
             f"cannot write results to {error.filename or workdir} ({error.strerror or error}): free space, fix "
             "permissions or move away what is there, then run the same command again"
         ) from error
-
-
-def _save_panel(sample: Sample, dataset: Dataset, path: AnyPath) -> None:
-    with files.replacing(path) as temporary:
-        pictures.panel(sample.image, sample.label, sample.prediction, dataset).save(temporary, format="PNG")
 
 
 def draw(
