@@ -112,6 +112,23 @@ def published(workdir: AnyPath, step: int) -> dict[str, Any] | None:
     return next(entries, None)
 
 
+def entries(workdir: AnyPath) -> list[dict[str, Any]]:
+    """The entries of DIR/metrics.jsonl by ascending step; empty without the file.
+
+    Entries of steps that a resumed run took again are left out, and so are damaged lines.
+    """
+    path = _file_in(workdir)
+    found: list[dict[str, Any]] = []
+    lowest = math.inf
+    for line in reversed(_lines(path) if path.is_file() else []):
+        step = _step(line)
+        # A lower step below this line says that the run went back and took this one again.
+        if step <= lowest and step != math.inf:
+            lowest = step
+            found.append(_entry(line))
+    return found[::-1]
+
+
 def _tag(name: str, *, of_evaluation: bool) -> str:
     """The name of a figure in TensorBoard, which groups by what stands before the slash: time/, val/ or train/."""
     if name.endswith("_seconds") or name == "images_per_second":

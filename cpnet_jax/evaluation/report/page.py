@@ -1,13 +1,11 @@
 """Collects everything the report shows and writes the page; template/page.html is its layout."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import Float, Int64
-from markupsafe import Markup
 from PIL import Image
 
 from cpnet_jax.data import pictures
@@ -15,11 +13,11 @@ from cpnet_jax.data.catalog import Colour, Dataset
 from cpnet_jax.evaluation import prior_pictures
 from cpnet_jax.evaluation.report import rows
 from cpnet_jax.evaluation.report.embed import Embedded, jpeg, shrink
+from cpnet_jax.evaluation.report.environment import environment, isolated
 from cpnet_jax.evaluation.report.matrix import draw_matrix, frequent_confusions
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
-from cpnet_jax.runtime.standard_streams import printable
 
 # Limit for all pictures together, in characters of the page.
 PICTURES_LIMIT = 6_000_000
@@ -101,7 +99,7 @@ def write_report(
         raise ValueError(f"the confusion matrix has shape {confusion.shape}, but {dataset.name} has {classes} classes")
     shown = 4 * (len(worst) + len(best)) + sum(1 + 2 * len(sample.positions) for sample in priors)
     limit = PICTURES_LIMIT // max(shown, 1)
-    template = _environment().get_template("page.html")
+    template = environment().get_template("page.html")
     page = template.render(
         network=title[0],
         data=title[1],
@@ -126,38 +124,6 @@ def write_report(
     files.write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _rgb(colour: Iterable[int]) -> str:
-    return f"rgb({', '.join(map(str, colour))})"
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cpnet_jax.evaluation.report", "template"),
-        autoescape=jinja2.select_autoescape(["html"]),
-        undefined=jinja2.StrictUndefined,
-        finalize=_shown_as_escapes,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = rows.percent
-    environment.filters["number"] = lambda value: "" if value is None else value  # for sorting; empty values come last
-    environment.filters["rgb"] = _rgb
-    environment.filters["printable"] = printable
-    environment.filters["isolated"] = _isolated
-    return environment
-
-
-def _shown_as_escapes(value: Any) -> Any:
-    """Escapes what browsers obey instead of showing it, in names that stand alone in their element."""
-    return printable(value) if type(value) is str else value
-
-
-def _isolated(name: str) -> Markup:
-    """A name that does not change the order of what stands beside it if it is written from right to left."""
-    isolate = "{}" if name.isascii() else "\N{FIRST STRONG ISOLATE}{}\N{POP DIRECTIONAL ISOLATE}"
-    return Markup(isolate).format(printable(name))
-
-
 def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
     size = shrink(sample.image.shape[1::-1], LONGEST_SIDE)
     image = _resized(sample.image, size)
@@ -177,7 +143,7 @@ def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
     return ShownImage(
         sample.id,
         tuple((name, rows.percent(value)) for name, value in sample.figures.items()),
-        tuple(_pane(title, _isolated(sample.id) + f": {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
+        tuple(_pane(title, isolated(sample.id) + f": {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
         tuple((dataset.classes[i], dataset.palette[i]) for i in present if i != dataset.ignore_label),
     )
 
@@ -185,7 +151,7 @@ def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
 def _shown_prior(sample: PriorSample, limit: int) -> ShownPrior:
     grid = sample.rows.shape[1:]
     marked = prior_pictures.marked(sample.image, sample.positions, grid)
-    name = _isolated(sample.id)
+    name = isolated(sample.id)
     window = _pane("window", name + ": the window, with numbers on the positions", marked, limit)
     found = []
     for number, (position, row) in enumerate(zip(sample.positions, sample.rows, strict=True), start=1):
