@@ -1,8 +1,8 @@
 """The images that an evaluation keeps in predictions/: panels for people, labels and predictions for programs.
 
-    predictions/ID_panel.png         the image, its label and its prediction side by side, above a legend
-    predictions/ID_label.png         the label: class indices, 8 bits, one channel
-    predictions/ID_prediction.png    the predicted classes, likewise
+predictions/ID_panel.png         the image, its label and its prediction side by side, above a legend
+predictions/ID_label.png         the label: class indices, 8 bits, one channel
+predictions/ID_prediction.png    the predicted classes, likewise
 """
 
 from collections.abc import Iterator

@@ -58,10 +58,7 @@ def compare_images(runs: Sequence[ComparedRun], count: int) -> ComparedImages:
     """The first images of the evaluation, `count` of them, with each run's predictions.
 
     A prediction that a run's evaluation kept is taken; otherwise the run's network predicts the image again. Shows the
-    progress of that.
-
-    Raises:
-      UserError: if a network cannot be loaded.
+    progress of that. Notes name what cannot be read or predicted.
     """
     notes: list[str] = []
     kept = [{sample.id: sample for sample in _kept(run, runs[0].dataset, count)} for run in runs]
@@ -149,7 +146,11 @@ def _predictions(
     if not run.has_network:
         notes.append(f"{run.name} has no network, and kept the predictions of {len(shown) - len(missing)} image(s).")
         return found
-    predicted = iter(_predict(run, missing, dataset, notes))
+    try:
+        predicted = iter(_predict(run, missing, dataset, notes))
+    except UserError as error:  # such as a checkpoint of an older version: figures and curves are still worth showing
+        notes.append(f"Predictions of {run.name} are missing: {error}.")
+        return found
     return [next(predicted) if prediction is None else prediction for prediction in found]
 
 

@@ -1,5 +1,6 @@
 """What runs kept of themselves: figures, config and classes. Decides whether runs can be compared."""
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,6 @@ from cpnet_jax.data.catalog.voc import voc_palette
 from cpnet_jax.errors import UserError, quoted, reason, shortened
 from cpnet_jax.inference import metadata
 from cpnet_jax.inference.export import artifact
-from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 
 EVALUATION = "eval.json"
@@ -196,12 +196,16 @@ def _same_training_data(first: ComparedRun, other: ComparedRun) -> bool:
 def short_names(paths: Sequence[AnyPath]) -> list[str]:
     """The parts of the paths that differ, without folders that all have at their start or end."""
     parts = [PurePath(os.path.abspath(path)).parts for path in paths]
-    start = os.path.commonprefix(parts)
-    rest = [part[len(start) :] for part in parts]
-    end = len(os.path.commonprefix([part[::-1] for part in rest]))
+    start = _shared(parts)
+    end = _shared([part[: start - 1 if start else None : -1] for part in parts])
     # One path may be the parent of another: its last folder names it.
-    shown = [whole[len(start) : len(whole) - end] or whole[-1:] for whole in parts]
-    return [str(PurePath(*part)) for part in shown]
+    return [str(PurePath(*(part[start : len(part) - end] or part[-1:]))) for part in parts]
+
+
+def _shared(parts: Sequence[tuple[str, ...]]) -> int:
+    """The number of first parts that are the same everywhere."""
+    same = itertools.takewhile(lambda names: len({*names}) == 1, zip(*parts, strict=False))
+    return sum(1 for _ in same)
 
 
 def protocols(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:

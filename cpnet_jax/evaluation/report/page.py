@@ -12,32 +12,18 @@ from cpnet_jax.data import pictures
 from cpnet_jax.data.catalog import Colour, Dataset
 from cpnet_jax.evaluation import prior_pictures
 from cpnet_jax.evaluation.report import rows
-from cpnet_jax.evaluation.report.embed import Embedded, jpeg, shrink
 from cpnet_jax.evaluation.report.environment import environment, isolated
 from cpnet_jax.evaluation.report.matrix import draw_matrix, frequent_confusions
+from cpnet_jax.evaluation.report.panes import PICTURES_LIMIT, Pane, classes_over_image, pane, resized, shown_size
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 
-# Limit for all pictures together, in characters of the page.
-PICTURES_LIMIT = 6_000_000
-LONGEST_SIDE = 640
-# Small images are enlarged to about this side, so that their pixels stay sharp.
-SHORT_SIDE = 256
 ERROR_COLOURS = {
     "right": pictures.RIGHT_COLOUR,
     "wrong": pictures.WRONG_COLOUR,
     "ignored": pictures.IGNORED_COLOUR,
 }
-
-
-@dataclass(frozen=True)
-class Pane:
-    """A picture with its title and alternative text."""
-
-    title: str
-    alt: str
-    picture: Embedded
 
 
 @dataclass(frozen=True)
@@ -125,25 +111,21 @@ def write_report(
 
 
 def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
-    size = shrink(sample.image.shape[1::-1], LONGEST_SIDE)
-    image = _resized(sample.image, size)
-
-    def classes_over_image(classes: np.ndarray) -> np.ndarray:
-        colours = pictures.colourise(classes, dataset.palette, dataset.ignore_label)
-        return pictures.overlay(image, _resized(colours, size))
-
+    size = shown_size(sample.image)
+    image = resized(sample.image, size)
+    label, prediction = (classes_over_image(image, classes, dataset) for classes in (sample.label, sample.prediction))
     errors = pictures.error_map(sample.image, sample.label, sample.prediction, dataset.ignore_label)
     panes = {
         "image": (image, "the image"),
-        "label": (classes_over_image(sample.label), "its label, in the colours of its classes"),
-        "prediction": (classes_over_image(sample.prediction), "the prediction, in the colours of its classes"),
-        "error": (_resized(errors, size), "which pixels are right, wrong and ignored"),
+        "label": (label, "its label, in the colours of its classes"),
+        "prediction": (prediction, "the prediction, in the colours of its classes"),
+        "error": (resized(errors, size), "which pixels are right, wrong and ignored"),
     }
     present = sorted({*np.unique(sample.label).tolist(), *np.unique(sample.prediction).tolist()})
     return ShownImage(
         sample.id,
         tuple((name, rows.percent(value)) for name, value in sample.figures.items()),
-        tuple(_pane(title, isolated(sample.id) + f": {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
+        tuple(pane(title, isolated(sample.id) + f": {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
         tuple((dataset.classes[i], dataset.palette[i]) for i in present if i != dataset.ignore_label),
     )
 
@@ -152,15 +134,15 @@ def _shown_prior(sample: PriorSample, limit: int) -> ShownPrior:
     grid = sample.rows.shape[1:]
     marked = prior_pictures.marked(sample.image, sample.positions, grid)
     name = isolated(sample.id)
-    window = _pane("window", name + ": the window, with numbers on the positions", marked, limit)
+    window = pane("window", name + ": the window, with numbers on the positions", marked, limit)
     found = []
     for number, (position, row) in enumerate(zip(sample.positions, sample.rows, strict=True), start=1):
         where = name + f", position {number}"
-        panes = [_pane("prior", where + ": row of the prior", _row_picture(sample, row, number), limit)]
+        panes = [pane("prior", where + ": row of the prior", _row_picture(sample, row, number), limit)]
         figures = ()
         if sample.ideal is not None:
             ideal = sample.ideal[number - 1]
-            panes.append(_pane("ideal", where + ": ideal row", _row_picture(sample, ideal, number), limit))
+            panes.append(pane("ideal", where + ": ideal row", _row_picture(sample, ideal, number), limit))
             figures = _row_figures(row, ideal)
         found.append(PriorRow(number, position, figures, tuple(panes)))
     return ShownPrior(sample.id, grid, window, tuple(found))
@@ -179,17 +161,3 @@ def _row_figures(row: Float[np.ndarray, "h w"], ideal: Float[np.ndarray, "h w"])
         "specificity": (((1 - p) * (1 - a)).sum(), (1 - a).sum()),
     }
     return tuple((name, rows.percent(part / whole if whole else None)) for name, (part, whole) in shares.items())
-
-
-def _pane(title: str, alt: str, pixels: np.ndarray | Image.Image, limit: int) -> Pane:
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    factor = min(SHORT_SIDE // min(picture.size), LONGEST_SIDE // max(picture.size))
-    if factor > 1:
-        enlarged = (picture.width * factor, picture.height * factor)
-        picture = picture.resize(enlarged, Image.Resampling.NEAREST)
-    return Pane(title, alt, jpeg(picture, LONGEST_SIDE, limit))
-
-
-def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resized by averaging, so that thin objects stay visible."""
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))
