@@ -90,7 +90,7 @@ def _frame(prior: SampledPrior, step: int) -> Frame:
 def _packed(values: UInt8[np.ndarray, "p p"]) -> str:
     """Compresses the changes from row to row, which are smaller than the values."""
     changes = np.diff(values, axis=0, prepend=np.zeros_like(values[:1]))
-    return base64.b64encode(zlib.compress(changes.tobytes(), level=9)).decode("ascii")
+    return base64.b64encode(zlib.compress(changes.tobytes(), level=6)).decode("ascii")
 
 
 def _per_mille(figures: Float[np.ndarray, "p 3"]) -> list[list[int]]:

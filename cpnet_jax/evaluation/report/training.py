@@ -94,6 +94,7 @@ def _surroundings(start: Mapping[str, Any]) -> list[tuple[str, str]]:
         return []
     packages = start.get("packages")
     versions = packages if isinstance(packages, dict) else {}
+    listed = ", ".join(f"{_text(name)} {_text(version)}" for name, version in versions.items())
     processes = start.get("processes", 1)
     shared = f", {_text(processes)} processes" if processes != 1 else ""
 
@@ -106,7 +107,7 @@ def _surroundings(start: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("started", get("time")),
         ("cpnet_jax", get("version")),
         ("Python", get("python")),
-        *((_text(name), _text(version)) for name, version in versions.items()),
+        *([("packages", listed)] if listed else []),
     ]
 
 
