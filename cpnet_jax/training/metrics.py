@@ -18,6 +18,8 @@ from cpnet_jax.training.tensorboard import EventFile
 
 # The entry that the line of a published evaluation has, and no other line.
 EVALUATED = "evaluation_seconds"
+# Beside it: seconds for eval.json, the report and the pictures.
+PUBLISHING = "publishing_seconds"
 
 
 class MetricsWriter:
@@ -67,6 +69,12 @@ class MetricsWriter:
         if self._writes and not self._failure:
             with self._noting_failures():
                 self._tensorboard.picture(name, picture, step)
+
+    def flush(self) -> None:
+        """Makes what was written readable for `entries`, also in an object store."""
+        if self._writes and not self._failure:
+            with self._noting_failures():
+                self._file.flush()
 
     def check(self) -> None:
         """Raises UserError if something could not be written."""

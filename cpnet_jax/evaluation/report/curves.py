@@ -113,7 +113,7 @@ def _line(points: Points) -> dict[str, list[float]]:
 
 
 def thin(points: Points, most: int = MOST_POINTS) -> Points:
-    """Keeps at most `most` points, among them the first, the last, and the lowest and highest of every span of steps."""
+    """Keeps at most `most` points, with the first, the last, and the lowest and highest of every span of steps."""
     if len(points) <= most:
         return points
     steps, values = (np.array(part) for part in zip(*points, strict=True))

@@ -15,6 +15,7 @@ from cpnet_jax.evaluation.report import rows
 from cpnet_jax.evaluation.report.environment import environment, isolated
 from cpnet_jax.evaluation.report.matrix import draw_matrix, frequent_confusions
 from cpnet_jax.evaluation.report.panes import PICTURES_LIMIT, Pane, classes_over_image, pane, resized, shown_size
+from cpnet_jax.evaluation.report.training import Training
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
@@ -66,8 +67,10 @@ def write_report(
     worst: Sequence[Sample] = (),
     best: Sequence[Sample] = (),
     priors: Sequence[PriorSample] = (),
+    touchable: Mapping[str, Any] | None = None,
+    training: Training | None = None,
 ) -> None:
-    """Writes one self-contained HTML file under 8 MB; replaces an existing one in one step.
+    """Writes one self-contained HTML file under 10 MB; replaces an existing one in one step.
 
     Args:
       title: the names of the network and of the data.
@@ -76,6 +79,8 @@ def write_report(
       confusion: pixels by (true class, predicted class).
       worst, best: images to show, in this order.
       priors: windows with rows of their context prior.
+      touchable: whole context priors, see `prior.touchable`.
+      training: how the network was trained; None if that is not known.
 
     Raises:
       ValueError: if the confusion matrix does not have one row per class of the dataset.
@@ -103,6 +108,8 @@ def write_report(
             ("Best images", "by mIoU, the best first", [_shown(sample, dataset, limit) for sample in best]),
         ],
         priors=[_shown_prior(sample, limit) for sample in priors],
+        touchable=touchable,
+        training=training,
         error_colours=ERROR_COLOURS,
         heat=prior_pictures.heat(np.linspace(0, 1, 12)[None])[0].tolist(),
     )

@@ -11,7 +11,7 @@ from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.evaluation.report.embed import Embedded, jpeg, shrink
 
 # Limit for all pictures of a page together, in characters.
-PICTURES_LIMIT = 6_000_000
+PICTURES_LIMIT = 5_000_000
 LONGEST_SIDE = 640
 # Small images are enlarged to about this side, so that their pixels stay sharp.
 SHORT_SIDE = 256

@@ -90,6 +90,13 @@ function enlargeable(sample) {
   sample.querySelector(".figures").append(button);
 }
 
+function withData(name, draw) {
+  const data = document.getElementById(`${name}-data`);
+  if (data) draw(document.getElementById(name), JSON.parse(data.textContent));
+}
+
+withData("curves", drawCurves);
+withData("touch", touchPrior);
 document.querySelectorAll("table.sortable").forEach(sortable);
 document.querySelectorAll("#matrix").forEach(explainMatrix);
 document.querySelectorAll(".sample").forEach(enlargeable);
