@@ -1,6 +1,7 @@
 """The document that shows a prediction: report/template/result.html, which needs nothing else."""
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import cv2
@@ -21,9 +22,16 @@ LONGEST_GRID = 256
 LARGEST_PICTURE = 2_000_000  # characters
 
 
-def render(prediction: Prediction, dataset: Dataset) -> str:
-    """The document, in HTML."""
-    classes = prediction.probabilities.argmax(axis=-1).astype(np.uint8)
+def render(
+    prediction: Prediction, dataset: Dataset, prior: Mapping[str, Any] | None = None, without_prior: str = ""
+) -> str:
+    """The document, in HTML.
+
+    Args:
+      prior: what template/prior.js draws, if there is a prior.
+      without_prior: why there is none.
+    """
+    classes = prediction.classes
     count = np.bincount(classes.ravel(), minlength=len(dataset.classes))
     present = np.argsort(-count, kind="stable").tolist()
     template = environment().get_template("result.html")
@@ -43,6 +51,8 @@ def render(prediction: Prediction, dataset: Dataset) -> str:
         picture=picture,
         legend=legend,
         payload=payload,
+        touchable=prior,
+        without_prior=without_prior,
     )
 
 

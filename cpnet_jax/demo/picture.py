@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from jaxtyping import Float, UInt8
 
 from cpnet_jax.data.image_files import announced_pixels
 from cpnet_jax.errors import UserError
+from cpnet_jax.evaluation.report.embed import shrink
 from cpnet_jax.inference.images import read_image
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.predictor import Predictor
@@ -19,9 +21,10 @@ from cpnet_jax.inference.settings import limits, make_protocol
 # Limits of a file: its bytes, and its pixels, of which an image needs 3 bytes each in memory.
 LARGEST_FILE = 32 * 2**20
 MOST_PIXELS = 64_000_000
-# Larger pictures are shrunk to this longest side before they are predicted: probabilities need 4 bytes for each class
-# of each pixel, and photographs of cameras have many more pixels than training images.
-LONGEST_SIDE = 1024
+# Larger pictures are shrunk to this many times the training crop: objects in photographs of cameras have many more
+# pixels than those in training images, and probabilities need 4 bytes for each class of each pixel.
+MOST_CROPS = 2
+LONGEST_SIDE = 1536
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,11 @@ class Prediction:
     image: UInt8[np.ndarray, "h w 3"]
     probabilities: Float[np.ndarray, "h w k"]
 
+    @cached_property
+    def classes(self) -> UInt8[np.ndarray, "h w"]:
+        """The most probable class of every pixel."""
+        return self.probabilities.argmax(axis=-1).astype(np.uint8)
+
 
 def make_predict(model: TrainedModel, mesh: Mesh) -> Callable[[Path], Prediction]:
     """Returns the function that predicts an image file; it raises UserError if the file cannot be read.
@@ -47,13 +55,14 @@ def make_predict(model: TrainedModel, mesh: Mesh) -> Callable[[Path], Prediction
     It predicts with the settings of the network's run.
     """
     settings = model.origin.get("eval") or {}
+    longest = min(MOST_CROPS * max(model.crop_size), LONGEST_SIDE)
     predictor = Predictor(
         model, mesh, protocol=make_protocol(settings), windows=settings.get("windows", True), **limits(settings)
     )
 
     def predict(path: Path) -> Prediction:
         image = read_bounded(path, model)
-        shown = shrunk(image)
+        shown = shrunk(image, longest)
         [(_, probabilities)] = predictor.probabilities([{"image": shown}])
         return Prediction(path.name, image.shape[:2], shown, probabilities)
 
@@ -83,11 +92,7 @@ def read_bounded(path: Path, model: TrainedModel) -> UInt8[np.ndarray, "h w 3"]:
         raise UserError(str(error).replace(str(path), path.name)) from error
 
 
-def shrunk(image: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
-    """The image with no side above LONGEST_SIDE; the aspect ratio is kept up to rounding."""
-    height, width = image.shape[:2]
-    factor = LONGEST_SIDE / max(height, width)
-    if factor >= 1:
-        return image
-    size = (max(round(width * factor), 1), max(round(height * factor), 1))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+def shrunk(image: UInt8[np.ndarray, "h w 3"], longest: int) -> UInt8[np.ndarray, "h2 w2 3"]:
+    """The image with no side above `longest`; the aspect ratio is kept up to rounding."""
+    size = shrink(image.shape[1::-1], longest)
+    return image if size == image.shape[1::-1] else cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -40,7 +40,6 @@ class Server:
     """
 
     def __init__(self, title: str, show: Callable[[Path], str], port: int) -> None:
-        _check_port(port)
         self._uploads = tempfile.mkdtemp(prefix="cpnet_demo_")
         gradio = _import_gradio(self._uploads)
         self._show = show
@@ -83,7 +82,8 @@ class Server:
         return None, f'<iframe title="Prediction" style="{style}" srcdoc="{escape(document)}"></iframe>'
 
 
-def _check_port(port: int) -> None:
+def check_port(port: int) -> None:
+    """Raises UserError if a local port cannot be used."""
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -3,19 +3,24 @@
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from jax.sharding import Mesh
 
 from cpnet_jax import sharding
 from cpnet_jax.demo.page import render
-from cpnet_jax.demo.picture import make_predict
-from cpnet_jax.demo.server import Server
+from cpnet_jax.demo.picture import Prediction, make_predict
+from cpnet_jax.demo.prior import Touchable, make_prior
+from cpnet_jax.demo.server import Server, check_port
 from cpnet_jax.errors import UserError
+from cpnet_jax.inference.load import restore, trained_model
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.modes import Call, flags
-from cpnet_jax.modes.predict import OR_MODEL, load_model
+from cpnet_jax.modes.predict import OR_MODEL
 from cpnet_jax.runtime.files import AnyPath
 
 
-def demo(workdir: AnyPath | None, exported: AnyPath | None, checkpoint: str | int, port: int) -> Server:
+def demo(workdir: Any, exported: AnyPath | None, checkpoint: str | int, port: int) -> Server:
     """Loads a network and starts to serve the page.
 
     Args:
@@ -26,13 +31,31 @@ def demo(workdir: AnyPath | None, exported: AnyPath | None, checkpoint: str | in
     Raises:
       UserError: if there is no network, Gradio is not installed, or the port is in use.
     """
-    model = load_model(workdir, exported, checkpoint, sharding.make_mesh())
-    return Server(_title(model), _show(model), port)
+    check_port(port)
+    mesh = sharding.make_mesh()
+    if exported is not None:
+        from cpnet_jax.inference.export import load_exported
+
+        model, prior, without_prior = load_exported(exported, mesh), None, "An exported file gives no context prior."
+    else:
+        found = restore(workdir, mesh, checkpoint)
+        model = trained_model(found, workdir, mesh)
+        prior = make_prior(found, mesh) if found.config.model.context_prior else None
+        without_prior = "This network has no context prior."
+    return Server(_title(model), _show(model, mesh, prior, without_prior), port)
 
 
-def _show(model: TrainedModel) -> Callable[[Path], str]:
-    predict = make_predict(model, sharding.make_mesh())
-    return lambda path: render(predict(path), model.dataset)
+def _show(
+    model: TrainedModel, mesh: Mesh, prior: Callable[[Prediction], Touchable] | None, without_prior: str
+) -> Callable[[Path], str]:
+    predict = make_predict(model, mesh)
+
+    def show(path: Path) -> str:
+        prediction = predict(path)
+        touched = None if prior is None else prior(prediction)
+        return render(prediction, model.dataset, touched, without_prior)
+
+    return show
 
 
 def _title(model: TrainedModel) -> str:

@@ -60,7 +60,7 @@ def predict(
     output = _output(output, workdir, submission)
     found = find_images(images, outputs=[output / name for name in FOLDERS])
     mesh = sharding.make_mesh()
-    model = load_model(workdir, exported, checkpoint, mesh)
+    model = _load(workdir, exported, checkpoint, mesh)
     settings = model.origin.get("eval", {}) if settings is None else settings
     protocol, windows = make_protocol(settings, multi_scale), settings.get("windows", True)
     check_windows(windows, any_size=model.any_size)
@@ -94,8 +94,7 @@ def _output(output: AnyPath | None, workdir: AnyPath | None, submission: str | N
     return output
 
 
-def load_model(workdir: Any, exported: AnyPath | None, checkpoint: str | int, mesh: Mesh) -> TrainedModel:
-    """Loads the network of a workdir or of an exported file; exactly one is given."""
+def _load(workdir: Any, exported: AnyPath | None, checkpoint: str | int, mesh: Mesh) -> TrainedModel:
     if exported is None:
         return from_workdir(workdir, mesh, checkpoint)
     from cpnet_jax.inference.export import load_exported

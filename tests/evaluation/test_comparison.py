@@ -12,6 +12,7 @@ from PIL import Image
 from raw_data import save
 
 from cpnet_jax.errors import UserError
+from cpnet_jax.evaluation import shown_images
 from cpnet_jax.evaluation.comparison import page
 from cpnet_jax.evaluation.comparison.images import compare_images
 from cpnet_jax.evaluation.comparison.runs import differing_fields, open_runs, protocols, short_names
@@ -131,15 +132,13 @@ def test_without_pictures_and_data_the_rest_is_compared(pair, tmp_path, capsys):
 
 
 def test_images_come_by_disagreement_on_labelled_pixels(pair):
-    stems = sorted((pair[0] / "predictions").glob("*_label.png"))
-    changed = stems[1].name.removesuffix("_label.png")
+    shown = list(shown_images.read(pair[0], PICTURES))
+    changed = shown[1].id
     for run, value in zip(pair, (0, 1), strict=True):
-        for stem in stems:
-            name = stem.name.removesuffix("_label.png")
-            path = run / "predictions" / f"{name}_prediction.png"
-            pixels = np.zeros(evaluated_runs.SIZES[int(name[-1])], np.uint8)
-            pixels[:, : 1 + 3 * (name == changed)] = value
-            save(path, pixels)
+        for sample in shown:
+            pixels = np.zeros_like(sample.label)
+            pixels[:, : 8 if sample.id == changed else 2] = value
+            save(run / "predictions" / f"{sample.id}_prediction.png", pixels)
     found = compare_images(open_runs(pair), PICTURES).images
     assert found[0].id == changed and found[0].disagreement > found[1].disagreement > 0
     image = found[0]
@@ -159,7 +158,7 @@ def test_classes_in_another_order_are_compared_by_name(pair):
     change(run / "config.json", trained_on__classes=names)
     table = np.full(256, 255, np.uint8)
     table[order] = range(3)
-    for path in [*run.glob("predictions/*_label.png"), *run.glob("predictions/*_prediction.png")]:
+    for path in [*run.rglob("*_label.png"), *run.rglob("*_prediction.png")]:
         save(path, table[np.asarray(Image.open(path))])
     after = compare_images(open_runs(pair), PICTURES)
     for ours, theirs in zip(before.images, after.images, strict=True):

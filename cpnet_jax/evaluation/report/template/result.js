@@ -99,7 +99,9 @@ function isolated(name) {
 
 // The surrounding page shows the whole document.
 function fitFrame() {
-  if (frameElement) frameElement.style.height = `${document.documentElement.scrollHeight}px`;
+  if (!frameElement) return;
+  document.documentElement.style.overflowY = "hidden";
+  frameElement.style.height = `${Math.ceil(document.documentElement.getBoundingClientRect().height) + 1}px`;
 }
 
 showPrediction(JSON.parse(document.getElementById("prediction").textContent));

@@ -95,8 +95,3 @@ function withData(name, draw) {
   if (data) draw(document.getElementById(name), JSON.parse(data.textContent));
 }
 
-withData("curves", drawCurves);
-withData("touch", touchPrior);
-document.querySelectorAll("table.sortable").forEach(sortable);
-document.querySelectorAll("#matrix").forEach(explainMatrix);
-document.querySelectorAll(".sample").forEach(enlargeable);
