@@ -20,6 +20,8 @@ from cpnet_jax.training.tensorboard import EventFile
 EVALUATED = "evaluation_seconds"
 # Beside it: seconds for eval.json, the report and the pictures.
 PUBLISHING = "publishing_seconds"
+# No step of a run is as large; a damaged line may have any.
+FURTHEST_STEP = 2**53
 
 
 class MetricsWriter:
@@ -131,7 +133,7 @@ def entries(workdir: AnyPath) -> list[dict[str, Any]]:
     for line in reversed(_lines(path) if path.is_file() else []):
         step = _step(line)
         # A lower step below this line says that the run went back and took this one again.
-        if step <= lowest and step != math.inf:
+        if 0 <= step <= lowest and step < FURTHEST_STEP:
             lowest = step
             found.append(_entry(line))
     return found[::-1]
