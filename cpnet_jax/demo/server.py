@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from cpnet_jax.demo.picture import LARGEST_FILE
 from cpnet_jax.errors import UserError
@@ -22,6 +22,10 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; form-action 'self'; "
     "base-uri 'self'; frame-ancestors 'none'"
 )
+FRAME = Markup(
+    '<iframe title="Prediction" data-name="{}" style="width: 100%; height: 40rem; border: 0" srcdoc="{}"></iframe>'
+)
+FAULT = Markup('<p class="error" role="alert">{}</p>')
 # Seconds after which Gradio deletes files that it still holds.
 KEPT_SECONDS = 60
 WAITING_PICTURES = 8
@@ -75,11 +79,10 @@ class Server:
         try:
             document = self._show(path)
         except (UserError, OSError) as error:
-            return None, Markup('<p class="error" role="alert">{}</p>').format(printable(str(error)))
+            return None, FAULT.format(printable(str(error)))
         finally:
             shutil.rmtree(path.parent, ignore_errors=True)  # Gradio gives each upload its own folder
-        style = "width: 100%; height: 40rem; border: 0"
-        return None, f'<iframe title="Prediction" style="{style}" srcdoc="{escape(document)}"></iframe>'
+        return None, FRAME.format(printable(path.name), document)
 
 
 def check_port(port: int) -> None:
