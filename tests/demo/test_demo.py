@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.usefixtures("small_backbone_in_module"),
     pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio: pip install gradio"),
 ]
-CLASSES = ("<img src=x onerror=\"document.title='broken'\">", "\u05e9\u05de\u05d9\u05dd 7", "</script> " + "x" * 280)
+CLASSES = ("<img src=x onerror=\"document.title='broken'\">", "\u05e9\u05de\u05d9\u05dd 7", "</script> " + "x" * 180)
 HERE = Path(__file__).parent
 
 
