@@ -174,7 +174,8 @@ def panes(page, image=0):
 
 
 def said(page, image=0):
-    return page.locator("#touch article").nth(image).locator(".touch-text").inner_text()
+    text = page.locator("#touch article").nth(image).locator(".touch-text").text_content()
+    return text.replace("\u2068", "").replace("\u2069", "")  # isolate names
 
 
 def drawn(page, pane, image=0):
@@ -203,7 +204,7 @@ def test_a_click_on_a_picture_shows_the_row_of_that_position(page, report):
     point_at(page, panes(page).nth(0), *cell((5, 3)), click=True)
     page.mouse.move(2, 2)
     i = 5 * GRID[1] + 3
-    assert f"Row of position 5, 3, \u2068{name_at(report, (5, 3))}\u2069" in said(page)
+    assert f"Row of position 5, 3, {name_at(report, (5, 3))}" in said(page)
     assert f"precision {i / 10:.1f} %, recall 50.0 %, specificity \u2013" in said(page)
     assert_shows(page, report.maps[0].prior.values[i])
     ideal = report.classes == report.classes[5, 3]
@@ -319,7 +320,7 @@ def test_a_prior_without_a_label_and_of_any_size_is_shown(browser, tmp_path, siz
     )
     found = shown(browser, tmp_path / "index.html", PHONE)
     assert panes(found.page).count() == 2
-    point_at(found.page, panes(found.page).nth(1), 0.999, 0.999, click=True)
-    last = [min((side - 1) // stride * stride + stride // 2, side - 1) for side in grid]
+    point_at(found.page, panes(found.page).nth(1), 0.98, 0.98, click=True)
+    last = [min(int(0.98 * side) // stride * stride + stride // 2, side - 1) for side in grid]
     assert said(found.page) == f"Row of position {last[0]}, {last[1]}"
     assert found.errors == [] and not found.is_wider_than_the_window()

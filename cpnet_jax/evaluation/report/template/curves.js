@@ -9,6 +9,8 @@ const SIZE = { width: 360, height: 190, left: 46, right: 10, top: 8, bottom: 22 
 const COLOURS = 6;
 // A line of at most as many visible points shows them.
 const MOST_DOTS = 40;
+// Milliseconds between two clicks that are one double click.
+const DOUBLE_CLICK = 500;
 
 function draw(element, { runs, panels }) {
   const several = runs.length > 1;
@@ -151,6 +153,7 @@ function draw(element, { runs, panels }) {
 function listen(picture, { toStep, steps, point, show, zoom, move, shown, all }) {
   const { height, left, right, top, bottom, width } = SIZE;
   let began = null;
+  let tapped = -Infinity;
   const place = ({ clientX }) => {
     const box = picture.getBoundingClientRect();
     const x = ((clientX - box.left) * width) / box.width;
@@ -175,12 +178,15 @@ function listen(picture, { toStep, steps, point, show, zoom, move, shown, all })
     const x = place(event);
     const chosen = began !== null && Math.abs(x - began) > 6 ? [began, x].sort((a, b) => a - b).map(toStep) : null;
     began = null;
-    if (chosen) show(chosen);
+    // Counted here, since a double tap is not a dblclick everywhere.
+    const twice = !chosen && event.timeStamp - tapped < DOUBLE_CLICK;
+    tapped = chosen || twice ? -Infinity : event.timeStamp;
+    if (twice) show(all);
+    else if (chosen) show(chosen);
     else point(nearest(steps, toStep(x)));
   });
   picture.addEventListener("pointercancel", () => { began = null; });
   picture.addEventListener("pointerleave", ({ pointerType }) => pointerType === "mouse" && began === null && point(null));
-  picture.addEventListener("dblclick", () => show(all));
   picture.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const [from, to] = shown();
