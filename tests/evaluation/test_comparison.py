@@ -112,6 +112,14 @@ def test_a_run_that_kept_nothing_and_has_no_network_is_left_out_of_the_pictures(
     assert len(found.notes) == 1 and "second has no network" in found.notes[0]
 
 
+def test_a_kept_image_of_the_same_name_with_another_label_is_another_image(pair):
+    shutil.rmtree(pair[1] / "checkpoints")
+    for path in pair[1].rglob("*_label.png"):
+        save(path, np.zeros_like(np.asarray(Image.open(path))))
+    found = compare_images(open_runs(pair), PICTURES)
+    assert [image.predictions[1] for image in found.images] == [None] * PICTURES
+
+
 def test_a_network_that_cannot_be_loaded_does_not_hide_the_figures(pair, tmp_path, capsys):
     shutil.rmtree(pair[1] / "predictions")
     for path in (pair[1] / "checkpoints").rglob("*"):
