@@ -81,6 +81,12 @@ def write_all(
     return maps
 
 
+def keep_priors(workdir: AnyPath, maps: Sequence[PriorMap], step: int) -> None:
+    """Keeps the context priors of an evaluation for later reports; raises UserError if they cannot be written."""
+    with _reporting_failures(workdir):
+        prior.keep(workdir, maps, step)
+
+
 @contextmanager
 def _reporting_failures(workdir: AnyPath) -> Iterator[None]:
     try:

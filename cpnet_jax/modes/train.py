@@ -243,7 +243,7 @@ def _publish(
         workdir, evaluation, evaluator, network, step=step, training=training, earlier=earlier, panels=last
     )
     if maps:
-        prior.keep(workdir, maps, step)
+        publish.keep_priors(workdir, maps, step)
     show = partial(writer.picture, step=step)
     publish.draw(show, evaluation, evaluator, network, count=TENSORBOARD_IMAGES)
     writer.write(step, values | {PUBLISHING: time.monotonic() - began})

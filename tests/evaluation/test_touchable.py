@@ -13,7 +13,7 @@ from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.evaluation.report import prior as report_prior
 from cpnet_jax.evaluation.report.prior import evenly, keep, read_kept, touchable
 from cpnet_jax.evaluation.samples import PriorMap
-from cpnet_jax.inference.prior_maps import kept_positions, least_stride, sample_priors
+from cpnet_jax.inference.prior_maps import SampledPrior, kept_positions, least_stride, sample_priors
 from cpnet_jax.models import PriorFactors
 
 
@@ -115,6 +115,23 @@ def test_few_evaluations_are_kept_the_first_and_the_newest_among_them(tmp_path):
         assert len(kept) <= 8 and kept[0] == {"step": 1} and kept[-1] == {"step": step}
     gaps = np.diff([entry["step"] for entry in kept])
     assert gaps.max() <= 60
+
+
+def test_priors_of_noise_are_thinned_until_the_page_is_small(tmp_path):
+    """Noise does not compress at all."""
+    rng = np.random.default_rng(0)
+
+    def noise(side, stride, images=3):
+        values = rng.integers(0, 256, (images, side**2, side**2)).astype(np.uint8)
+        priors = [SampledPrior((64, 64), stride, 0, found) for found in values]
+        image = np.zeros((512, 512, 3), np.uint8)
+        return [PriorMap(id, image, None, (), prior) for id, prior in zip("abc", priors, strict=True)]
+
+    for step in range(8):
+        keep(tmp_path, noise(16, 4), step)
+    payload = touchable(noise(32, 2), CAMVID, 8, read_kept(tmp_path, 8))
+    assert 1e6 < len(json.dumps(payload)) < 4.2e6
+    assert [[frame["stride"] for frame in image["frames"]] for image in payload["images"]] == [[4] * 8 + [4]] * 3
 
 
 def changed(whole, path, value):

@@ -28,6 +28,8 @@ EARLIER_POSITIONS = 256
 EVALUATIONS = 8
 PICTURE_SIDE = 480
 PICTURE_LIMIT = 150_000
+# Of all packed priors together, in characters of the page. The newest ones are thinned to fit.
+PRIORS_LIMIT = 4_000_000
 COLOURS = 32
 NAME = "priors.json"
 
@@ -38,7 +40,7 @@ def touchable(
     maps: Sequence[PriorMap],
     dataset: Dataset,
     step: int,
-    earlier: Iterable[Mapping[str, Any]] = (),
+    earlier: Sequence[Mapping[str, Any]] = (),
     *,
     ideal_from: str = "label",
 ) -> dict[str, Any]:
@@ -51,29 +53,37 @@ def touchable(
       earlier: evaluations of earlier steps, see `read_kept`.
       ideal_from: what the maps' classes are from: "label" or "prediction".
     """
+    before = [_earlier(shown, earlier) for shown in maps]
+    left = PRIORS_LIMIT - sum(len(frame["values"]["packed"]) for frames in before for frame in frames)
+    limit = left // max(len(maps), 1)
     return {
         "heat": prior_pictures.heat(np.linspace(0, 1, COLOURS)[None])[0].tolist(),
         "names": [printable(name) for name in dataset.classes],
         "unlabelled": dataset.ignore_label,
         "ideal_from": ideal_from,
-        "images": [_image(shown, step, [found["images"] for found in earlier]) for shown in maps],
+        "images": [_image(shown, step, frames, limit) for shown, frames in zip(maps, before, strict=True)],
     }
 
 
-def _image(shown: PriorMap, step: int, earlier: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    before = [
-        image["frame"]
-        for images in earlier
-        for image in images
-        if (image["id"], image["grid"]) == (shown.id, list(shown.prior.grid))
-    ]
+def _earlier(shown: PriorMap, earlier: Iterable[Mapping[str, Any]]) -> list[Frame]:
+    """The priors of the same image at earlier evaluations."""
+    images = [image for found in earlier for image in found["images"]]
+    return [image["frame"] for image in images if (image["id"], image["grid"]) == (shown.id, list(shown.prior.grid))]
+
+
+def _image(shown: PriorMap, step: int, before: Sequence[Frame], limit: int) -> dict[str, Any]:
+    prior = shown.prior
+    frame = _frame(prior, step)
+    while len(frame["values"]["packed"]) > limit and len(prior.values) > 1:
+        prior = prior.thinned(len(prior.values) // 2)
+        frame = _frame(prior, step)
     return {
         "id": printable(shown.id.encode("utf-8", "replace").decode("utf-8")),
         "picture": asdict(jpeg(Image.fromarray(shown.image), PICTURE_SIDE, PICTURE_LIMIT)),
         "grid": list(shown.prior.grid),
         "classes": None if shown.classes is None else shown.classes.ravel().tolist(),
         "marks": [list(mark) for mark in shown.marks],
-        "frames": [*before, _frame(shown.prior, step)],
+        "frames": [*before, frame],
     }
 
 
