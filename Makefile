@@ -11,7 +11,7 @@ FUZZ = tests/faults/test_mutated_files.py tests/faults/test_damaged_checkpoints.
 MINUTES ?= 12
 CAMVID ?= CamVid
 
-.PHONY: quickstart test test-layouts test-faults test-fuzz test-parity test-accelerator test-notebook lint docs
+.PHONY: quickstart test test-layouts test-faults test-fuzz test-parity test-accelerator test-notebook test-demo lint docs
 .PHONY: bench bench-accelerator bundle compare clean
 
 quickstart: $(VENV)/.ready  ## Train a CPNet on generated scenes, evaluate it, draw predictions.
@@ -35,6 +35,9 @@ test-fuzz: $(VENV)/.ready-test-0  ## Read damaged files, MUTATED_FILES=100000 of
 test-accelerator: $(VENV)/.ready-test-1  ## Take every item of bench-accelerator in small sizes, on the CPU; two minutes.
 	rm -rf .cache/accelerator
 	$(BIN)/python benchmarks/accelerator.py --tiny --out=.cache/accelerator
+
+test-demo: $(VENV)/.ready-demo  ## Drop pictures on the page of --mode=demo, in the browsers that are installed; minutes.
+	$(BIN)/python -m pytest tests/demo
 
 test-notebook: $(VENV)/.ready-notebook  ## Run examples/cpnet_jax.ipynb from top to bottom, in small sizes; a minute or two.
 	$(BIN)/python -m pytest -m long tests/test_notebook.py
@@ -81,6 +84,11 @@ $(VENV)/.ready-test-0: $(VENV)/.ready requirements-test.txt
 
 $(VENV)/.ready-test-1: $(VENV)/.ready-test-0
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'
+	@touch $@
+
+$(VENV)/.ready-demo: $(VENV)/.ready-test-0 requirements-demo.txt
+	@# Gradio needs an older Pillow than requirements.txt has.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-demo.txt
 	@touch $@
 
 $(VENV)/.ready-notebook: $(VENV)/.ready-test-0 requirements-notebook.txt

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "cpnet_jax"
 FOLDERS = ["errors", "losses", "models", "sharding", "runtime", "data", "training", "config"]
-FOLDERS += ["inference", "weights", "evaluation", "plan", "ablation", "modes"]
+FOLDERS += ["inference", "weights", "evaluation", "plan", "ablation", "demo", "modes"]
 ALONE = {"losses", "models"}
 
 

@@ -86,6 +86,24 @@ def panel(
     return picture
 
 
+def image_of_panel(picture: Image.Image, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """Returns the image that `panel` drew, unchanged.
+
+    Args:
+      picture: the panel.
+      size: (height, width) of the image.
+
+    Raises:
+      ValueError: if the panel is too small for an image of that size.
+    """
+    factor, strip = enlargement(size), titles(("",), [MIN_PANE]).height
+    height, width = size[0] * factor, size[1] * factor
+    if picture.width < width or picture.height < strip + height:
+        raise ValueError(f"a panel of {picture.width}x{picture.height} holds no image of {size[1]}x{size[0]}")
+    shown = np.asarray(picture.convert("RGB").crop((0, strip, width, strip + height)))
+    return np.ascontiguousarray(shown[::factor, ::factor])
+
+
 def enlargement(shape: tuple[int, ...]) -> int:
     """Returns the integer factor by which to enlarge an image of shape (h, w, ...) for display."""
     return max(min(round(PANEL_HEIGHT / shape[0]), MAX_WIDTH // shape[1]), 1)

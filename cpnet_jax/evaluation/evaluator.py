@@ -21,13 +21,13 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.data import EvaluationData
 from cpnet_jax.evaluation.evaluate import Evaluation, evaluate, merge
 from cpnet_jax.evaluation.kept_predictions import KeptPredictions, merged
-from cpnet_jax.evaluation.samples import PriorSample, Sample
+from cpnet_jax.evaluation.samples import PriorMap, PriorSample, Sample
 from cpnet_jax.evaluation.window_losses import WindowLosses, compiled_losses, mean_losses
 from cpnet_jax.inference.cutting import WindowBatch
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import Network
 from cpnet_jax.inference.predictor import Inputs, Predictor, check_windows
-from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows, prior_rows
+from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows, prior_rows, sample_priors
 from cpnet_jax.inference.settings import check_batch_fits, limits, make_protocol, windows_at_once
 from cpnet_jax.inference.windows import scaled_size, window_offsets
 from cpnet_jax.runtime import processes
@@ -191,6 +191,24 @@ class Evaluator:
                 rows=found[: len(positions)].reshape(-1, *classes.shape),
                 ideal=ideal_rows(classes, positions),
             )
+
+    def prior_maps(self, network: Network, places: Sequence[int], *, most: int) -> Iterator[PriorMap]:
+        """Yields the whole context prior of the images' central crops at `most` positions or fewer; otherwise as
+        `prior_samples`."""
+        crops = [self._central_crop(example) for example in self._examples(places)]
+        for begin in range(0, len(crops), self._batch_size):
+            chunk = crops[begin : begin + self._batch_size]
+            shown = [self._positions(crop) for crop in chunk]
+            # Copies of the first window fill the last batch.
+            padded = [*range(len(chunk)), *[0] * (self._batch_size - len(chunk))]
+            images = sharding.to_devices(self._mesh, np.stack([chunk[i]["image"] for i in padded]))
+            classes = np.stack([shown[i][1] for i in padded])
+            grid = classes.shape[1:]
+            flat = classes.reshape(len(padded), -1)
+            prior: Any = network(images).prior
+            priors = sample_priors(prior, grid, most, flat)
+            for crop, (positions, found), prior in zip(chunk, shown, priors, strict=False):
+                yield PriorMap(crop["id"], crop["image"], found, tuple(positions), prior)
 
     def _rows(
         self, network: Network, windows: list[UInt8[np.ndarray, "h w 3"]], positions: list[Int[np.ndarray, " p"]]

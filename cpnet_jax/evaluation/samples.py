@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Integer, UInt8
+
+from cpnet_jax.inference.prior_maps import SampledPrior
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,21 @@ class PriorSample:
     positions: tuple[tuple[int, int], ...]
     rows: Float[np.ndarray, "p h w"]
     ideal: Float[np.ndarray, "p h w"] | None = None
+
+
+@dataclass(frozen=True)
+class PriorMap:
+    """A window and its whole context prior, at some or all positions.
+
+    Attributes:
+      id: the name of the image that the window is from.
+      classes: the class of each position of the prior's grid, which divides the window evenly; None without a label.
+      marks: positions to show first.
+      prior: P over that grid.
+    """
+
+    id: str
+    image: UInt8[np.ndarray, "H W 3"]
+    classes: Integer[np.ndarray, "h w"] | None
+    marks: tuple[tuple[int, int], ...]
+    prior: SampledPrior

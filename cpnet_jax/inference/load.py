@@ -80,7 +80,11 @@ def from_workdir(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest")
 
     Its `origin` holds "workdir", "experiment", "step" and "eval" (the config's section).
     """
-    found = restore(workdir, mesh, checkpoint)
+    return trained_model(restore(workdir, mesh, checkpoint), workdir, mesh)
+
+
+def trained_model(found: Restored, workdir: AnyPath, mesh: Mesh) -> TrainedModel:
+    """The network of a checkpoint that has been restored onto the mesh; see `from_workdir`."""
     data = found.config.data
     mean, std = tuple(data.mean), tuple(data.std)
     return TrainedModel(

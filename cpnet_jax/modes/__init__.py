@@ -88,6 +88,16 @@ MODES = {
             flags.SUBMISSION,
         ),
     ),
+    "compare": Mode(
+        _from("compare"),
+        "Compare trained networks on one page: curves, classes, the same images, configs.",
+        flags=(flags.RUNS, flags.OUTPUT),
+    ),
+    "demo": Mode(
+        _from("demo"),
+        "Serve a local web page that segments the pictures dropped on it; needs the package gradio.",
+        flags=(flags.MODEL, flags.CHECKPOINT, flags.PORT),
+    ),
     "export": Mode(
         _from("export"),
         "Write a trained network to one file that needs neither this package nor its config.",

@@ -18,6 +18,7 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.data import EvaluationData, open_data
 from cpnet_jax.evaluation.evaluator import Evaluator
+from cpnet_jax.evaluation.report import prior, read_training
 from cpnet_jax.inference.load import check_holds_checkpoints, restore
 from cpnet_jax.inference.network import CompiledNetworks, Network
 from cpnet_jax.models import CPNetOutput
@@ -88,7 +89,10 @@ def evaluate_workdir(
     trained = _from_workdir(config, workdir, checkpoint)
     _check_given(config, given, trained, workdir)
     data = open_data(config, trained.dataset, trained.run, trained.value_range)
-    _evaluate(trained, data, workdir / "evaluations" / data.name if data.name else workdir)
+    folder = workdir / "evaluations" / data.name if data.name else workdir
+    # Only the run's own images are in the evaluations that it has kept.
+    earlier = prior.read_kept(workdir, trained.step) if folder == workdir else ()
+    _evaluate(trained, data, folder, training=read_training(workdir), earlier=earlier)
 
 
 def evaluate_exported(
@@ -158,8 +162,11 @@ def _shown(value: Any) -> str:
     return repr(tuple(value) if isinstance(value, list) else value)
 
 
-def _evaluate(trained: Trained, data: EvaluationData, folder: AnyPath) -> None:
-    """Evaluates the network on the data; the main process prints the table and writes to the folder."""
+def _evaluate(trained: Trained, data: EvaluationData, folder: AnyPath, **of_run: Any) -> None:
+    """Evaluates the network on the data; the main process prints the table and writes to the folder.
+
+    `of_run` is what `publish.write_all` shows of the network's training.
+    """
     config = trained.config
     evaluator = Evaluator(config, data, network_name=trained.name, any_size=trained.any_size)
     about = {"split": data.split, "fingerprint": fingerprint(data.records), "classes": list(data.labelled.classes)}
@@ -178,5 +185,5 @@ def _evaluate(trained: Trained, data: EvaluationData, folder: AnyPath) -> None:
         return
     # Printed before any file is written, so that the figures survive a failed write.
     print(f"\n{evaluation.table()}\n\nStep {trained.step}, split {data.split}.", flush=True)
-    publish.write_all(folder, evaluation, evaluator, network, step=trained.step)
+    publish.write_all(folder, evaluation, evaluator, network, step=trained.step, **of_run)
     print(f"{folder}/eval.json holds these figures, {folder}/report/index.html shows them.")

@@ -32,8 +32,12 @@ OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "predict: a folder, default WORKDIR/predictions; export: a file, default WORKDIR/NAME.cpnet; convert: a file, "
-    ".safetensors or .pth, default WORKDIR/NAME.safetensors",
+    ".safetensors or .pth, default WORKDIR/NAME.safetensors; compare: a file, default comparison.html",
 )
+RUNS = flags.DEFINE_multi_string(
+    "runs", [], "workdirs, folders of evaluations and exported files, separated by commas; the first is the reference"
+)
+PORT = flags.DEFINE_integer("port", 7860, "the local port of the page", lower_bound=1, upper_bound=65535)
 OVERLAYS = flags.DEFINE_boolean("overlays", True, "also draw the classes over each image")
 PROBABILITIES = flags.DEFINE_boolean("probabilities", False, "also write the probability of every class (large files)")
 MULTI_SCALE = flags.DEFINE_boolean(

@@ -1,8 +1,10 @@
 """--mode=train: trains a network or resumes its training, evaluates it, and writes everything to the workdir."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax.numpy as jnp
 import ml_collections
@@ -14,18 +16,20 @@ from cpnet_jax.config.same_run import check_same_run
 from cpnet_jax.data.device_batches import DeviceBatches
 from cpnet_jax.errors import TrainingDiverged, UserError, reason
 from cpnet_jax.evaluation import publish
+from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.evaluation.evaluator import Validation
+from cpnet_jax.evaluation.report import frequent_confusions, prior, read_training, times
 from cpnet_jax.inference.metadata import check_resumable
 from cpnet_jax.modes import Call
 from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.runtime import distributed, files, processes
 from cpnet_jax.runtime.files import AnyPath
-from cpnet_jax.runtime.progress import Progress
+from cpnet_jax.runtime.progress import Progress, on_terminal
 from cpnet_jax.runtime.signals import Stop
-from cpnet_jax.training import loop
+from cpnet_jax.training import loop, starts
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.evaluation_time import EvaluationTime
-from cpnet_jax.training.metrics import EVALUATED, MetricsWriter, is_published
+from cpnet_jax.training.metrics import EVALUATED, PUBLISHING, MetricsWriter, entries, is_published
 from cpnet_jax.training.monitor import Monitor, NonFiniteStep
 from cpnet_jax.training.profile import Profile
 from cpnet_jax.training.state import TrainState
@@ -34,6 +38,8 @@ from cpnet_jax.weights.start import check_exists
 
 # Images that every evaluation draws on TensorBoard.
 TENSORBOARD_IMAGES = 4
+# Pairs of classes that a terminal shows at the end.
+CONFUSIONS = 3
 
 
 def run(call: Call) -> None:
@@ -61,6 +67,7 @@ def train(config: ml_collections.ConfigDict, workdir: AnyPath, stop: Stop) -> No
             return
         if processes.is_main_process():
             files.write_json(workdir / "config.json", experiment.description())
+            starts.record(workdir, start)
         with MetricsWriter(workdir, start, on_failure=stop.request) as writer:
             _train(experiment, state, start, checkpoints, writer, workdir, stop, published=published)
     _print(f"{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
@@ -216,24 +223,45 @@ def _publish(
     step: int,
     seconds: float,
 ) -> None:
-    """Writes the results of an evaluation: eval.json, TensorBoard and metrics; after the last step also the report.
+    """Writes the results of an evaluation: eval.json, the report, TensorBoard and metrics; at the end also panels.
 
     The figures are printed first, so that they survive a failed write. The line of metrics.jsonl is written last: it
     says that the other files are there.
     """
-    evaluator, config, network = experiment.evaluator, experiment.config, experiment.network(state)
+    began = time.monotonic()
+    evaluator, last, network = experiment.evaluator, step == experiment.config.total_steps, experiment.network(state)
     evaluation, losses = validation
     means = evaluation.logged()
     progress.say(f"Step {step}: {', '.join(f'{name} {100 * value:.2f} %' for name, value in means.items())}")
-    if step == config.total_steps:
+    if last:
         progress.say(f"\n{evaluation.table()}\n")
-        publish.write_all(workdir, evaluation, evaluator, network, step=step)
-    else:
-        publish.write_figures(workdir, evaluation, evaluator, step=step)
+    values = means | {f"val_{name}": value for name, value in losses.items()} | {EVALUATED: seconds}
+    writer.flush()
+    training = read_training(workdir, latest={"step": step, **values})
+    earlier = prior.read_kept(workdir, step)
+    maps = publish.write_all(
+        workdir, evaluation, evaluator, network, step=step, training=training, earlier=earlier, panels=last
+    )
+    if maps:
+        publish.keep_priors(workdir, maps, step)
     show = partial(writer.picture, step=step)
     publish.draw(show, evaluation, evaluator, network, count=TENSORBOARD_IMAGES)
-    writer.write(step, means | {f"val_{name}": value for name, value in losses.items()} | {EVALUATED: seconds})
+    writer.write(step, values | {PUBLISHING: time.monotonic() - began})
     writer.check()
+    if last and on_terminal():
+        writer.flush()
+        progress.say("\n".join(_summary(evaluation, entries(workdir))))
+
+
+def _summary(evaluation: Evaluation, logged: list[dict[str, Any]]) -> list[str]:
+    """Where the time went, and which classes are confused most; for a terminal."""
+    classes = evaluation.dataset.classes
+    lines = [f"Time: {times.line(times.parts(logged))}."]
+    confused = [
+        f"{classes[pair.true]} taken for {classes[pair.predicted]} ({pair.of_class:.1%} of its pixels)"
+        for pair in frequent_confusions(evaluation.confusion)[:CONFUSIONS]
+    ]
+    return [*lines, f"Most confused: {', '.join(confused)}."] if confused else lines
 
 
 def _diverged(

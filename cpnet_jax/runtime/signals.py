@@ -9,6 +9,7 @@ import os
 import signal
 import termios
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 from cpnet_jax.errors import Stopped
@@ -26,6 +27,7 @@ class Stop:
 
     def __init__(self) -> None:
         self._training = self._steps_at_risk = self._requested = False
+        self._clean_up: Callable[[], None] = lambda: None
 
     def listen(self) -> None:
         """Starts listening. Call it once, in the main thread, before other threads start: they inherit the mask."""
@@ -39,6 +41,10 @@ class Stop:
     def expect_training(self) -> None:
         """Makes a stop from here on exit with the status of a run that can be resumed."""
         self._training = True
+
+    def before_exit(self, clean_up: Callable[[], None]) -> None:
+        """Calls the function before a signal ends the process at once."""
+        self._clean_up = clean_up
 
     def step_taken(self) -> None:
         """Makes a stop from here on wait until the steps are saved."""
@@ -68,6 +74,7 @@ class Stop:
         _replace_lost_terminals()
         if not self._training or again:
             _print(f"{number.name}: stopped at once")
+            self._clean_up()
             exit_status.at_once(128 + number)
         elif not self._steps_at_risk:
             _print(f"{number.name}: stopped before the first step, with nothing to save")

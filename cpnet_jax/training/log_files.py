@@ -39,6 +39,11 @@ class AppendedText:
         if time.monotonic() - self._uploaded >= UPLOAD_SECONDS:
             self._upload()
 
+    def flush(self) -> None:
+        """Uploads what was written since the last upload."""
+        if self._remote:
+            self._upload()
+
     def close(self) -> None:
         self._upload() if self._remote else self._file.close()
 

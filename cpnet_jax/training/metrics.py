@@ -18,6 +18,10 @@ from cpnet_jax.training.tensorboard import EventFile
 
 # The entry that the line of a published evaluation has, and no other line.
 EVALUATED = "evaluation_seconds"
+# Beside it: seconds for eval.json, the report and the pictures.
+PUBLISHING = "publishing_seconds"
+# No step of a run is as large; a damaged line may have any.
+FURTHEST_STEP = 2**53
 
 
 class MetricsWriter:
@@ -68,6 +72,12 @@ class MetricsWriter:
             with self._noting_failures():
                 self._tensorboard.picture(name, picture, step)
 
+    def flush(self) -> None:
+        """Makes what was written readable for `entries`, also in an object store."""
+        if self._writes and not self._failure:
+            with self._noting_failures():
+                self._file.flush()
+
     def check(self) -> None:
         """Raises UserError if something could not be written."""
         if self._failure:
@@ -110,6 +120,23 @@ def published(workdir: AnyPath, step: int) -> dict[str, Any] | None:
         return None
     entries = (entry for entry in map(_entry, _lines(path)) if entry.get("step") == step and EVALUATED in entry)
     return next(entries, None)
+
+
+def entries(workdir: AnyPath) -> list[dict[str, Any]]:
+    """The entries of DIR/metrics.jsonl by ascending step; empty without the file.
+
+    Entries of steps that a resumed run took again are left out, and so are damaged lines.
+    """
+    path = _file_in(workdir)
+    found: list[dict[str, Any]] = []
+    lowest = math.inf
+    for line in reversed(_lines(path) if path.is_file() else []):
+        step = _step(line)
+        # A lower step below this line says that the run went back and took this one again.
+        if 0 <= step <= lowest and step < FURTHEST_STEP:
+            lowest = step
+            found.append(_entry(line))
+    return found[::-1]
 
 
 def _tag(name: str, *, of_evaluation: bool) -> str:

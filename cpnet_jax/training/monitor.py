@@ -164,13 +164,13 @@ class Monitor:
         self._progress.say(f"Step {step} is skipped: {figures}; its batch: {', '.join(ids)}")
 
     def _measure(self, pending: _Pending, ended: float) -> dict[str, float]:
-        """Where the step's time went; empty for the first step, which compiles."""
+        """Where the step's time went. The first step is measured apart, because it compiles."""
         free = pending.asked if self._free is None else self._free
         wait = max(pending.arrived - max(pending.asked, free), 0.0)
         period, self._free = ended - free, ended
         if not self._compiled:
             self._compiled = True
-            return {}
+            return {"first_step_seconds": ended - pending.asked}
         share = 1.0 if self._period is None else 0.1
         self._period = (1 - share) * (self._period or 0.0) + share * period
         self._waited = (1 - share) * self._waited + share * wait

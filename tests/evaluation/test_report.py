@@ -110,7 +110,7 @@ def write(
     write_report(path, title=title, figures=figures, confusion=confusion, dataset=dataset, **samples)
     html = path.read_text(encoding="utf-8")
     assert [file.name for file in path.parent.iterdir()] == ["index.html"]
-    assert len(html.encode()) < 8e6
+    assert len(html.encode()) < 10e6
     return Page(html), html
 
 
@@ -126,7 +126,8 @@ def test_the_page_loads_nothing_from_elsewhere(tmp_path, dataset):
         for name in ("src", "href", "action", "data", "srcset", "poster"):
             value = attributes.get(name) or "data:"
             assert value.startswith(("data:", "#")), (tag, name, value[:80])
-    assert "://" not in re.sub(r'"data:[^"]*"', "", html)
+    namespace = "http://www.w3.org/2000/svg"  # a name that nothing is loaded from
+    assert "://" not in re.sub(r'"data:[^"]*"', "", html).replace(namespace, "")
     assert "@import" not in html and "url(" not in html
     [policy] = [a["content"] for a in page.attributes("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'")

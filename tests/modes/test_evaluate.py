@@ -5,14 +5,12 @@ import os
 from pathlib import Path
 
 import forked_program
-import jax
 import numpy as np
 import pytest
-import random_weights
+from evaluated_runs import CLASSES, CROP, STEP, config_for, label_of, make, of_run, write
 from raw_data import save
 from small_main import CACHE
 
-from configs import default
 from cpnet_jax import sharding
 from cpnet_jax.config.compiled_fields import compiled_fields
 from cpnet_jax.errors import UserError
@@ -22,60 +20,8 @@ from cpnet_jax.modes import evaluate as mode
 from cpnet_jax.modes.evaluate import evaluate_exported, evaluate_workdir
 from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.modes.export import export_workdir
-from cpnet_jax.runtime import files
-from cpnet_jax.training.checkpoint import Checkpoints
 
 pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
-CROP = (32, 48)
-CLASSES = ("sky", "road", "tree")
-SIZES = [(40, 56), (32, 48), (24, 60)]
-STEP = 7
-SEED = 4  # random weights with which the network predicts each class somewhere
-
-
-def label_of(index: int) -> np.ndarray:
-    """Patches of the three classes and of ignored pixels."""
-    height, width = SIZES[index % len(SIZES)]
-    patches = np.random.default_rng(index).choice([0, 1, 2, 255], (8, 8)).astype(np.uint8)
-    return patches.repeat(8, 0).repeat(8, 1)[:height, :width]
-
-
-def write(root: Path, splits: dict[str, int], table=(0, 1, 2), classes=CLASSES) -> Path:
-    """Writes images; class c of `CLASSES` is the value table[c] of the masks."""
-    values = np.full(256, 255, np.uint8)
-    values[:3] = table
-    place = 0
-    for split, count in splits.items():
-        for index in range(count):
-            label, rng = label_of(place), np.random.default_rng([1, place])
-            image = np.clip(60 * label[..., None] + rng.normal(0, 30, (*label.shape, 3)), 0, 255).astype(np.uint8)
-            save(root / "images" / split / f"{index}.png", image)
-            save(root / "masks" / split / f"{index}.png", values[label])
-            place += 1
-    (root / "classes.txt").write_text("\n".join(classes))
-    return root
-
-
-def config_for(source: Path | str, data_dir: Path, **fields):
-    """What a user gives to evaluate: configs/default.py, whose network is another one, and the data."""
-    config = default.get_config()
-    config.update_from_flattened_dict(
-        {
-            "data.name": "folder",
-            "data.source": str(source),
-            "data.dir": str(data_dir),
-            "eval.pictures": 1,
-            "system.compilation_cache": CACHE,
-            **fields,
-        }
-    )
-    return config
-
-
-def of_run(root: Path):
-    network = {"name": "tiny", "batch_size": 8, "total_steps": 9, "data.num_classes": 0, "data.crop_size": CROP}
-    network |= {"model.depth": 18, "model.channels": 16, "model.aux_channels": 8, "data.mean": (100.0, 110.0, 120.0)}
-    return config_for(root / "own", root / "data", **network)
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +29,7 @@ def run(tmp_path_factory):
     """The folder of a run with random weights, evaluated on its own data; and the result."""
     root = tmp_path_factory.mktemp("run")
     write(root / "own", {"val": 4, "train": 5, "test": 3})
-    experiment = Experiment(of_run(root))
-    shapes = experiment.abstract_state()
-    state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes).replace(
-        params=random_weights.draw(shapes.params, SEED), batch_stats=random_weights.draw(shapes.batch_stats, SEED)
-    )
-    with Checkpoints(root / "run" / "checkpoints") as checkpoints:
-        checkpoints.save(STEP, state, position=STEP, config=experiment.description(), miou=None)
-    files.write_json(root / "run" / "config.json", experiment.description())
-    evaluate_workdir(of_run(root), root / "run")
+    make(root)
     return root
 
 

@@ -88,6 +88,32 @@ def test_one_command_trains_evaluates_and_saves(finished):
     assert f"{100 * evaluation['mIoU']:.2f} %" in page and page.count("<figure") >= 2 * 4 + 1
 
 
+def data_in_report(workdir, name):
+    page = (workdir / "report" / "index.html").read_text()
+    return json.loads(page.split(f'<script type="application/json" id="{name}-data">')[1].split("</script>")[0])
+
+
+def curve(workdir, title):
+    """{"training": (steps, values), "validation": ...} of a panel of the report."""
+    [panel] = [panel for panel in data_in_report(workdir, "curves")["panels"] if panel["title"] == title]
+    return {line["of"]: (line["x"], line["y"]) for line in panel["lines"]}
+
+
+def test_the_report_shows_curves_config_command_and_the_prior_of_every_evaluation(finished):
+    workdir, _ = finished
+    loss, miou = curve(workdir, "Loss"), curve(workdir, "mIoU")
+    assert loss["training"][0] == list(range(1, STEPS + 1))
+    assert loss["validation"][0] == miou["validation"][0] == [4, 8, 12], "the last one is in its own report"
+    images = data_in_report(workdir, "touch")["images"]
+    assert [[frame["step"] for frame in image["frames"]] for image in images] == [[4, 8, 12]] * 2
+    page = (workdir / "report" / "index.html").read_text()
+    assert "python main.py --config=configs/camvid.py" in page
+    assert '<th scope="row">model.channels</th><td>16</td><td>512</td>' in page
+    assert "first steps, which compile" in page and "checkpoints" in page
+    [start] = json.loads((workdir / "starts.json").read_text())
+    assert start["step"] == 0 and start["devices"] == 1 and start["packages"]["jax"] == jax.__version__
+
+
 def test_metrics_hold_every_step_its_terms_and_the_evaluations(finished):
     lines = read_metrics(finished[0])
     steps = [line for line in lines if "loss" in line]
@@ -162,6 +188,10 @@ def test_resume_is_bitwise(folder, finished):
         return [line for line in lines if len(line) > 1]
 
     assert comparable(workdir) == comparable(finished[0])
+    # The report's curves have no gap, and say nothing of the interruption; a list of starts does.
+    for title in ("Loss", "mIoU", "Learning rate"):
+        assert curve(workdir, title) == curve(finished[0], title)
+    assert "The\n    program was started 2 times, at steps 0, " in (workdir / "report" / "index.html").read_text()
 
 
 def test_four_devices_train_and_evaluate_as_one(folder, finished):

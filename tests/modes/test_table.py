@@ -46,7 +46,7 @@ def test_every_flag_of_the_program_is_read_by_some_mode():
 
 @pytest.mark.parametrize("name", MODES)
 def test_a_flag_that_a_mode_does_not_read_is_refused(name):
-    values = {"submission": "ade20k", "weights_order": "rgb"}  # of the others, true is a value
+    values = {"submission": "ade20k", "weights_order": "rgb", "port": "7861"}  # of the others, true is a value
     read = {flag.name for flag in MODES[name].flags}
     for flag in {flag.name for mode in MODES.values() for flag in mode.flags}:
         with flagsaver.flagsaver():

@@ -1,45 +1,30 @@
 """Collects everything the report shows and writes the page; template/page.html is its layout."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import jinja2
 import numpy as np
 from jaxtyping import Float, Int64
-from markupsafe import Markup
 from PIL import Image
 
 from cpnet_jax.data import pictures
 from cpnet_jax.data.catalog import Colour, Dataset
 from cpnet_jax.evaluation import prior_pictures
 from cpnet_jax.evaluation.report import rows
-from cpnet_jax.evaluation.report.embed import Embedded, jpeg, shrink
+from cpnet_jax.evaluation.report.environment import environment, isolated
 from cpnet_jax.evaluation.report.matrix import draw_matrix, frequent_confusions
+from cpnet_jax.evaluation.report.panes import PICTURES_LIMIT, Pane, classes_over_image, pane, resized, shown_size
+from cpnet_jax.evaluation.report.training import Training
 from cpnet_jax.evaluation.samples import PriorSample, Sample
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
-from cpnet_jax.runtime.standard_streams import printable
 
-# Limit for all pictures together, in characters of the page.
-PICTURES_LIMIT = 6_000_000
-LONGEST_SIDE = 640
-# Small images are enlarged to about this side, so that their pixels stay sharp.
-SHORT_SIDE = 256
 ERROR_COLOURS = {
     "right": pictures.RIGHT_COLOUR,
     "wrong": pictures.WRONG_COLOUR,
     "ignored": pictures.IGNORED_COLOUR,
 }
-
-
-@dataclass(frozen=True)
-class Pane:
-    """A picture with its title and alternative text."""
-
-    title: str
-    alt: str
-    picture: Embedded
 
 
 @dataclass(frozen=True)
@@ -82,8 +67,10 @@ def write_report(
     worst: Sequence[Sample] = (),
     best: Sequence[Sample] = (),
     priors: Sequence[PriorSample] = (),
+    touchable: Mapping[str, Any] | None = None,
+    training: Training | None = None,
 ) -> None:
-    """Writes one self-contained HTML file under 8 MB; replaces an existing one in one step.
+    """Writes one self-contained HTML file under 10 MB; replaces an existing one in one step.
 
     Args:
       title: the names of the network and of the data.
@@ -92,6 +79,8 @@ def write_report(
       confusion: pixels by (true class, predicted class).
       worst, best: images to show, in this order.
       priors: windows with rows of their context prior.
+      touchable: whole context priors, see `prior.touchable`.
+      training: how the network was trained; None if that is not known.
 
     Raises:
       ValueError: if the confusion matrix does not have one row per class of the dataset.
@@ -101,7 +90,7 @@ def write_report(
         raise ValueError(f"the confusion matrix has shape {confusion.shape}, but {dataset.name} has {classes} classes")
     shown = 4 * (len(worst) + len(best)) + sum(1 + 2 * len(sample.positions) for sample in priors)
     limit = PICTURES_LIMIT // max(shown, 1)
-    template = _environment().get_template("page.html")
+    template = environment().get_template("page.html")
     page = template.render(
         network=title[0],
         data=title[1],
@@ -119,6 +108,8 @@ def write_report(
             ("Best images", "by mIoU, the best first", [_shown(sample, dataset, limit) for sample in best]),
         ],
         priors=[_shown_prior(sample, limit) for sample in priors],
+        touchable=touchable,
+        training=training,
         error_colours=ERROR_COLOURS,
         heat=prior_pictures.heat(np.linspace(0, 1, 12)[None])[0].tolist(),
     )
@@ -126,58 +117,22 @@ def write_report(
     files.write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
 
 
-def _rgb(colour: Iterable[int]) -> str:
-    return f"rgb({', '.join(map(str, colour))})"
-
-
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cpnet_jax.evaluation.report", "template"),
-        autoescape=jinja2.select_autoescape(["html"]),
-        undefined=jinja2.StrictUndefined,
-        finalize=_shown_as_escapes,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = rows.percent
-    environment.filters["number"] = lambda value: "" if value is None else value  # for sorting; empty values come last
-    environment.filters["rgb"] = _rgb
-    environment.filters["printable"] = printable
-    environment.filters["isolated"] = _isolated
-    return environment
-
-
-def _shown_as_escapes(value: Any) -> Any:
-    """Escapes what browsers obey instead of showing it, in names that stand alone in their element."""
-    return printable(value) if type(value) is str else value
-
-
-def _isolated(name: str) -> Markup:
-    """A name that does not change the order of what stands beside it if it is written from right to left."""
-    isolate = "{}" if name.isascii() else "\N{FIRST STRONG ISOLATE}{}\N{POP DIRECTIONAL ISOLATE}"
-    return Markup(isolate).format(printable(name))
-
-
 def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
-    size = shrink(sample.image.shape[1::-1], LONGEST_SIDE)
-    image = _resized(sample.image, size)
-
-    def classes_over_image(classes: np.ndarray) -> np.ndarray:
-        colours = pictures.colourise(classes, dataset.palette, dataset.ignore_label)
-        return pictures.overlay(image, _resized(colours, size))
-
+    size = shown_size(sample.image)
+    image = resized(sample.image, size)
+    label, prediction = (classes_over_image(image, classes, dataset) for classes in (sample.label, sample.prediction))
     errors = pictures.error_map(sample.image, sample.label, sample.prediction, dataset.ignore_label)
     panes = {
         "image": (image, "the image"),
-        "label": (classes_over_image(sample.label), "its label, in the colours of its classes"),
-        "prediction": (classes_over_image(sample.prediction), "the prediction, in the colours of its classes"),
-        "error": (_resized(errors, size), "which pixels are right, wrong and ignored"),
+        "label": (label, "its label, in the colours of its classes"),
+        "prediction": (prediction, "the prediction, in the colours of its classes"),
+        "error": (resized(errors, size), "which pixels are right, wrong and ignored"),
     }
     present = sorted({*np.unique(sample.label).tolist(), *np.unique(sample.prediction).tolist()})
     return ShownImage(
         sample.id,
         tuple((name, rows.percent(value)) for name, value in sample.figures.items()),
-        tuple(_pane(title, _isolated(sample.id) + f": {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
+        tuple(pane(title, isolated(sample.id) + f": {alt}", pixels, limit) for title, (pixels, alt) in panes.items()),
         tuple((dataset.classes[i], dataset.palette[i]) for i in present if i != dataset.ignore_label),
     )
 
@@ -185,16 +140,16 @@ def _shown(sample: Sample, dataset: Dataset, limit: int) -> ShownImage:
 def _shown_prior(sample: PriorSample, limit: int) -> ShownPrior:
     grid = sample.rows.shape[1:]
     marked = prior_pictures.marked(sample.image, sample.positions, grid)
-    name = _isolated(sample.id)
-    window = _pane("window", name + ": the window, with numbers on the positions", marked, limit)
+    name = isolated(sample.id)
+    window = pane("window", name + ": the window, with numbers on the positions", marked, limit)
     found = []
     for number, (position, row) in enumerate(zip(sample.positions, sample.rows, strict=True), start=1):
         where = name + f", position {number}"
-        panes = [_pane("prior", where + ": row of the prior", _row_picture(sample, row, number), limit)]
+        panes = [pane("prior", where + ": row of the prior", _row_picture(sample, row, number), limit)]
         figures = ()
         if sample.ideal is not None:
             ideal = sample.ideal[number - 1]
-            panes.append(_pane("ideal", where + ": ideal row", _row_picture(sample, ideal, number), limit))
+            panes.append(pane("ideal", where + ": ideal row", _row_picture(sample, ideal, number), limit))
             figures = _row_figures(row, ideal)
         found.append(PriorRow(number, position, figures, tuple(panes)))
     return ShownPrior(sample.id, grid, window, tuple(found))
@@ -213,17 +168,3 @@ def _row_figures(row: Float[np.ndarray, "h w"], ideal: Float[np.ndarray, "h w"])
         "specificity": (((1 - p) * (1 - a)).sum(), (1 - a).sum()),
     }
     return tuple((name, rows.percent(part / whole if whole else None)) for name, (part, whole) in shares.items())
-
-
-def _pane(title: str, alt: str, pixels: np.ndarray | Image.Image, limit: int) -> Pane:
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    factor = min(SHORT_SIDE // min(picture.size), LONGEST_SIDE // max(picture.size))
-    if factor > 1:
-        enlarged = (picture.width * factor, picture.height * factor)
-        picture = picture.resize(enlarged, Image.Resampling.NEAREST)
-    return Pane(title, alt, jpeg(picture, LONGEST_SIDE, limit))
-
-
-def _resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resized by averaging, so that thin objects stay visible."""
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BOX))

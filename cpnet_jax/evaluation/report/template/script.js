@@ -71,20 +71,27 @@ function explainMatrix(svg) {
 }
 
 function enlargeable(sample) {
-  const panes = sample.querySelector(".panes");
-  if (!panes) return;
+  const panes = [...sample.querySelectorAll(".panes, .pairs")];
+  if (!panes.length) return;
   const button = document.createElement("button");
   button.type = "button";
   button.className = "enlarge";
   button.textContent = "Larger";
   button.setAttribute("aria-pressed", "false");
-  const toggle = () => button.setAttribute("aria-pressed", String(panes.classList.toggle("large")));
+  const toggle = () => {
+    panes.forEach((each) => each.classList.toggle("large"));
+    button.setAttribute("aria-pressed", String(panes[0].classList.contains("large")));
+  };
   button.addEventListener("click", toggle);
-  panes.addEventListener("click", toggle);
-  panes.classList.add("zoom");
+  sample.querySelectorAll(".panes").forEach((each) => {
+    each.addEventListener("click", toggle);
+    each.classList.add("zoom");
+  });
   sample.querySelector(".figures").append(button);
 }
 
-document.querySelectorAll("table.sortable").forEach(sortable);
-document.querySelectorAll("#matrix").forEach(explainMatrix);
-document.querySelectorAll(".sample").forEach(enlargeable);
+function withData(name, draw) {
+  const data = document.getElementById(`${name}-data`);
+  if (data) draw(document.getElementById(name), JSON.parse(data.textContent));
+}
+

@@ -1,0 +1,1 @@
+"""A local web page that predicts pictures with a trained network."""
