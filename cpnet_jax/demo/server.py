@@ -22,9 +22,7 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; object-src 'none'; form-action 'self'; "
     "base-uri 'self'; frame-ancestors 'none'"
 )
-FRAME = Markup(
-    '<iframe title="Prediction" data-name="{}" style="width: 100%; height: 40rem; border: 0" srcdoc="{}"></iframe>'
-)
+FRAME = Markup('<iframe title="Prediction" style="width: 100%; height: 40rem; border: 0" srcdoc="{}"></iframe>')
 FAULT = Markup('<p class="error" role="alert">{}</p>')
 # Seconds after which Gradio deletes files that it still holds.
 KEPT_SECONDS = 60
@@ -82,7 +80,7 @@ class Server:
             return None, FAULT.format(printable(str(error)))
         finally:
             shutil.rmtree(path.parent, ignore_errors=True)  # Gradio gives each upload its own folder
-        return None, FRAME.format(printable(path.name), document)
+        return None, FRAME.format(document)
 
 
 def check_port(port: int) -> None:
