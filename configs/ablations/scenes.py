@@ -5,12 +5,13 @@
 
 Twelve rows; 2 to 3 minutes per run on two CPU cores. Four rows are with and without affinity loss, with and without
 aggregation; `full` has both. `pairs` has the prior that compares positions, see docs/context_prior.md. Measured mIoU in
-%, mean +- standard deviation over the seeds 0, 1, 2:
+%, mean +- standard deviation over the seeds 0, 1, 2 (of earlier code, except the last line; docs/context_prior.md has
+seven rows of today's):
 
     none 63.8 +- 2.0, aux 63.2 +- 2.2, psp 80.4 +- 1.5, aspp 82.1 +- 0.4, non_local 74.0 +- 2.0,
     prior_unsupervised 82.7 +- 0.2, prior_bce_without_aggregation 78.9 +- 1.7,
     prior_affinity_without_aggregation 75.1 +- 5.1, prior_bce 83.0 +- 0.6, full 83.0 +- 0.6,
-    pairs 84.8 +- 0.3 (full in the same session: 82.7 +- 1.0), pairs_unsupervised 82.7 +- 1.0 (seeds 0 and 1)
+    pairs 84.8 +- 0.3, pairs_unsupervised 82.8 +- 0.7
 """
 
 from configs import quickstart
