@@ -32,6 +32,7 @@ from cpnet_jax.plan.step import total_bytes
 from cpnet_jax.plan.topologies import Topology
 from cpnet_jax.plan.waiting import wait
 from cpnet_jax.runtime import files
+from cpnet_jax.runtime.programs import COMPILER_VARIABLES
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -79,13 +80,13 @@ TOOLCHAINS = {
             "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         },
     ),
-    # These keep JAX's plugin from looking for a driver and for GPUs.
+    # These keep JAX and its plugin from looking for a driver and for GPUs.
     "cuda": Toolchain(
         ("jax_cuda13_plugin", "jax_cuda12_plugin"),
         "--mode=plan for GPUs needs JAX with CUDA, 5 GB, which is not installed: pip install 'jax[cuda13]' (it needs "
         "no GPU and no driver)",
         "pip install -U 'jax[cuda13]'",
-        {"CUDA_VISIBLE_DEVICES": "-1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"},
+        {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "-1", "JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"},
     ),
 }
 # Sections and fields of the config that change the program; others, such as learning rates, change only constants.
@@ -240,6 +241,7 @@ class Compiler:
             | {section: {name: config[section][name] for name in names} for section, names in FIELDS.items()},
             "topology": self.topology.name,
             "images": images,
+            "options": {name: os.environ.get(name, "") for name in COMPILER_VARIABLES},
             "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", self._package)},
             "sources": _digest(path.read_bytes() for pattern in SOURCES for path in sorted(PACKAGE.glob(pattern))),
         }

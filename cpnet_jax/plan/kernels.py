@@ -32,7 +32,8 @@ MOVES = FREE | {"broadcast", "concatenate", "copy", "dynamic-slice", "dynamic-up
 MOVES |= {"reshape", "reverse", "slice", "transpose"}
 # Fused instructions that need part of their first operand.
 SLICES = {"slice", "dynamic-slice", "gather"}
-UPDATE = "dynamic-update-slice"
+# Fused instructions that change part of their first operand in place, by the number of the operand with the new values.
+UPDATES = {"dynamic-update-slice": 1, "scatter": -1}
 
 CONVOLUTIONS = {
     "__cudnn$convForward",
@@ -44,7 +45,7 @@ CONVOLUTIONS = {
 _TARGET = re.compile(r'custom_call_target="([^"]*)"')
 _LABELS = re.compile(r"dim_labels=(\w+)_(\w+)->(\w+)")
 _CONTRACTED = re.compile(r'lhs_contracting_dim(?:ension)?s"?[:=][\[{]([\d", ]*)[\]}]')
-_INDEX = re.compile(r"index=(\d+)")
+_WINDOW = re.compile(r"window={size=([\dx]+)")
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,12 @@ def _fusion(program: Program, instruction: Instruction, operands: Sequence[Array
         size = sum(array.size for array in inner.arrays[:1])
         if inner.operation in ("dot", "convolution"):
             flops += _fused_product(inner, by_name)
-        elif inner.operation in ("reduce", "reduce-window", "select-and-scatter"):
-            operations += sum(by_name[name].arrays[0].size for name in inner.operands[:1])
+        elif inner.operation == "reduce-window":
+            operations += int(size * _window(inner) * used[inner.name])
+        elif inner.operation in ("reduce", "select-and-scatter"):
+            operations += by_name[inner.operands[0]].arrays[0].size
+        elif inner.operation == "scatter":
+            operations += _new_values(inner, by_name).size
         elif inner.operation not in MOVES:
             cost = TRANSCENDENTAL_COST if inner.operation in TRANSCENDENTAL else 1
             operations += int(cost * size * used[inner.name])
@@ -184,23 +189,41 @@ def _fusion(program: Program, instruction: Instruction, operands: Sequence[Array
 def _used(body: Sequence[Instruction], by_name: dict[str, Instruction]) -> tuple[dict[str, float], int]:
     """(the share of each instruction's elements that the fusion needs, at most 1; bytes that it writes).
 
-    A slice needs only what it takes. An update in place writes only what it changes, and does not read the rest.
+    A slice needs only what it takes. An update in place writes only what it changes, and does not read the rest. A
+    scatter reads what it changes, since it adds to it.
     """
     [root] = [inner for inner in body if inner.root]
     results = [by_name[name] for name in root.operands] if root.operation == "tuple" else [root]
-    updates = [update for result in results if (update := source(result, by_name)).operation == UPDATE]
+    updates = [update for result in results if (update := source(result, by_name)).operation in UPDATES]
     written = sum(_bytes(result.arrays) for result in results if source(result, by_name) not in updates)
-    written += sum(by_name[update.operands[1]].arrays[0].bytes for update in updates)
+    written += sum(_new_values(update, by_name).bytes for update in updates)
     used: dict[str, float] = defaultdict(float, {root.name: 1.0})
     for inner in reversed(body):
         share = used[inner.name]
         for place, name in enumerate(inner.operands):
+            size = max(by_name[name].arrays[0].size, 1)
             if place == 0 and inner.operation in SLICES:
-                part = inner.arrays[0].size / max(by_name[name].arrays[0].size, 1)
+                part = inner.arrays[0].size / size
                 used[name] = min(used[name] + share * part, 1.0)  # other slices may take other elements
-            elif place > 0 or inner not in updates:
+            elif place == 0 and inner.operation == "reduce-window":
+                part = inner.arrays[0].size * _window(inner) / size
+                used[name] = max(used[name], min(share * part, 1.0))
+            elif place == 0 and inner in updates:
+                part = _new_values(inner, by_name).size / size if inner.operation == "scatter" else 0.0
+                used[name] = max(used[name], min(part, 1.0))
+            else:
                 used[name] = max(used[name], share)
     return used, written
+
+
+def _new_values(update: Instruction, by_name: dict[str, Instruction]) -> Array:
+    return by_name[update.operands[UPDATES[update.operation]]].arrays[0]
+
+
+def _window(inner: Instruction) -> int:
+    """Number of elements in each window of a reduce-window."""
+    match = _WINDOW.search(inner.rest)
+    return math.prod(map(int, match[1].split("x"))) if match else 1
 
 
 def _fused_product(inner: Instruction, by_name: dict[str, Instruction]) -> Counter[str]:

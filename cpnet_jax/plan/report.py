@@ -38,7 +38,7 @@ def report(
         f"## {name} on {topology.name}: {topology.chips} {unit}{'s' if topology.chips > 1 else ''} of "
         f"{chip.hbm / GIB:.0f} GiB and {chip.peak / 1e12:.0f} TFLOP/s"
     )
-    parts = [title, _shortages(compiled, unit)]
+    parts = [title, _shortages(compiled, topology)]
     if steps:
         parts += [
             *_times(steps, topology),
@@ -160,15 +160,25 @@ def _exchange(step: Figures) -> str:
 
 def _spending(steps: Sequence[Figures], batch_size: int, topology: Topology | Machine) -> str:
     unit, rows = topology.unit, []
-    for step in steps:
-        if batch_size % step.images == 0:
-            chips = batch_size // step.images
-            rate = step.images_per_second(chips)
-            rows.append([chips, step.images, f"{1e3 * step.seconds(chips):.1f}", f"{rate * chips:.1f}", f"{rate:.1f}"])
-            rows[-1].append(f"{1e6 / rate / 3600:.1f}")
+    for step in _dividing(steps, batch_size, topology):
+        chips = batch_size // step.images
+        rate = step.images_per_second(chips)
+        rows.append([chips, step.images, f"{1e3 * step.seconds(chips):.1f}", f"{rate * chips:.1f}", f"{rate:.1f}"])
+        rows[-1].append(f"{1e6 / rate / 3600:.1f}")
     header = [f"{unit}s", f"images/{unit}", "step ms", "images/s", f"images/s/{unit}"]
     header.append(f"{unit}-hours per million images")
-    return _table(header, rows) if rows else "None of these numbers of images divides it."
+    if rows:
+        return _table(header, rows)
+    return "None of these numbers of images divides it" + (
+        f" over at most {topology.chip.pod} GPUs." if isinstance(topology, Machine) else "."
+    )
+
+
+def _dividing(steps: Sequence[Figures], batch_size: int, topology: Topology | Machine) -> list[Figures]:
+    """The steps whose images divide the batch, without those that need more chips than are connected."""
+    chip = topology.chip
+    most = chip.pod if chip.data_center is None else math.inf
+    return [step for step in steps if batch_size % step.images == 0 and batch_size // step.images <= most]
 
 
 def _scaling(step: Figures, topology: Topology | Machine) -> str:
@@ -199,9 +209,10 @@ def _scaling(step: Figures, topology: Topology | Machine) -> str:
     return _table(header, rows)
 
 
-def _shortages(compiled: Sequence[Compiled], unit: str) -> str:
+def _shortages(compiled: Sequence[Compiled], topology: Topology | Machine) -> str:
+    room = f" in the {topology.chip.room / GIB:.1f} GiB that JAX takes" if isinstance(topology, Machine) else ""
     return "\n".join(
-        f"{step.images} images per {unit} need at least {step.needed / GIB:.1f} GiB and do not fit."
+        f"{step.images} images per {topology.unit} need at least {step.needed / GIB:.1f} GiB and do not fit{room}."
         for step in compiled
         if step.needed is not None
     )
@@ -221,7 +232,7 @@ def _words(steps: Sequence[Figures], batch_size: int, topology: Topology | Machi
             sentences.append(
                 f"JAX takes {SHARE_OF_MEMORY:.0%} of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION is set."
             )
-    dividing = [step for step in steps if batch_size % step.images == 0]
+    dividing = _dividing(steps, batch_size, topology)
     if alone:
         sentences.append(f"A single {unit} exchanges nothing: name several to see what they exchange.")
     elif len(dividing) > 1:

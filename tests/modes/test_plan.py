@@ -100,6 +100,22 @@ def test_a_small_network_compiles_without_a_gpu(tmp_path):
     assert all(group.expected for group in found.traffic), found.traffic
 
 
+def test_the_cache_is_keyed_by_the_variables_with_options_of_the_compiler(installed, tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    steps = Compiler(small(), SLICE, tmp_path)
+    compiler.write(steps._path(2), vars(compiled(2)))
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=false")
+    assert steps.cached(2) is None
+    monkeypatch.delenv("XLA_FLAGS")
+    assert steps.cached(2) == compiled(2)
+
+
+@pytest.mark.parametrize("platform", sorted(compiler.TOOLCHAINS))
+def test_a_compiler_runs_without_the_platform_that_the_user_selected(platform):
+    """With JAX_PLATFORMS=cuda, JAX would refuse to start without a GPU."""
+    assert compiler.TOOLCHAINS[platform].environment["JAX_PLATFORMS"] == "cpu"
+
+
 def test_a_damaged_cache_entry_is_ignored(installed, tmp_path):
     compiled_steps = Compiler(small(), SLICE, tmp_path)
     path = compiled_steps._path(2)

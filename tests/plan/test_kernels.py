@@ -121,6 +121,26 @@ def test_an_update_in_place_writes_only_what_it_changes():
     assert elsewhere.bytes == 4000 + 40 + 4 + 4000
 
 
+def test_a_scatter_in_place_reads_and_writes_only_what_it_changes():
+    whole, rows = "f32[100,10]{1,0}", "f32[3,10]{1,0}"
+    kernel = fusion([f"ROOT %u = {whole} scatter(%p0, %p1, %p2)"], whole, "s32[3,1]{1,0}", rows, result=whole)
+    assert kernel.bytes == 120 + 12 + 120 + 120
+    assert kernel.operations == 30
+
+
+def test_a_windowed_reduction_takes_every_element_of_its_windows():
+    image, pooled = "f32[2,64,64,32]{3,2,1,0}", "f32[2,32,32,32]{3,2,1,0}"
+    window = f"%r = {pooled} reduce-window(%p0, %p1), window={{size=1x3x3x1 stride=1x2x2x1 pad=0_0x0_1x0_1x0_0}}"
+    kernel = fusion([f"ROOT {window}"], image, "f32[]", result=pooled)
+    assert kernel.operations == 9 * 2 * 32 * 32 * 32
+    assert kernel.bytes == 4 * (2 * 64 * 64 * 32 + 1 + 2 * 32 * 32 * 32)
+    part = "f32[2,4,32,32]{3,2,1,0}"
+    sliced = fusion([window, f"ROOT %s = {part} slice(%r), slice={{[0:2], [0:4]}}"], image, "f32[]", result=part)
+    assert sliced.operations == kernel.operations // 8
+    read = sliced.bytes - 4 * (1 + 2 * 4 * 32 * 32)
+    assert 4 * 2 * 8 * 64 * 32 <= read <= 4 * 2 * (4 * 9) * 64 * 32, "windows of 4 rows, counted without their overlap"
+
+
 def test_a_product_inside_a_fusion_counts():
     kernel = fusion(
         [

@@ -80,6 +80,20 @@ def test_gpus_get_a_roofline_by_part_and_are_called_gpus():
     assert "chip" not in text.replace("--images_per_chip", "").replace("The chips", "")
 
 
+def test_a_batch_is_not_spent_on_more_gpus_than_a_machine_has():
+    exchanging = GPU_PROGRAM.replace("ROOT", "%e = f32[64]{0} all-reduce(%p)\n  ROOT")
+    steps = [replace(compiled(images), program=exchanging) for images in (1, 2, 4)]
+    machine = topologies.parse("h100:8")
+    text = report("a config", 16, machine, steps)
+    assert [row["GPUs"] for row in rows(text, "GPU-hours per million images")] == ["8", "4"]
+    assert "over at most 8 GPUs" in report("a config", 16, machine, steps[:1])
+
+
+def test_gpus_with_more_memory_than_jax_takes_are_told_apart_from_it():
+    text = report("a config", 16, topologies.parse("l4:1"), [compiled(4, gib=20.0)], largest=3)
+    assert "4 images per GPU need at least 20.0 GiB and do not fit in the 16.8 GiB that JAX takes." in text
+
+
 def test_a_single_device_has_no_tables_of_communication():
     text = report("a config", 16, topologies.parse("h100:1"), [replace(compiled(8), program=GPU_PROGRAM)])
     assert "efficiency" not in text and "exchanges nothing" in text
