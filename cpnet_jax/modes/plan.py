@@ -105,7 +105,7 @@ def arguments() -> dict[str, Any]:
     if wrong:
         raise UserError(f"--images_per_chip has {wrong[0]!r}: give numbers of images, for example 1,2,4,8")
     return {
-        "slices": [topologies.parse(name) for name in dict.fromkeys(names)],
+        "slices": list({slice_.name: slice_ for slice_ in map(topologies.parse, names)}.values()),
         "images_per_chip": sorted({int(value) for value in flags.IMAGES_PER_CHIP.value}),
         "find_largest": flags.FIND_LARGEST.value,
     }
