@@ -240,8 +240,9 @@ def test_operands_in_bfloat16_change_little_and_the_same_in_blocks_and_at_once(o
 
 
 def test_a_rounded_product_sums_in_float32_and_rounds_in_its_derivatives_too():
-    left, right = jnp.full((1, 2000), 1.0), jnp.full((2000, 1), 1 + 2**-8)
-    assert product(left, right, bfloat16=True) == 2000  # 1 + 2^-8 rounds to 1, and bfloat16 cannot count to 2000
+    # 1 + 2^-8 rounds to 1. bfloat16 cannot count to 2000, and 3 (1 + 2^-8) rounds to more than 3.
+    left, right = jnp.full((1, 2000), 1.0), jnp.full((2000, 3), 1 + 2**-8)
     y, transposed = jax.vjp(partial(product, bfloat16=True), left, right)
-    of_left, of_right = transposed(jnp.full((1, 1), 1 + 2**-8))
-    assert (of_left == 1).all() and (of_right == 1).all() and of_left.dtype == y.dtype == jnp.float32
+    assert (y == 2000).all()
+    of_left, of_right = transposed(jnp.full((1, 3), 1 + 2**-8))
+    assert (of_left == 3).all() and (of_right == 1).all() and of_left.dtype == y.dtype == jnp.float32
