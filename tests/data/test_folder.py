@@ -985,7 +985,8 @@ def test_a_users_folder_is_trained_on_with_one_command(tmp_path):
     evaluation = json.loads((tmp_path / "run/eval.json").read_text())
     assert tuple(evaluation["per_class"]) == NAMES and evaluation["images"] == 1
     assert json.loads((tmp_path / "run/config.json").read_text())["data"]["num_classes"] == 3
-    assert len(list((tmp_path / "run/predictions/berlin").glob("*.png"))) == 1
+    kept = sorted(path.name for path in (tmp_path / "run/predictions/berlin").iterdir())
+    assert kept == ["a2_label.png", "a2_panel.png", "a2_prediction.png"]
 
 
 def test_the_report_says_what_each_mask_value_becomes_and_a_split_folder_in_an_archive_is_honoured(tmp_path):
