@@ -3,7 +3,7 @@
     python main.py --config=configs/scenes_places.py
 
 Like configs/quickstart.py, with other pictures and more steps, which these pictures need: 5 to 8 minutes on two CPU
-cores. mIoU to expect: not measured yet.
+cores. mIoU on val, single scale, seed 0 only: 74.3 (docs/context_prior.md).
 """
 
 from configs import quickstart
