@@ -1,6 +1,6 @@
 """Headless browsers for tests of pages: those that the system has, Debian's packages `chromium` and `firefox-esr`.
 
-Playwright steers both. It downloads no browser of its own here.
+Playwright steers both, and downloads none.
 """
 
 import shutil

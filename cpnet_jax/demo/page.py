@@ -28,8 +28,8 @@ def render(
     """The document, in HTML.
 
     Args:
-      prior: what template/prior.js draws, if there is a prior.
-      without_prior: why there is none.
+      prior: what template/prior.js draws; None to leave the section out.
+      without_prior: the reason, if it is left out.
     """
     classes = prediction.classes
     count = np.bincount(classes.ravel(), minlength=len(dataset.classes))

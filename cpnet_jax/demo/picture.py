@@ -73,7 +73,7 @@ def read_bounded(path: Path, model: TrainedModel) -> UInt8[np.ndarray, "h w 3"]:
     """Reads an image file, upright and as training read its images.
 
     Raises:
-      UserError: if it is no image, is damaged or has too many bytes or pixels.
+      UserError: if the file is something else or damaged, or has too many bytes or pixels.
     """
     if (size := path.stat().st_size) > LARGEST_FILE:
         raise UserError(

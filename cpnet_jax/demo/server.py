@@ -104,6 +104,7 @@ def _import_gradio(uploads: str) -> Any:
     try:
         import gradio
     except ImportError as error:
+        shutil.rmtree(uploads)
         raise UserError(
             "--mode=demo needs the package gradio, which is not installed: run `pip install gradio`"
         ) from error

@@ -68,7 +68,7 @@ def _interpolate(x: Array, size: int, axis: int) -> Array:
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def part(places: np.ndarray, share: np.ndarray) -> Array:
-        values = jnp.take(x, places, axis=axis, mode="clip", unique_indices=False).astype(wide)
+        values = jnp.take(x, places, axis=axis, mode="clip").astype(wide)
         return values * jnp.asarray(np.expand_dims(share, beside), wide)
 
     high_share = np.where(high > low, matrix[pixels, high], 0)

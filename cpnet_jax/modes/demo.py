@@ -29,7 +29,7 @@ def demo(workdir: Any, exported: AnyPath | None, checkpoint: str | int, port: in
       port: of the page.
 
     Raises:
-      UserError: if there is no network, Gradio is not installed, or the port is in use.
+      UserError: if the network is missing, Gradio is not installed, or the port is in use.
     """
     check_port(port)
     mesh = sharding.make_mesh()

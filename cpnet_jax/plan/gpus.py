@@ -154,7 +154,7 @@ def parse(name: str) -> Machine:
     """Parses the name of a machine, such as h100:8.
 
     Raises:
-      UserError: if there is no such machine.
+      UserError: if the GPU is unknown, or their number is not one of COUNTS.
     """
     match = re.fullmatch(r"(\w+):(\d+)", name)
     counts = ", ".join(map(str, COUNTS))

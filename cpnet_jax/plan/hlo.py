@@ -189,7 +189,7 @@ class Program:
         return Collective(kind, arrays, (instruction.origin,) * len(arrays), times)
 
     def _joined(self, collective: Instruction, by_name: dict[str, Instruction]) -> list[str]:
-        """Names of the arrays that a fusion joins to the operand of a collective; empty if there is no such fusion."""
+        """Names of the arrays that a fusion joins to a collective's operand; empty if the operand is another one."""
         operand = by_name.get(collective.operands[0]) if collective.operands else None
         if operand is None or operand.operation != "fusion":
             return []

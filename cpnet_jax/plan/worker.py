@@ -1,4 +1,4 @@
-"""Compiles one step in a process of its own: `python -m cpnet_jax.plan.worker REQUEST_FILE RESULT_FILE`."""
+"""Compiles one step in a separate process: `python -m cpnet_jax.plan.worker REQUEST_FILE RESULT_FILE`."""
 
 import ctypes
 import json

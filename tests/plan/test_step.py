@@ -10,7 +10,7 @@ from configs import ade20k
 from cpnet_jax import sharding
 from cpnet_jax.config import build
 from cpnet_jax.models import Forms
-from cpnet_jax.plan import flops, step
+from cpnet_jax.plan import flops, step, topologies
 from cpnet_jax.training.state import create_state
 
 pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
@@ -118,3 +118,27 @@ def test_the_operations_of_a_step_do_not_depend_on_its_forms():
         )
 
     assert count("cpu", "none") == count("tpu", "none") == count("cpu", "blocks")
+
+
+class Lowered:
+    """A program that XLA compiles only without Triton's products, or never."""
+
+    def __init__(self, message):
+        self.message, self.tried = message, []
+
+    def compile(self, options):
+        self.tried.append(options)
+        if "xla_gpu_enable_triton_gemm" not in options:
+            raise jax.errors.JaxRuntimeError(self.message)
+        return "compiled"
+
+
+def test_a_program_that_triton_cannot_compile_is_compiled_without_it_and_other_errors_are_not_hidden(
+    without_shape_checks,
+):
+    machine = topologies.parse("h100:1")
+    lowered = Lowered("INTERNAL: Couldn't find output tile sizes that satisfy hlo: %dot.2")
+    assert step._compile(lowered, machine) == "compiled"
+    assert [len(options) for options in lowered.tried] == [1, 2]
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another"):
+        step._compile(Lowered("INTERNAL: another error"), machine)

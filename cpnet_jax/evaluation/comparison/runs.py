@@ -79,8 +79,8 @@ def open_runs(paths: Sequence[AnyPath]) -> list[ComparedRun]:
     """Reads what the runs kept, and checks that they can be compared.
 
     Raises:
-      UserError: if there are fewer than two, one is named twice, is no run or is damaged; or if their classes or the
-        images that they were evaluated on differ.
+      UserError: if there are fewer than two, one is named twice, damaged or something else than a run; or if their
+        classes or the images that they were evaluated on differ.
     """
     if len(paths) < 2:
         raise UserError("--runs needs two or more runs, separated by commas: for example --runs=runs/a,runs/b")
