@@ -4,6 +4,7 @@ A rule decides what may change on resume: `system.*` and `eval.*` never touch th
 fields that may change are listed in FREE_ON_RESUME.
 """
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -69,6 +70,18 @@ UNKNOWN_TO_CONVERTED = {
 def as_dict(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The config as nested dicts with the values that JSON would return."""
     return json.loads(json.dumps(config.to_dict()))
+
+
+def with_added_fields(saved: dict[str, Any]) -> dict[str, Any]:
+    """The config of a run of an earlier version, with the fields that it does not record."""
+    filled = copy.deepcopy(saved)
+    for field, value in ADDED_LATER.items():
+        *sections, name = field.split(".")
+        section = filled
+        for part in sections:
+            section = section.setdefault(part, {})
+        section.setdefault(name, value)
+    return filled
 
 
 def check_same_run(ours: dict[str, Any], saved: dict[str, Any], workdir: AnyPath) -> None:

@@ -13,6 +13,7 @@ from jaxtyping import PyTree
 
 from cpnet_jax import sharding
 from cpnet_jax.config import build
+from cpnet_jax.config.same_run import with_added_fields
 from cpnet_jax.data import catalog
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.value_range import ValueRange, value_range_from
@@ -64,7 +65,7 @@ def restore(workdir: AnyPath, mesh: Mesh, checkpoint: str | int = "latest", *, n
         try:
             check_run(saved)
             dataset = _dataset(saved)
-            config = ml_collections.ConfigDict(saved)
+            config = ml_collections.ConfigDict(with_added_fields(saved))
             model = build.make_model(config)
             variables = checkpoints.restore_variables(step, _abstract_variables(config, model, mesh))
             check_finite(variables)

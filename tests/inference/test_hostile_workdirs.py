@@ -13,7 +13,7 @@ import pytest
 from configs import default
 from cpnet_jax import sharding
 from cpnet_jax.config import build
-from cpnet_jax.config.same_run import as_dict
+from cpnet_jax.config.same_run import ADDED_LATER, as_dict, flat
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.load import from_workdir, restore
 from cpnet_jax.modes import train
@@ -215,3 +215,21 @@ def test_a_network_that_is_not_finite_is_refused_and_its_tensor_named(tmp_path, 
         checkpoints.save(2, state, position=2, config=description, miou=None)
     with pytest.raises(UserError, match=rf"2 cannot be used \({collection}/backbone/stem1/bn/\w+ has non-finite val"):
         restore(tmp_path, sharding.make_mesh())
+
+
+def test_a_run_of_an_earlier_version_is_usable(workdir, monkeypatch):
+    """Its config lacks the fields that were added later; they get the values that it was trained with."""
+    read = Checkpoints.config
+
+    def earlier(checkpoints, step):
+        saved = read(checkpoints, step)
+        for field in ADDED_LATER:
+            section, name = field.split(".")
+            del saved[section][name]
+        return saved
+
+    today = restore(workdir, sharding.make_mesh())
+    monkeypatch.setattr(Checkpoints, "config", earlier)
+    before = restore(workdir, sharding.make_mesh())
+    assert ADDED_LATER.items() <= dict(flat(before.config.to_dict())).items()
+    assert before.model == today.model
