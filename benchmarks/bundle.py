@@ -1,6 +1,6 @@
 """Writes a folder with all that a run needs on a machine without network: wheels, prepared CamVid, and a script.
 
-    python benchmarks/bundle.py --source=FOLDER [--out=bundle] [--python=3.12] [--have=FILE] [--jpeg_quality=90]
+    python benchmarks/bundle.py --source=FOLDER [--out=bundle] [--python=3.12] [--have=FILE] [--jpeg_quality=88]
 
 - OUT/wheels: the packages in requirements.txt, for Linux on x86-64 and the given Python, except those that --have
   lists. FILE is the output of `pip freeze` there.
@@ -85,9 +85,13 @@ def write(arguments: argparse.Namespace) -> None:
     write_records(arguments.out / "data", arguments.source, arguments.jpeg_quality)
     write_wheels(arguments.out / "wheels", arguments.python, arguments.have)
     shutil.copy(ROOT / "benchmarks" / "run.sh", arguments.out)
-    for part in ("data", "wheels"):
-        size = sum(path.stat().st_size for path in (arguments.out / part).rglob("*") if path.is_file())
-        print(f"{arguments.out / part}: {size / 1e6:.1f} MB")
+    sizes = {part: _bytes(arguments.out / part) for part in ("data", "wheels")}
+    print(", ".join(f"{part} {size / 1e6:.1f} MB" for part, size in sizes.items()))
+    print(f"{arguments.out}: {sum(sizes.values()) / 1e6:.1f} MB")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def main() -> None:
@@ -96,7 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "bundle")
     parser.add_argument("--python", default="3.12", help="version of Python there")
     parser.add_argument("--have", type=Path, default=ROOT / "benchmarks" / "cuda_image.txt", help="packages there")
-    parser.add_argument("--jpeg_quality", type=int, default=90, help="1 to 100")
+    parser.add_argument("--jpeg_quality", type=int, default=88, help="1 to 100")
     write(parser.parse_args())
 
 

@@ -17,7 +17,7 @@ TAKES_LONG = ["-c", "import time; print('started', flush=True); time.sleep(60)"]
 
 @pytest.fixture
 def arguments(tmp_path):
-    return argparse.Namespace(out=tmp_path, work=tmp_path / "work", minutes=1.0)
+    return argparse.Namespace(out=tmp_path, work=tmp_path / "work", minutes=1.0, tiny=True)
 
 
 def measure(arguments, *measurements):
