@@ -36,8 +36,8 @@ SOURCES = ("promise",)
 
 def write_wheels(folder: Path, python: str, have: Path) -> None:
     """Downloads the wheels of all packages in requirements.txt, except those that a file lists."""
-    present = set(_packages(have))
-    needed = {name: line for name, line in _packages(ROOT / "requirements.txt").items() if name not in present}
+    present = set(packages(have))
+    needed = {name: line for name, line in packages(ROOT / "requirements.txt").items() if name not in present}
     built = [needed.pop(name) for name in SOURCES if name in needed]
     folder.mkdir(parents=True)
     target = ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp"]
@@ -55,7 +55,7 @@ def _pip(command: str, *arguments: str) -> None:
         raise UserError(f"pip could not fetch the packages: {done.stderr.strip().splitlines()[-1]}")
 
 
-def _packages(file: Path) -> dict[str, str]:
+def packages(file: Path) -> dict[str, str]:
     """Name -> line of a requirements file, or of the output of `pip freeze`."""
     lines = [line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
     # Names are equal whatever their case and separators.

@@ -74,6 +74,18 @@ def test_what_does_not_fit_is_said_and_done_by_the_next_call(arguments):
     assert measure(arguments, large)[1:] == [("prior: large", "done")]
 
 
+def test_twelve_minutes_are_enough_for_the_most_important_items_and_a_long_run_on_camvid(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["accelerator.py", f"--out={tmp_path}"])
+    arguments = accelerator.parse()
+    taken = {}
+    for one, most in accelerator.schedule(
+        accelerator.measurements(arguments), lambda: arguments.minutes - sum(taken.values())
+    ):
+        taken[one.item, one.name] = most if one.takes_all else one.minutes
+    assert {item for item, _ in taken} == {"right", "step", "prior", "camvid"}
+    assert taken["camvid", "configs/camvid.py"] >= 4.5 and sum(taken.values()) < 12.001
+
+
 @pytest.mark.parametrize("tiny", [False, True])
 def test_every_item_has_measurements_whose_programs_exist(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["accelerator.py", f"--out={tmp_path}", *["--tiny"] * tiny])
