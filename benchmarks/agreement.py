@@ -11,8 +11,8 @@ Both in float32, with the highest precision of matrix products on both sides, an
 of a scalar |a - b| / |b|, of all gradients together the norm of the difference over the norm. In bfloat16 gradients are
 shown but not checked, since two orders of rounding already differ by several percent.
 
-Without an accelerator, the CPU is compared with itself, which only shows that this program runs. Prints a table and one
-JSON line; the exit status is 1 if a difference exceeds its tolerance.
+Without an accelerator, the CPU's results are compared with themselves, which only shows that this program runs. Prints
+a table and one JSON line; the exit status is 1 if a difference exceeds its tolerance.
 """
 
 import argparse
@@ -98,7 +98,9 @@ def relative(ours: PyTree, theirs: PyTree) -> float:
 
 def compare(run: Callable[[jax.Device], Results]) -> dict[str, float]:
     """The largest relative difference of the values, and that of the gradients."""
-    (values, gradients), (expected, expected_gradients) = run(jax.devices()[0]), run(jax.devices("cpu")[0])
+    device, cpu = jax.devices()[0], jax.devices("cpu")[0]
+    results = {one: run(one) for one in {device, cpu}}
+    (values, gradients), (expected, expected_gradients) = results[device], results[cpu]
     values, expected = jax.device_get((values, expected))
     return {
         "values": max(abs(float(values[name]) / float(expected[name]) - 1) for name in values),
