@@ -338,18 +338,16 @@ def _wait(process: subprocess.Popen, ends: float) -> str:
 
 def _environment(arguments: argparse.Namespace) -> dict[str, str]:
     cache = arguments.work / "cache"
-    # In small sizes, optimising programs takes longer than it saves.
-    unoptimised = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if arguments.tiny else {}
-    return (
-        os.environ
-        | unoptimised
-        | {
-            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
-            "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "xla_gpu_per_fusion_autotune_cache_dir",
-            "TORCHINDUCTOR_CACHE_DIR": str(cache / "torch"),
-        }
-    )
+    variables = {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "xla_gpu_per_fusion_autotune_cache_dir",
+        "TORCHINDUCTOR_CACHE_DIR": str(cache / "torch"),
+    }
+    if arguments.tiny:
+        # In small sizes, optimising programs takes longer than it saves.
+        variables["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    return os.environ | variables
 
 
 def _last_json(log: Path) -> dict[str, Any] | None:

@@ -60,9 +60,7 @@ def test_a_measurement_without_end_is_stopped_when_the_time_is_over(arguments):
 def test_time_is_kept_for_the_measurement_that_may_take_all_of_it(arguments):
     before, after = (Measurement("table", name, SAYS_ONE, 0.3) for name in ("before", "after"))
     large = Measurement("table", "large", SAYS_ONE, 0.7)
-    greedy = Measurement(
-        "table", "run", ["-c", f"import sys; print(sys.argv); {SAYS_ONE[1]}"], 0.5, takes_all=True
-    )
+    greedy = Measurement("table", "run", ["-c", f"import sys; print(sys.argv); {SAYS_ONE[1]}"], 0.5, takes_all=True)
     order = [key for key, _ in measure(arguments, before, large, greedy, after)]
     assert order == ["table: before", "table: run", "table: after", "table: large"]
 
