@@ -93,10 +93,6 @@ def test_what_may_be_a_class_is_one_unless_its_value_marks_pixels_without_a_clas
     assert parse(f"{name}\nroad\nsky", "c.txt").names == (name, "road", "sky")
 
 
-def test_a_foreground_of_255_stays_a_class():
-    assert parse("0: background\n255: crack", "c.txt").values == {0: 0, 255: 1}
-
-
 def test_names_of_classes_are_the_same_in_every_unicode_form():
     assert parse("cafe\u0301\nroad", "c.txt").names == parse("caf\u00e9\nroad", "c.txt").names
 
@@ -114,7 +110,6 @@ BAD_CLASS_FILES = {
     "a name with a digit first": ("c.txt", "road\n2-wheeler", ["line 2", "'2-wheeler'", "quotes"]),
     "a value of more bits than masks have": ("c.txt", f"{2**64}: road\n1: sky", ["line 1", "32 bits"]),
     "a key twice": ("c.yaml", "classes: [road, sky]\nmap: {7: road, 7: sky}", ["7 is given twice"]),
-    "a section twice": ("c.yaml", "classes: [road, sky]\nclasses: [tree, sky]", ["'classes' is given twice"]),
     "a date that does not exist": ("c.yaml", "classes: [road, 2024-02-31]", ["not valid YAML"]),
     "YAML that is nested too deeply": ("c.yaml", "classes: " + "[" * 1500, ["not valid YAML"]),
     "a number for a name": ("c.txt", "road\n17\nsky", ["line 2", "'17'"]),

@@ -122,7 +122,7 @@ def test_defaults_are_those_of_the_release(x64, kind):
 @pytest.mark.parametrize("ignored", ["class", "mask"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_batch_of_one_agrees_with_the_oracle(dtype, kind, ignored):
-    arrays = make_prior(kind, dtype, shape=(1, 15), channels=15)
+    arrays = make_prior(kind, dtype, shape=(1, 16), channels=16)
     assert_agrees(arrays, make_labels()[1:2], TOLERANCE[dtype], ignored=ignored)
 
 
@@ -226,8 +226,8 @@ def test_binary_cross_entropy_of_a_wrong_saturated_pair_stays_linear(dtype, kind
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_row_of_a_class_of_one_pixel_adds_exactly_100_and_no_gradient(dtype, kind):
-    labels = np.arange(15)[None]
-    arrays = make_prior(kind, dtype, shape=(1, 15), channels=15)
+    labels = np.arange(16)[None]
+    arrays = make_prior(kind, dtype, shape=(1, 16), channels=16)
     terms, grads = evaluate(arrays, labels, INTRA_CLASS)
     assert terms["precision"] == 100
     assert terms["recall"] == 100
@@ -260,23 +260,23 @@ def test_the_loss_to_read_is_the_loss_without_the_constants_of_clamped_rows():
 def test_class_of_one_pixel_leaves_the_other_rows_alone(dtype):
     labels = make_labels()[:1].copy()
     labels[0, 4] = 99
-    arrays = make_prior("logits", dtype, shape=(1, 15))
+    arrays = make_prior("logits", dtype, shape=(1, 16))
     terms, (grad,) = evaluate(arrays, labels, INTRA_CLASS)
     assert (np.asarray(grad)[0, 4] == 0).all()
     assert (np.abs(np.delete(np.asarray(grad)[0], 4, 0)).max(axis=1) > 1e-4).all()
-    others = np.delete(np.arange(15), 4)
+    others = np.delete(np.arange(16), 4)
     expected, _ = evaluate_oracle(arrays, labels)
     z, y = arrays[0][0].astype(np.float64), labels[0]
     p = 1 / (1 + np.exp(-z))
-    recalls = [p[i, (y == y[i]) & (np.arange(15) != i)].mean() for i in others]
-    assert_close(expected["recall"], (100 - np.log(recalls).sum()) / 15, 1e-12)
+    recalls = [p[i, (y == y[i]) & (np.arange(16) != i)].mean() for i in others]
+    assert_close(expected["recall"], (100 - np.log(recalls).sum()) / 16, 1e-12)
     assert_close(terms["recall"], expected["recall"], TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("ignored", ["class", "mask"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_image_of_one_class_has_constant_specificity(dtype, kind, ignored):
-    labels = np.repeat([[3], [5], [3], [0]], 15, axis=1)
+    labels = np.repeat([[3], [5], [3], [0]], 16, axis=1)
     arrays = make_prior(kind, dtype)
     terms, grads = evaluate(arrays, labels, {"specificity": 1.0}, ignored=ignored)
     assert terms["specificity"] == 100
@@ -287,7 +287,7 @@ def test_image_of_one_class_has_constant_specificity(dtype, kind, ignored):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_batch_without_a_label_is_zero_under_mask(dtype, kind):
-    terms, grads = evaluate(make_prior(kind, dtype), np.full((4, 15), 255), ignored="mask")
+    terms, grads = evaluate(make_prior(kind, dtype), np.full((4, 16), 255), ignored="mask")
     assert all(terms[name] == 0 for name in TERMS)
     for grad in grads:
         assert (np.asarray(grad) == 0).all()
@@ -296,8 +296,8 @@ def test_batch_without_a_label_is_zero_under_mask(dtype, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_batch_without_a_label_is_one_class_under_class(dtype, kind):
     arrays = make_prior(kind, dtype)
-    terms, grads = evaluate(arrays, np.full((4, 15), 255), ignored="class")
-    expected, expected_grads = evaluate(arrays, np.full((4, 15), 0), ignored="class")
+    terms, grads = evaluate(arrays, np.full((4, 16), 255), ignored="class")
+    expected, expected_grads = evaluate(arrays, np.full((4, 16), 0), ignored="class")
     assert_finite(terms, grads)
     for name in TERMS:
         assert terms[name] == expected[name], name
@@ -323,7 +323,7 @@ def test_image_without_a_label_contributes_nothing_under_mask(dtype, kind):
 def test_masked_positions_may_hold_anything(dtype):
     """Rows and columns of ignored positions do not affect the loss under mask, however large they are."""
     labels = make_labels()[1:2]
-    (logits,) = make_prior("logits", dtype, shape=(1, 15))
+    (logits,) = make_prior("logits", dtype, shape=(1, 16))
     gone = labels[0] == 255
     loud = logits.copy()
     loud[0, gone] = 200

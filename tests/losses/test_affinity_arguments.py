@@ -20,7 +20,7 @@ def test_ideal_affinity_map_is_one_where_labels_agree(dtype):
     labels = make_labels()
     with jax.enable_x64(dtype == "float64"):
         affinity = losses.ideal_affinity_map(jnp.asarray(labels))
-    assert affinity.shape == (4, 15, 15) and jnp.issubdtype(affinity.dtype, jnp.floating)
+    assert affinity.shape == (4, 16, 16) and jnp.issubdtype(affinity.dtype, jnp.floating)
     np.testing.assert_array_equal(affinity, oracles.ideal_affinity_map(labels))
 
 
@@ -48,14 +48,14 @@ def test_unknown_treatment_of_ignored_pixels_is_refused(kind, ignored):
 
 
 @pytest.mark.usefixtures("without_shape_checks")
-@pytest.mark.parametrize("labels_shape", [(4, 14), (3, 15), (1, 15), (4, 1), (15,), (4, 3, 5)])
+@pytest.mark.parametrize("labels_shape", [(4, 15), (3, 16), (1, 16), (4, 1), (16,), (4, 4, 4)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_labels_that_do_not_match_the_prior_are_refused_naming_both_shapes(kind, labels_shape):
     arrays = make_prior(kind, "float32")
     with pytest.raises(ValueError) as error:
         losses.affinity_loss(build(arrays), np.zeros(labels_shape, np.int32))
     assert str(labels_shape) in str(error.value)
-    assert "(4, 15, " in str(error.value)  # of the logits or of the features
+    assert "(4, 16, " in str(error.value)  # of the logits or of the features
 
 
 @pytest.mark.usefixtures("without_shape_checks")
