@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scene_pictures import draw_labels, is_class
+from scene_labels import draw_labels, is_class
 
 from cpnet_jax.data.scenes import CLASSES, IGNORED, PALETTE, render, render_places
 

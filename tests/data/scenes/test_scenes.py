@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from scene_pictures import CUES, REACH, distance_to, draw_labels, is_class
+from scene_labels import CUES, REACH, distance_to, draw_labels, is_class
 
 from cpnet_jax.data.scenes import CLASSES, HARD_PAIRS, IGNORED, render
 from cpnet_jax.data.scenes.places import draw

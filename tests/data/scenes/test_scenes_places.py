@@ -5,7 +5,7 @@ from functools import cache
 import cv2
 import numpy as np
 import pytest
-from scene_pictures import CUES, REACH, distance_to, draw_labels, is_class
+from scene_labels import CUES, REACH, distance_to, draw_labels, is_class
 
 from cpnet_jax.data.scenes import CLASSES, HARD_PAIRS, IGNORED, composite, render_places
 from cpnet_jax.data.scenes.partition import box, partition
