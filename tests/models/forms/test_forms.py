@@ -71,7 +71,7 @@ def train(model, variables):
     return jax.jit(jax.value_and_grad(scalar, has_aux=True))(variables["params"])
 
 
-def test_rematerialisation_changes_no_number(small_backbone, quick_compilation):
+def test_rematerialisation_changes_no_number(small_backbone):
     with jax.enable_x64(True):
         variables = jax.tree.map(np.float64, random_weights.draw(abstract_init(network())))
         stored, recomputed = (train(network(remat=remat), variables) for remat in (False, True))
