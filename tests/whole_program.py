@@ -1,5 +1,8 @@
 """A small run of the whole program, as its users start it, but with the backbone of small_main.py."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -49,3 +52,30 @@ def command(folder, workdir, *overrides, mode="train"):
     program = [sys.executable, "tests/small_main.py"]
     flags = ["--config=configs/camvid.py", f"--mode={mode}", f"--workdir={workdir}"]
     return [*program, *flags, *fields, *overrides]
+
+
+def environment(devices):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return {"JAX_PLATFORMS": "cpu", **os.environ, "XLA_FLAGS": flags}
+
+
+def run(*arguments, devices=1):
+    arguments = list(map(str, arguments))
+    return subprocess.run(arguments, cwd=ROOT, env=environment(devices), capture_output=True, text=True)
+
+
+def of_run(workdir, *arguments):
+    """The command for a run whose config is in its workdir."""
+    cache = f"--config.system.compilation_cache={CACHE}"
+    return [sys.executable, "tests/small_main.py", f"--workdir={workdir}", cache, *arguments]
+
+
+def read_metrics(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_is_one_sentence(result, named):
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert named in line

@@ -28,7 +28,7 @@ LOSS = partial(losses.total_loss, prior_size=PRIOR)
 MODEL = CPNet(num_classes=4, depth=18, prior_size=PRIOR, channels=8, aux_channels=4)
 SIZES = [(16, 24), (9, 30), (30, 20), (41, 50), (5, 5)]
 
-pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module", "quick_compilation")
 
 
 def variables_of(model):
@@ -117,6 +117,7 @@ def test_the_mean_is_that_of_every_window_alone(
 def test_a_whole_image_has_the_loss_of_its_own_size(examples):
     model = MODEL.clone(prior_size=None, prior=PriorOptions(kind="pairs", aggregation_kernel=3))
     variables, wanted = variables_of(model), []
+    apply = jax.jit(partial(model.apply, variables, train=False))
     for example in examples:
         rows, columns = example["label"].shape
         size = coarse(rows), coarse(columns)
@@ -125,7 +126,7 @@ def test_a_whole_image_has_the_loss_of_its_own_size(examples):
         image[0, :rows, :columns] = example["image"]
         label = np.full((1, *size), IGNORE, np.int32)
         label[0, :rows, :columns] = example["label"]
-        output = model.apply(variables, normalize(jnp.asarray(image), MEAN, STD), train=False, real=real)
+        output = apply(normalize(jnp.asarray(image), MEAN, STD), real=real)
         value, terms = LOSS(output, jnp.asarray(label), prior_size=real.shape[1:])
         wanted.append({"loss": value} | terms)
     protocol = Protocol(scales=(1.0, 0.5), flip=True)
@@ -159,6 +160,7 @@ def test_prior_rows_are_those_of_every_window_alone(variables, devices):
     network = compiled_network(MODEL, mesh, mean=MEAN, std=STD)
     prior = network(sharding.on_mesh(mesh, variables), sharding.to_devices(mesh, windows)).prior
     rows = jax.jit(prior_rows)(prior, sharding.to_devices(mesh, positions))
+    apply = jax.jit(partial(MODEL.apply, variables, train=False))
     for window, places, found in zip(windows, positions, rows, strict=True):
-        alone = MODEL.apply(variables, normalize(jnp.asarray(window[None]), MEAN, STD), train=False).prior
+        alone = apply(normalize(jnp.asarray(window[None]), MEAN, STD)).prior
         np.testing.assert_allclose(found, jax.nn.sigmoid(alone.logits())[0, places], atol=1e-5)

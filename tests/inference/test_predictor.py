@@ -37,6 +37,7 @@ PROTOCOLS = {
 }
 # Two scores that differ by less may come in either order.
 TIE = 1e-5
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def make_images(sizes=tuple(SIZES), seed=0):

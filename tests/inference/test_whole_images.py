@@ -42,6 +42,7 @@ PROTOCOLS = {
 }
 # A padded size, smaller and larger ones.
 SIZES = ((32, 64), (5, 7), (33, 70), (1, 33), (30, 60))
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @cache
@@ -159,7 +160,7 @@ def pair_logits():
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_a_cpnet_gives_the_same_on_every_device(devices):
+def test_a_cpnet_gives_the_same_on_every_device(small_backbone, devices):
     (model, variables), protocol = pair_logits(), Protocol(flip=True)
     mesh, images = make_mesh(devices), make_images([(32, 64), (20, 50)])
     apply = compiled_logits(model, mesh, mean=MEAN, std=STD)

@@ -1,6 +1,6 @@
 """Cross entropy over the labelled pixels, and its upsampled form, against float64 oracles."""
 
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from cpnet_jax.plan.hlo import Program  # noqa: E402
 FORMS = ["blocks", "windows"]
 TOLERANCE = {"float64": 1e-10, "float32": 5e-6}
 CLASSES = 5
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(params=TOLERANCE)
@@ -189,6 +190,15 @@ def plain(logits, labels, **options):
     return losses.cross_entropy(models.upsample(logits, labels.shape[1:]), labels, **options)
 
 
+@cache
+def defined(dtype, grid, size, classes, scale):
+    """Logits, labels, and the value and gradient of the definition; both forms are compared with the same ones."""
+    rng = np.random.default_rng(0)
+    logits = (scale * rng.normal(size=(2, *grid, classes))).astype(dtype)
+    labels = np.where(rng.random((2, *size)) < 0.3, 255, rng.integers(0, classes, (2, *size)))
+    return logits, labels, *evaluate(plain, logits, labels)
+
+
 @pytest.fixture
 def eight_rows(monkeypatch):
     monkeypatch.setattr(pixel_blocks, "BLOCK", 1)
@@ -197,11 +207,8 @@ def eight_rows(monkeypatch):
 @in_each_form
 @pytest.mark.parametrize(("grid", "size", "classes", "scale"), BLOCKS)
 def test_both_forms_have_the_value_and_gradient_of_the_definition(eight_rows, dtype, grid, size, classes, scale, form):
-    rng = np.random.default_rng(0)
-    logits = (scale * rng.normal(size=(2, *grid, classes))).astype(dtype)
-    labels = np.where(rng.random((2, *size)) < 0.3, 255, rng.integers(0, classes, (2, *size)))
+    logits, labels, expected, expected_grad = defined(dtype, grid, size, classes, scale)
     value, grad = evaluate(losses.upsampled_cross_entropy, logits, labels, form=form)
-    expected, expected_grad = evaluate(plain, logits, labels)
     assert_close(value, expected, EXACT[dtype], name="value")
     assert_close(grad, expected_grad, EXACT[dtype] * max(scale / 10, 1), name="gradient")
 

@@ -62,7 +62,7 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_logits_far_from_padding_do_not_depend_on_it(name):
+def test_the_logits_far_from_padding_do_not_depend_on_it(small_backbone, name):
     """Convolutions see padding near the border. What looks at all positions must leave it out; it still sees the
     features near the border."""
     model = CPNet(4, depth=18, channels=8, aux_channels=0, **NETWORKS[name])

@@ -18,8 +18,7 @@ from cpnet_jax.models.layers import ConvBN
 
 GRID, FAN_IN, CHANNELS = (3, 5), 7, 6
 N = GRID[0] * GRID[1]
-# Code that runs once is not worth optimising.
-IN_A_HURRY = {"compiler_options": {"xla_backend_optimization_level": 0}}
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def shapes(model, x, **options):
@@ -181,7 +180,7 @@ def test_blocks_and_all_rows_at_once_agree_with_every_switch_set(features, conte
             found = [y for y in found if y is not None]
             return sum((y**2).sum() for y in found) + prior.known[1].predicted.sum(), found
 
-        return jax.jit(jax.grad(scalar, has_aux=True), **IN_A_HURRY)(features)
+        return jax.jit(jax.grad(scalar, has_aux=True))(features)
 
     blocks, dense = run(4), run(None)
     assert len(dense[1]) == 1

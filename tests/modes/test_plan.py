@@ -1,11 +1,10 @@
 """--mode=plan as a whole: a small network compiled by libtpu, if installed, and users' mistakes."""
 
 import importlib.util
-import subprocess
-import sys
-from pathlib import Path
+import os
 
 import pytest
+from forked_program import run_all
 from plan.steps import compiled
 
 from configs import ade20k
@@ -18,7 +17,6 @@ from cpnet_jax.plan import compiler, topologies
 from cpnet_jax.plan.compiler import TOOLCHAINS, Compiler
 from cpnet_jax.plan.figures import figures
 
-ROOT = Path(__file__).parents[2]
 SLICE = topologies.parse("v5e:2x2")
 WITH_LIBTPU = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu, the compiler for TPUs, is not installed"
@@ -149,14 +147,18 @@ MISTAKES = {
 }
 
 
+@pytest.fixture(scope="module")
+def mistakes():
+    commands = [["--config=configs/ade20k.py", "--mode=plan", *flags] for flags, _ in MISTAKES.values()]
+    return dict(zip(MISTAKES, run_all(commands, os.environ), strict=True))
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_prints_one_line_and_exits_2(mistake):
-    flags, named = MISTAKES[mistake]
-    command = [sys.executable, "main.py", "--config=configs/ade20k.py", "--mode=plan", *flags]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+def test_a_mistake_prints_one_line_and_exits_2(mistakes, mistake):
+    result = mistakes[mistake]
     assert result.returncode == 2, result.stderr
     [line] = result.stderr.splitlines()
-    assert line.startswith("error: ") and named in line
+    assert line.startswith("error: ") and MISTAKES[mistake][1] in line
 
 
 @pytest.mark.parametrize(("name", "command"), [("v5e:2x2", "install libtpu"), ("h100:8", r"install 'jax\[cuda13\]'")])

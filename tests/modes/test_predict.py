@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +13,7 @@ import ml_collections
 import numpy as np
 import pytest
 from absl import flags
+from forked_program import run_all
 from PIL import Image
 
 from configs import default
@@ -34,11 +33,11 @@ from cpnet_jax.modes import predict as predict_mode
 from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.training.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parents[2]
 CROP = (32, 48)
 CLASSES = "water 10 20 200\nsand 230 220 100\numbrella 200 30 40\n"
 PALETTE = ((10, 20, 200), (230, 220, 100), (200, 30, 40))
 STEPS = (3, 7)
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
 
 
 def tiny_config(folder: Path) -> ml_collections.ConfigDict:
@@ -67,7 +66,7 @@ def made_up_weights(rng: np.random.Generator, like: jax.ShapeDtypeStruct) -> np.
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def workdir(small_backbone_in_module, tmp_path_factory):
     """A finished run, its best checkpoint before the latest; its training data are deleted."""
     root = tmp_path_factory.mktemp("predict")
     folder, rng = root / "folder", np.random.default_rng(0)
@@ -244,29 +243,40 @@ class Black(Predictor):
             yield example, np.zeros(example["image"].shape[:2], np.uint8)
 
 
-def run(home, *arguments):
-    """Runs the program on one device."""
-    program = [sys.executable, "main.py", "--mode=predict", *map(str, arguments)]
-    environment = {"JAX_PLATFORMS": "cpu", **os.environ, "HOME": str(home)}
-    return subprocess.run(program, cwd=ROOT, env=environment, capture_output=True, text=True)
+SIZES = {"a.png": (50, 70), "day/b.jpg": (20, 90), "night/b.jpg": (1, 1)}
+MISTAKES = {
+    "only unreadable images": (["--workdir={workdir}", "--images={root}/empty.bin"], "none of the 1 image(s)"),
+    "a pattern that the shell expanded": (["--images", "a.jpg", "b.jpg"], "needs quotes"),
+    "a field without its config": (["--config.seed=1", "--images=a.jpg"], "config.seed is given without"),
+}
 
 
-def test_readable_images_are_predicted_and_the_others_are_named(workdir, tmp_path, model):
-    rng = np.random.default_rng(0)
-    sizes = {"a.png": (50, 70), "day/b.jpg": (20, 90), "night/b.jpg": (1, 1)}
-    for name, size in sizes.items():
-        path = tmp_path / "photos" / name
+@pytest.fixture(scope="module")
+def ended(workdir, tmp_path_factory):
+    """How the program ended on one device, with readable and unreadable images and with each mistake; their folder."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for name, size in SIZES.items():
+        path = root / "photos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (*size, 3)).astype(np.uint8)).save(path)
-    (tmp_path / "photos" / "notes.txt").touch()
-    cut = tmp_path / "photos" / "cut.png"
-    cut.write_bytes((tmp_path / "photos" / "a.png").read_bytes()[:200])
-    result = run(tmp_path, f"--workdir={workdir}", f"--images={tmp_path / 'photos'}")
+    (root / "photos" / "notes.txt").touch()
+    (root / "photos" / "cut.png").write_bytes((root / "photos" / "a.png").read_bytes()[:200])
+    (root / "empty.bin").touch()
+    wrong = ([each.format(workdir=workdir, root=root) for each in arguments] for arguments, _ in MISTAKES.values())
+    commands = [[f"--workdir={workdir}", f"--images={root}/photos"], *wrong]
+    environment = {"JAX_PLATFORMS": "cpu", **os.environ, "HOME": str(root)}
+    results = run_all([["--mode=predict", *command] for command in commands], environment, "small")
+    return dict(zip(["no mistake", *MISTAKES], results, strict=True)), root
+
+
+def test_readable_images_are_predicted_and_the_others_are_named(workdir, ended):
+    results, root = ended
+    result = results["no mistake"]
     assert result.returncode == 0, result.stderr
     assert "1 other file(s) skipped" in result.stdout and f"3 prediction(s) in {workdir}/predictions" in result.stdout
-    assert f"warning: {cut} cannot be read" in result.stderr
+    assert f"warning: {root}/photos/cut.png cannot be read" in result.stderr
     output = workdir / "predictions"
-    for name, size in sizes.items():
+    for name, size in SIZES.items():
         classes = np.asarray(Image.open(output / "classes" / Path(name).with_suffix(".png")))
         assert classes.shape == size and classes.max() <= 2
         assert (output / "overlays" / Path(name).with_suffix(".png")).exists()
@@ -275,18 +285,9 @@ def test_readable_images_are_predicted_and_the_others_are_named(workdir, tmp_pat
     assert described["settings"]["window"] == list(CROP)
 
 
-MISTAKES = {
-    "only unreadable images": (["--workdir={workdir}", "--images={tmp}/empty.bin"], "none of the 1 image(s)"),
-    "a pattern that the shell expanded": (["--images", "a.jpg", "b.jpg"], "needs quotes"),
-    "a field without its config": (["--config.seed=1", "--images=a.jpg"], "config.seed is given without"),
-}
-
-
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_gets_one_sentence_and_exit_2(workdir, tmp_path, mistake):
-    arguments, said = MISTAKES[mistake]
-    (tmp_path / "empty.bin").touch()
-    result = run(tmp_path, *(argument.format(workdir=workdir, tmp=tmp_path) for argument in arguments))
+def test_a_mistake_gets_one_sentence_and_exit_2(ended, mistake):
+    result, (_, said) = ended[0][mistake], MISTAKES[mistake]
     assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr
     [line] = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert said in line

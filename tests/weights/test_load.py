@@ -261,7 +261,7 @@ def test_an_older_file_of_torch_is_called_truncated_wherever_it_ends(save, state
     """Also within the name of an object, which torch refuses as that of another one."""
     path = save(state, _use_new_zipfile_serialization=False)
     whole = path.read_bytes()
-    for kept in range(2, 700):
+    for kept in range(2, 700, 3):  # names have more than three characters
         path.write_bytes(whole[:kept])
         assert refusal(path).startswith(f"{path} is truncated, damaged or another kind of file"), kept
 

@@ -103,7 +103,7 @@ def test_columns_of_zeros_have_no_variance():
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(resized["batch_stats"]))
 
 
-def test_only_the_prior_changes_and_the_result_fits_the_network():
+def test_only_the_prior_changes_and_the_result_fits_the_network(small_backbone):
     like = variables((2, 3))
     resized = resize_prior(like, (2, 3), (3, 3))
     assert resized["params"]["head"] is like["params"]["head"]

@@ -5,29 +5,17 @@ from functools import cache
 import cv2
 import numpy as np
 import pytest
+from scene_labels import CUES, REACH, distance_to, draw_labels, is_class
 
 from cpnet_jax.data.scenes import CLASSES, HARD_PAIRS, IGNORED, composite, render_places
 from cpnet_jax.data.scenes.partition import box, partition
 
-CUES = {"sea": "boat", "sand": "parasol", "bed": "cabinet", "table": "chair"}
-REACH = 24  # largest distance in pixels that a cue's shadow, the blur and the compression reach
 COUNT = 200
 
 
 @pytest.fixture(scope="module")
-def pictures() -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, H, W, 3) and labels (N, H, W)."""
-    images, labels = zip(*(render_places(0, index) for index in range(COUNT)), strict=True)
-    return np.stack(images), np.stack(labels)
-
-
-def is_class(labels: np.ndarray, name: str) -> np.ndarray:
-    return labels == CLASSES.index(name)
-
-
-def distance_to(mask: np.ndarray) -> np.ndarray:
-    """Distance in pixels from every pixel (H, W) to the nearest one in a mask."""
-    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, 5)
+def labels():
+    return draw_labels(render_places, COUNT)
 
 
 @cache
@@ -56,38 +44,6 @@ def twins(index: int, changed: int, count: int):
     for coin in (0, 1):
         members = tuple(coin if part == changed else (index + part) % 2 for part in range(count))
         yield composite.draw(np.random.default_rng([0, index]), (128, 128), members)
-
-
-def test_render_is_a_pure_function_of_seed_index_and_size():
-    first = render_places(3, 5)
-    render_places(9, 9)
-    again = render_places(3, 5)
-    assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    for other in (render_places(3, 6), render_places(4, 5)):
-        assert not np.array_equal(first[0], other[0])
-
-
-@pytest.mark.parametrize("size", [(64, 64), (96, 128), (160, 100), (65, 97), (40, 300), (16, 16)])
-def test_pictures_have_the_requested_size(size):
-    for index in range(8):
-        image, label = render_places(0, index, size)
-        assert image.shape == (*size, 3) and image.dtype == np.uint8
-        assert label.shape == size and label.dtype == np.uint8
-        assert image.std() > 10
-
-
-def test_label_values_are_classes_or_ignored_and_void_is_thin(pictures):
-    _, labels = pictures
-    assert set(np.unique(labels)) == {*range(len(CLASSES)), IGNORED}
-    assert 0.02 < np.mean(labels == IGNORED) < 0.06
-
-
-def test_every_class_appears_often_enough_to_be_learned(pictures):
-    _, labels = pictures
-    for name in CLASSES:
-        here = is_class(labels, name)
-        assert here.mean() > 0.004, name
-        assert here.any((1, 2)).mean() > 0.4, name
 
 
 def test_parts_cover_a_picture_once_and_are_large():
@@ -120,18 +76,18 @@ def test_box_is_the_largest_rectangle_in_a_part():
     assert (height, width) in {(32, 33), (33, 32)} and left == 0
 
 
-def test_every_part_shows_its_own_cue_and_no_other(pictures):
-    for index, label in enumerate(pictures[1]):
+def test_every_part_shows_its_own_cue_and_no_other(labels):
+    for index, label in enumerate(labels):
         for part in parts_of(index):
             own = hard_class(label, part)
             assert (is_class(label, CUES[own]) & part).sum() >= 30, (index, own)
             assert (is_class(label, own) & part).sum() >= 100, (index, own)
 
 
-def test_cues_are_whole(pictures):
+def test_cues_are_whole(labels):
     """In nearly every part, a cue is away from the part's edge."""
     whole = []
-    for index, label in enumerate(pictures[1]):
+    for index, label in enumerate(labels):
         for part in parts_of(index):
             inside = cv2.erode(np.pad(part, 1).astype(np.uint8), np.ones((3, 3), np.uint8))[1:-1, 1:-1] > 0
             cue = is_class(label, CUES[hard_class(label, part)]) & part
@@ -140,14 +96,14 @@ def test_cues_are_whole(pictures):
     assert np.mean(whole) > 0.99
 
 
-def test_every_picture_has_both_classes_of_a_pair(pictures):
-    for index, label in enumerate(pictures[1]):
+def test_every_picture_has_both_classes_of_a_pair(labels):
+    for index, label in enumerate(labels):
         assert any(set(pair) <= set(hard_regions(index, label)) for pair in HARD_PAIRS)
 
 
-def test_position_says_nothing_of_the_class(pictures):
+def test_position_says_nothing_of_the_class(labels):
     """In pictures with both classes of a pair, each is as often on the left, and on top, as the other."""
-    found = [hard_regions(index, label) for index, label in enumerate(pictures[1])]
+    found = [hard_regions(index, label) for index, label in enumerate(labels)]
     for pair in HARD_PAIRS:
         both = [regions for regions in found if set(pair) <= set(regions)]
         centres = np.array([[np.argwhere(regions[name]).mean(0) for name in pair] for regions in both])
@@ -174,21 +130,21 @@ def test_changing_one_part_changes_its_cues_and_labels_only():
             assert np.isin(both, [*involved, IGNORED]).any(0).all(), index
 
 
-def test_cues_are_mostly_far_from_the_hard_region(pictures):
+def test_cues_are_mostly_far_from_the_hard_region(labels):
     for hard, cue in CUES.items():
         far = [
             distance_to(is_class(label, cue))[regions[hard]]
-            for index, label in enumerate(pictures[1])
+            for index, label in enumerate(labels)
             if hard in (regions := hard_regions(index, label))
         ]
         assert np.median(np.concatenate(far)) > 16, hard
 
 
-def test_objects_of_other_parts_are_often_nearer(pictures):
+def test_objects_of_other_parts_are_often_nearer(labels):
     """The nearest object names the wrong class in a share of the pixels, so borders must be respected."""
     for pair in HARD_PAIRS:
         wrong = []
-        for index, label in enumerate(pictures[1]):
+        for index, label in enumerate(labels):
             regions = hard_regions(index, label)
             if set(pair) <= set(regions):
                 first, second = (distance_to(is_class(label, CUES[name])) for name in pair)
