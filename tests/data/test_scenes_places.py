@@ -1,5 +1,6 @@
 """Properties of the synthetic `scenes_places` dataset: only objects of the same part tell look-alikes apart."""
 
+import itertools
 from functools import cache
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from cpnet_jax.data.scenes import CLASSES, HARD_PAIRS, IGNORED, composite, render_places
+from cpnet_jax.data.scenes import partition as partitions
 from cpnet_jax.data.scenes.partition import box, partition
 
 CUES = {"sea": "boat", "sand": "parasol", "bed": "cabinet", "table": "chair"}
@@ -74,6 +76,29 @@ def test_pictures_have_the_requested_size(size):
         assert image.shape == (*size, 3) and image.dtype == np.uint8
         assert label.shape == size and label.dtype == np.uint8
         assert image.std() > 10
+
+
+@pytest.mark.parametrize("size", [(15, 64), (64, 15), (4, 4), (1, 1), (0, 16)])
+def test_pictures_without_room_for_several_places_are_refused(size):
+    """Without a refusal, some would be drawn again for ever."""
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        render_places(0, 0, size)
+
+
+def test_every_size_soon_has_room_for_three_places(monkeypatch):
+    """Odd sides and multiples of 16, at which the cut's sample of pixels is coarsest."""
+    monkeypatch.setattr(partitions, "CUTS", partitions.CUTS[-1:])
+    cut, draws = partitions._cut, iter(())
+
+    def limited(*arguments):
+        next(draws)
+        return cut(*arguments)
+
+    monkeypatch.setattr(partitions, "_cut", limited)
+    sides = (partitions.SMALLEST_SIDE, 17, 23, 31, 32, 48)
+    for size in itertools.product(sides, sides):
+        draws = iter(range(1000))
+        assert len(partition(np.random.default_rng([5, *size]), size)[0]) == 3
 
 
 def test_label_values_are_classes_or_ignored_and_void_is_thin(pictures):
