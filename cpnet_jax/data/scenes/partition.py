@@ -9,7 +9,7 @@ from cpnet_jax.data.scenes.canvas import Frame
 CUTS = ((1 / 2,), (1 / 2,), (1 / 3, 1 / 2))
 SMALLEST_FRAME = 0.3  # shortest side, relative to the picture's
 BORDER = 0.02  # width relative to the picture's height
-# Of a picture. In some smaller ones, such as 4x4, no lines leave enough room to three parts.
+# Of a picture. Below, hardly any lines leave room for three parts (4x4), or none (1x1).
 SMALLEST_SIDE = 16
 
 
