@@ -9,6 +9,7 @@ devices compute, the host cuts the next windows and yields earlier results.
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, UInt8
 
 from cpnet_jax import sharding
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, reason
 from cpnet_jax.inference.canvas import Accumulator, Canvas
 from cpnet_jax.inference.cutting import ImageQueue, Window, WindowBatch, cut
 from cpnet_jax.inference.model import TrainedModel
@@ -27,6 +28,7 @@ from cpnet_jax.inference.protocol import Protocol
 from cpnet_jax.inference.whole_images import whole_batches
 from cpnet_jax.inference.windows import GRANULE, coarse
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
+from cpnet_jax.runtime import memory
 
 MEBIBYTE = 2**20
 # A canvas shrinks if it is more than this many times larger than a batch needs.
@@ -84,31 +86,48 @@ class Predictor:
         Args:
           examples: each with "image", uint8 RGB (h, w, 3) of any size; consumed lazily.
           logits: used in place of the model's; it is also passed the batch that the inputs are from.
+
+        Raises:
+          UserError: if a whole image does not fit into the memory of a device.
         """
         images = self._images(examples)
         canvas, running = None, deque()
-        for batch in self._batches(images):
-            busy = not batch.empty
-            if busy:
-                canvas, classes = self._run(batch, canvas, logits)
-                running.append((batch, classes))
-            # While this batch is computed, the results of the previous one are yielded.
-            while len(running) > busy:
-                _store_classes(*running.popleft())
+        with self._explaining_memory():
+            for batch in self._batches(images):
+                busy = not batch.empty
+                if busy:
+                    canvas, classes = self._run(batch, canvas, logits)
+                    running.append((batch, classes))
+                # While this batch is computed, the results of the previous one are yielded.
+                while len(running) > busy:
+                    _store_classes(*running.popleft())
+                yield from images.finished()
+            for done in running:
+                _store_classes(*done)
             yield from images.finished()
-        for done in running:
-            _store_classes(*done)
-        yield from images.finished()
 
     def probabilities(self, examples: Iterable[Example]) -> Iterator[tuple[Example, Float[np.ndarray, "h w k"]]]:
         """Yields (example, float32 class probabilities of every pixel), in order; see `classes`."""
         images = self._images(examples)
         canvas = None
-        # A canvas must be read before the next tile is added to it.
-        for batch in self._batches(images, end_with_tile=True):
-            canvas, _ = self._run(batch, canvas)
-            _store_probabilities(batch, canvas.scores)
-            yield from images.finished()
+        with self._explaining_memory():
+            # A canvas must be read before the next tile is added to it.
+            for batch in self._batches(images, end_with_tile=True):
+                canvas, _ = self._run(batch, canvas)
+                _store_probabilities(batch, canvas.scores)
+                yield from images.finished()
+
+    @contextmanager
+    def _explaining_memory(self) -> Iterator[None]:
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if self._windows or not memory.is_lacking(error):
+                raise
+            raise UserError(
+                "config.eval.windows is False, and a whole image does not fit into the memory of a device "
+                f"({reason(error)}): give --config.eval.windows=True to cut images into windows"
+            ) from error
 
     def _images(self, examples: Iterable[Example]) -> ImageQueue:
         # Long enough that a device with a large image does not stall the others soon.

@@ -1,4 +1,4 @@
-"""Returns freed memory to the system, and refuses batches that are larger than all memory."""
+"""Returns freed memory to the system, refuses batches larger than all memory, and knows a lack of memory."""
 
 import ctypes
 import os
@@ -31,6 +31,18 @@ def return_freed() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim:
         trim(0)
+
+
+def is_lacking(error: BaseException) -> bool:
+    """Whether JAX raised an error because a device's memory was not enough.
+
+    The compiler or an allocation says RESOURCE_EXHAUSTED. A program whose input failed for it says INTERNAL on CPUs,
+    and repeats the message.
+    """
+    text = str(error)
+    return isinstance(error, jax.errors.JaxRuntimeError) and (
+        "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
+    )
 
 
 def check_fits(field: str, value: int, size: int) -> None:

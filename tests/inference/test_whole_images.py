@@ -191,6 +191,27 @@ def test_a_cpnet_gives_the_same_on_every_device(small_backbone, devices):
         assert_probabilities_agree(scores, wanted)
 
 
+@jax.jit
+def huge(x):
+    """0, by way of an array that exceeds any address space."""
+    row = jnp.full(10**8, x)
+    return 0 * (row[:, None] * row).cumsum(0).sum()
+
+
+@pytest.mark.parametrize("kind", ["classes", "probabilities"])
+def test_a_whole_image_that_does_not_fit_into_memory_is_refused_with_the_field_that_helps(kind):
+    """Windows come in batches of one size, so for them this says nothing."""
+    model = replace(
+        trained(lambda windows, real=None: toy_logits()(windows, real) + huge(windows[0, 0, 0, 0].astype(jnp.float32))),
+        any_size=True,
+    )
+    images = examples_of(make_images([(20, 30)] * 3))
+    with pytest.raises(UserError, match=r"eval\.windows is False.* memory .*give --config\.eval\.windows=True"):
+        list(getattr(Predictor(model, make_mesh(2), windows=False, batch_size=1), kind)(images))
+    with pytest.raises(jax.errors.JaxRuntimeError, match=r"(?i)out of memory"):
+        list(getattr(Predictor(model, make_mesh(2), batch_size=1), kind)(images))
+
+
 # --- memory and programs ----------------------------------------------------------------------------------------------
 
 

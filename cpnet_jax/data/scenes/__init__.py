@@ -55,12 +55,17 @@ def render(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> tuple[n
 
 
 def render_places(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> tuple[np.ndarray, np.ndarray]:
-    """Draws picture `index` of `scenes_places` with a seed; the arguments and the result are those of `render`."""
+    """Draws picture `index` of `scenes_places` with a seed; the arguments and the result are those of `render`.
+
+    Raises:
+      ValueError: if a side is shorter than 16 pixels.
+    """
     return composite.draw(np.random.default_rng([seed, index]), size)
 
 
 def number_parts(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> np.ndarray:
-    """Returns the number of the place, uint8 (h, w), that each pixel of a picture of `render_places` shows."""
+    """Returns the number of the place, uint8 (h, w), that each pixel of a picture of `render_places` shows; raises as
+    it does."""
     return composite.part_numbers(np.random.default_rng([seed, index]), size)
 
 

@@ -9,15 +9,24 @@ from cpnet_jax.data.scenes.canvas import Frame
 CUTS = ((1 / 2,), (1 / 2,), (1 / 3, 1 / 2))
 SMALLEST_FRAME = 0.3  # shortest side, relative to the picture's
 BORDER = 0.02  # width relative to the picture's height
+# Of a picture. Below, hardly any lines leave room for three parts (4x4), or none (1x1).
+SMALLEST_SIDE = 16
 
 
 def partition(rng, size: tuple[int, int]) -> tuple[list[np.ndarray], np.ndarray]:
     """Draws two or three parts that cover a picture, each of which has room for objects.
 
+    Draws again until they have: three parts take about 5 draws at 128x128, and 50 at 16x16.
+
     Returns:
       parts: masks, bool (h, w).
       border: the antialiased mask, float32 (h, w) in 0 .. 1, of the borders between them.
+
+    Raises:
+      ValueError: if a side is shorter than 16 pixels.
     """
+    if min(size) < SMALLEST_SIDE:
+        raise ValueError(f"size is {tuple(size)}: several places need at least {SMALLEST_SIDE} pixels on each side")
     shares = CUTS[rng.integers(len(CUTS))]
     while True:
         parts, lines = _cut(rng, size, shares)

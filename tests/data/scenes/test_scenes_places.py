@@ -1,5 +1,6 @@
 """Properties of the synthetic `scenes_places` dataset: only objects of the same part tell look-alikes apart."""
 
+import itertools
 from functools import cache
 
 import cv2
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from scene_labels import CUES, REACH, distance_to, draw_labels, is_class
 
-from cpnet_jax.data.scenes import CLASSES, HARD_PAIRS, IGNORED, composite, render_places
+from cpnet_jax.data.scenes import CLASSES, HARD_PAIRS, IGNORED, composite, number_parts, render_places
+from cpnet_jax.data.scenes import partition as partitions
 from cpnet_jax.data.scenes.partition import box, partition
 
 COUNT = 200
@@ -44,6 +46,35 @@ def twins(index: int, changed: int, count: int):
     for coin in (0, 1):
         members = tuple(coin if part == changed else (index + part) % 2 for part in range(count))
         yield composite.draw(np.random.default_rng([0, index]), (128, 128), members)
+
+
+@pytest.mark.parametrize("size", [(15, 64), (64, 15), (4, 4), (0, 16)])
+def test_pictures_without_room_for_several_places_are_refused(size):
+    """In the smallest, such as 1x1, a drawing would never end."""
+    with pytest.raises(ValueError, match="at least 16 pixels"):
+        render_places(0, 0, size)
+
+
+def test_every_size_soon_has_room_for_three_places(monkeypatch):
+    """Odd sides and multiples of 16, at which the cut's sample of pixels is coarsest."""
+    monkeypatch.setattr(partitions, "CUTS", partitions.CUTS[-1:])
+    cut, draws = partitions._cut, iter(())
+
+    def limited(*arguments):
+        next(draws)
+        return cut(*arguments)
+
+    monkeypatch.setattr(partitions, "_cut", limited)
+    sides = (partitions.SMALLEST_SIDE, 17, 23, 31, 32, 48)
+    for size in itertools.product(sides, sides):
+        draws = iter(range(1000))
+        assert len(partition(np.random.default_rng([5, *size]), size)[0]) == 3
+
+
+def test_the_number_of_a_pixels_place_is_that_of_its_part():
+    for index in range(20):
+        parts = parts_of(index)
+        assert np.array_equal(number_parts(0, index) == np.arange(len(parts))[:, None, None], parts)
 
 
 def test_parts_cover_a_picture_once_and_are_large():
