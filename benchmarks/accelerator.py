@@ -3,7 +3,7 @@
     python benchmarks/accelerator.py --minutes=12 --out=DIR [--only=step,prior] [--data_dir=data] [--plan]
     python benchmarks/accelerator.py --tiny --out=DIR
 
-The items, in this order:
+The items:
 
 - right: a training step and the affinity loss against the same on the CPU.
 - step: training steps at ADE20K's settings against PyTorch.
@@ -14,10 +14,13 @@ The items, in this order:
 - evaluation: the multi-scale evaluation against windows one by one.
 - table: rows of the ablation on CamVid.
 
+The most important measurements of right, step and prior come first, then camvid, which takes the time that is left. All
+others are for further calls.
+
 Each measurement runs in its own process. Its result is written at once, so nothing is lost if the machine goes away:
 DIR/results.jsonl has a line for each, and DIR/table.md shows them. A failure does not stop the others. The same command
 goes on where it stopped, and repeats what failed. A measurement is started only if its estimated time is left; --plan
-prints these estimates, made for an H100, and measures nothing.
+prints the schedule by these estimates, made for an H100, and measures nothing.
 
 Everything else is in --work, by default DIR/work: the output of each measurement in logs, runs, and in cache the
 compiled programs and the results of autotuning. A copy of cache saves a second machine of the same kind from compiling
@@ -32,7 +35,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +46,29 @@ DONE, FAILED, TIMED_OUT, LEFT_OUT = "done", "failed", "out of time", "left out"
 # Seconds that a process has to end after its limit.
 SECONDS_TO_END = 10
 ABLATION_STEPS = 1500
+# Positions x images of the context prior.
+PRIORS = ("4096x8", "9216x2")
+
+# Minutes on an H100 beside 16 CPU cores; estimated, not measured. They are sums of:
+# - 0.2 for a process that imports JAX or PyTorch and takes the device.
+# - 1.0 to compile a ResNet-50's step, 1.7 for a ResNet-101's, 0.4 for a ResNet-18's. Two CPU cores take 0.6 for the
+#   first without autotuning (measured); autotuning is guessed.
+# - 1.3 for torch.compile of a ResNet-50's step, 2.0 of a ResNet-101's, 0.2 of the context prior alone (guessed).
+# - Steps at 1.7 times the planned time (docs/performance.md#gpus), a factor for what the plan leaves out.
+# A process, two initialisations on the CPU, and the compilations of 16 small programs side by side.
+RIGHT = 1.3
+# By depth: initialisation and step of cpnet_jax, PyTorch, compiled PyTorch: four processes, 15 steps each.
+STEP = {50: 3.3, 101: 4.7}
+# Four processes, each with one small program.
+PRIOR = 1.2
+# Training: a process, its step, and 2.3 minutes of steps (13.4 planned ms each); evaluation: two after the other.
+CAMVID = 4.5
+# A process, its step, some steps, and a profile of them.
+FORM = 1.5
+# Two networks in three ways. Adding up windows on the host dominates: 0.1 s each for 150 classes, 50 windows an image.
+EVALUATION = 2.5
+# The ablation's own process, training, 1,500 steps, and the evaluation on val.
+TABLE_ROW = 2.0
 
 
 @dataclass(frozen=True)
@@ -81,44 +107,50 @@ def _full(arguments: argparse.Namespace) -> list[Measurement]:
     from benchmarks.step_forms import VARIANTS
     from configs.ablations import camvid
 
-    step = ["benchmarks/train_step.py", "--config=configs/ade20k.py", "--crop=512", "--bfloat16", "--rounds=3"]
-    prior = ["benchmarks/context_prior.py", "--rounds=1", "--bfloat16"]
-    ways = "torch,compiled,dense,blocks,blocks:256,blocks:1024,blocks:2048,blocks:4096"
-    table = ["benchmarks/ablation.py", "--table=camvid", f"--config.total_steps={ABLATION_STEPS}"]
-    table += ["--config.eval_every=0", f"--config.checkpoint_every={ABLATION_STEPS}", *_camvid_fields(arguments)]
     return [
-        Measurement("right", "step and prior", ["benchmarks/agreement.py"], 1.0),
+        Measurement("right", "step and prior", ["benchmarks/agreement.py"], RIGHT),
+        _step(depth=50, size=16),
+        *(_prior(case, case, "torch,compiled,dense,blocks") for case in PRIORS),
+        _camvid(arguments, minutes=CAMVID),
+        *(_step(depth=depth, size=size) for depth, size in ((50, 8), (101, 16), (101, 8))),
         *(
-            Measurement("step", f"R{depth}, batch {size}", [*step, f"--depth={depth}", f"--batch_size={size}"], minutes)
-            for depth, size, minutes in ((50, 16, 2.5), (50, 8, 2.5), (101, 16, 3.5), (101, 8, 3.5))
+            _prior(case, f"{case}, rows of a block", "blocks:256,blocks:1024,blocks:2048,blocks:4096")
+            for case in PRIORS
         ),
         *(
-            Measurement("prior", case, [*prior, f"--cases={case}", f"--ways={ways}"], 2.0)
-            for case in ("4096x8", "9216x2")
-        ),
-        _camvid(arguments, minutes=4.5),
-        *(
-            Measurement("forms", variant, ["benchmarks/step_forms.py", f"--variant={variant}"], 1.0)
+            Measurement("forms", variant, ["benchmarks/step_forms.py", f"--variant={variant}"], FORM)
             for variant in VARIANTS
         ),
-        Measurement("evaluation", "ADE20K's sizes", ["benchmarks/evaluation.py", "--rounds=1"], 3.0),
-        *(
-            Measurement(
-                "table",
-                f"{row}, seed {seed}",
-                [*table, f"--rows={row}", f"--seeds={seed}", f"--out={arguments.work}/table"],
-                2.0,
-            )
-            for seed in range(3)
-            for row in camvid.ROWS
+        Measurement(
+            "evaluation", "ADE20K's sizes", ["benchmarks/evaluation.py", "--rounds=1", "--images=4"], EVALUATION
         ),
+        *(_table_row(arguments, row, seed) for seed in range(3) for row in camvid.ROWS),
     ]
+
+
+def _step(*, depth: int, size: int) -> Measurement:
+    command = ["benchmarks/train_step.py", "--config=configs/ade20k.py", "--crop=512", "--bfloat16", "--rounds=3"]
+    command += [f"--depth={depth}", f"--batch_size={size}"]
+    return Measurement("step", f"R{depth}, batch {size}", command, STEP[depth])
+
+
+def _prior(case: str, name: str, ways: str) -> Measurement:
+    command = ["benchmarks/context_prior.py", "--rounds=1", "--bfloat16", f"--cases={case}", f"--ways={ways}"]
+    return Measurement("prior", name, command, PRIOR)
+
+
+def _table_row(arguments: argparse.Namespace, row: str, seed: int) -> Measurement:
+    command = ["benchmarks/ablation.py", "--table=camvid", f"--rows={row}", f"--seeds={seed}"]
+    command += [f"--out={arguments.work}/table", f"--config.total_steps={ABLATION_STEPS}", "--config.eval_every=0"]
+    command += [f"--config.checkpoint_every={ABLATION_STEPS}", *_camvid_fields(arguments)]
+    return Measurement("table", f"{row}, seed {seed}", command, TABLE_ROW)
 
 
 def _tiny(arguments: argparse.Namespace) -> list[Measurement]:
     """The same programs in sizes that two CPU cores take in two minutes."""
     small = ["--config=configs/quickstart.py", "--depth=18", "--crop=64", "--batch_size=2", "--rounds=1", "--steps=1"]
     fields = [*_camvid_fields(arguments), "--config.model.channels=16", "--config.model.aux_channels=8"]
+    fields += ["--config.model.bfloat16=False"]
     fields += ["--config.data.crop_size=(32,48)", "--config.batch_size=4", "--config.eval.pictures=1"]
     ablation = ["--table=camvid", "--rows=full", "--seeds=0", "--config.total_steps=2", "--config.eval_every=0"]
     evaluation = ["--networks=linear", "--images=1", "--crop=64", "--classes=5", "--rounds=1"]
@@ -209,32 +241,58 @@ def _shown(item: str, output: dict[str, Any]) -> str:
         mious = ", ".join(f"{split} {100 * miou:.2f}" for split, miou in output["mIoU"].items())
         return f"mIoU % {mious}; {output['steps']} steps of {1e3 * output['step_seconds']:.1f} ms"
     if item == "forms":
-        return f"{1e3 * output['seconds']:.1f} ms, {output['bytes'] / 1e9:.2f} GB"
+        return _time_and_memory(output["seconds"], output["bytes"])
     if item == "step":
         return "; ".join(
             f"{side} {figures['images_per_second']:.1f} images/s, {figures['bytes'] / 1e9:.1f} GB"
             for side, figures in output["results"].items()
+        )
+    if item == "prior":
+        [ways] = output["results"].values()
+        return "; ".join(
+            # A text is the reason why there are no figures.
+            f"{way} {found if isinstance(found, str) else _time_and_memory(found['wall'], found['bytes'])}"
+            for way, found in ways.items()
+        )
+    if item == "evaluation":
+        return "; ".join(
+            f"{network}, {way}: {figures['images/s']:.1f} images/s"
+            for network in output["networks"].split(",")
+            for way, figures in output[network].items()
         )
     if item == "right":
         return f"largest difference {max(found['values'] for found in output['results'].values()):.1e}"
     return ""
 
 
-def run_all(chosen: list[Measurement], results: Results, arguments: argparse.Namespace) -> None:
-    """Runs what is not done, as far as the time allows.
+def _time_and_memory(seconds: float, size: float) -> str:
+    return f"{1e3 * seconds:.1f} ms, {size / 1e9:.2f} GB"
 
-    In the first pass, time stays reserved for the measurements that may take all of it. The second pass does what did
+
+def schedule(waiting: list[Measurement], left: Callable[[], float]) -> Iterator[tuple[Measurement, float]]:
+    """Yields what to run next, and the minutes it may take; removes it from `waiting`, where the rest stays.
+
+    In the first pass, time stays reserved for the measurements that may take all of it. The second pass yields what did
     not fit beside them.
+
+    Args:
+      left: returns the minutes that are left for everything.
     """
-    ends = time.monotonic() + 60 * arguments.minutes
-    waiting = [one for one in chosen if not results.is_done(one)]
     for reserving in (True, False):
         for measurement in list(waiting):
             later = waiting[waiting.index(measurement) + 1 :] if reserving else []
-            left = (ends - time.monotonic()) / 60 - sum(one.minutes for one in later if one.takes_all)
-            if left >= measurement.minutes:
-                run(measurement, left, results, arguments)
+            minutes = left() - sum(one.minutes for one in later if one.takes_all)
+            if minutes >= measurement.minutes:
                 waiting.remove(measurement)
+                yield measurement, minutes
+
+
+def run_all(chosen: list[Measurement], results: Results, arguments: argparse.Namespace) -> None:
+    """Runs what is not done, as far as the time allows."""
+    ends = time.monotonic() + 60 * arguments.minutes
+    waiting = [one for one in chosen if not results.is_done(one)]
+    for measurement, minutes in schedule(waiting, lambda: (ends - time.monotonic()) / 60):
+        run(measurement, minutes, results, arguments)
     for measurement in waiting:
         results.add(measurement, LEFT_OUT, reason=f"needs about {measurement.minutes:.1f} minutes, which were not left")
 
@@ -280,12 +338,16 @@ def _wait(process: subprocess.Popen, ends: float) -> str:
 
 def _environment(arguments: argparse.Namespace) -> dict[str, str]:
     cache = arguments.work / "cache"
-    return os.environ | {
+    variables = {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")])),
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES": "xla_gpu_per_fusion_autotune_cache_dir",
         "TORCHINDUCTOR_CACHE_DIR": str(cache / "torch"),
     }
+    if arguments.tiny:
+        # In small sizes, optimising programs takes longer than it saves.
+        variables["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    return os.environ | variables
 
 
 def _last_json(log: Path) -> dict[str, Any] | None:
@@ -330,13 +392,14 @@ def _items(text: str) -> list[str]:
 
 
 def print_plan(chosen: list[Measurement], minutes: float) -> None:
-    print("| measurement | minutes, estimated for an H100 | sum |\n|---|---:|---:|")
-    total = 0.0
-    for measurement in chosen:
-        total += measurement.minutes
-        most = " at least" if measurement.takes_all else ""
-        print(f"| {measurement.key} | {measurement.minutes:.1f}{most} | {total:.1f} |")
-    print(f"\nIn {minutes:g} minutes, camvid and whatever fits beside it are measured, in this order.")
+    """Prints a table of what fits into the time if the estimates are right, and of the rest."""
+    print("| measurement | minutes, estimated for an H100 | ends after |\n|---|---:|---:|")
+    waiting, taken = list(chosen), [0.0]
+    for measurement, most in schedule(waiting, lambda: minutes - sum(taken)):
+        taken.append(most if measurement.takes_all else measurement.minutes)
+        print(f"| {measurement.key} | {taken[-1]:.1f} | {sum(taken):.1f} |")
+    for measurement in waiting:
+        print(f"| {measurement.key} | {measurement.minutes:.1f} | another call |")
 
 
 def main() -> None:

@@ -11,46 +11,59 @@ Both in float32, with the highest precision of matrix products on both sides, an
 of a scalar |a - b| / |b|, of all gradients together the norm of the difference over the norm. In bfloat16 gradients are
 shown but not checked, since two orders of rounding already differ by several percent.
 
-Without an accelerator, the CPU is compared with itself, which only shows that this program runs. Prints a table and one
-JSON line; the exit status is 1 if a difference exceeds its tolerance.
+Without an accelerator, the CPU's results are compared with themselves, which only shows that this program runs. Prints
+a table and one JSON line; the exit status is 1 if a difference exceeds its tolerance.
 """
 
 import argparse
 import json
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from cpnet_jax import losses, sharding
 from cpnet_jax.config import build, experiments
 from cpnet_jax.models import PriorFactors
-from cpnet_jax.training.state import create_state
+from cpnet_jax.training.state import TrainState, create_state
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2}
 CLASSES = 19
+# Name of a step -> its kind of context prior.
+STEPS = {"step": "positions", "step, prior of pairs": "pairs"}
 # device -> the values that are compared, and the gradients
 Results = tuple[dict[str, Array], PyTree]
 
 
-def step(device: jax.Device, *, bfloat16: bool, side: int, kind: str = "positions") -> Results:
+def settings(kind: str, side: int, *, bfloat16: bool) -> ml_collections.ConfigDict:
     config = experiments.default()
     config.data.num_classes, config.data.crop_size = CLASSES, (side, side)
     config.model.depth, config.model.channels, config.model.aux_channels = 18, 32, 16
     config.model.bfloat16, config.model.dropout, config.model.prior = bfloat16, 0.0, kind
+    return config
+
+
+def initial_state(config: ml_collections.ConfigDict) -> TrainState:
+    """The state before the first step, in the memory of the host."""
+    create = partial(create_state, build.make_model(config), build.make_optimizer(config))
+    with jax.default_device(jax.devices("cpu")[0]):
+        return jax.device_get(jax.jit(partial(create, tuple(config.data.crop_size), 0))())
+
+
+def step(device: jax.Device, config: ml_collections.ConfigDict, state: TrainState) -> Results:
+    side, _ = config.data.crop_size
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (8, side, side, 3)).astype(np.uint8),
         "label": rng.integers(0, CLASSES, (8, side // 8, side // 8)).astype(np.uint8).repeat(8, 1).repeat(8, 2),
     }
-    create = partial(create_state, build.make_model(config), build.make_optimizer(config), (side, side), 0)
-    with jax.default_device(jax.devices("cpu")[0]):
-        state = jax.device_get(jax.jit(create)())
     mesh = sharding.make_mesh([device])
     started = jax.device_put((state, batch), sharding.replicated(mesh))
     after, metrics = build.make_train_step(config, mesh)(*started)
@@ -85,7 +98,9 @@ def relative(ours: PyTree, theirs: PyTree) -> float:
 
 def compare(run: Callable[[jax.Device], Results]) -> dict[str, float]:
     """The largest relative difference of the values, and that of the gradients."""
-    (values, gradients), (expected, expected_gradients) = run(jax.devices()[0]), run(jax.devices("cpu")[0])
+    device, cpu = jax.devices()[0], jax.devices("cpu")[0]
+    results = {one: run(one) for one in {device, cpu}}
+    (values, gradients), (expected, expected_gradients) = results[device], results[cpu]
     values, expected = jax.device_get((values, expected))
     return {
         "values": max(abs(float(values[name]) / float(expected[name]) - 1) for name in values),
@@ -93,26 +108,36 @@ def compare(run: Callable[[jax.Device], Results]) -> dict[str, float]:
     }
 
 
+def comparisons(side: int, positions: int) -> dict[tuple[str, str], Callable[[jax.Device], Results]]:
+    """Returns (what is compared, its type) -> what computes it on a device."""
+    # Parameters are float32, whatever the type of the activations.
+    states = {kind: initial_state(settings(kind, side, bfloat16=False)) for kind in STEPS.values()}
+    found: dict[tuple[str, str], Callable[[jax.Device], Results]] = {}
+    for dtype in TOLERANCE:
+        bfloat16 = dtype == "bfloat16"
+        for name, kind in STEPS.items():
+            found[name, dtype] = partial(step, config=settings(kind, side, bfloat16=bfloat16), state=states[kind])
+        for name, block_rows in (("prior, whole", None), ("prior, blocks", positions // 2)):
+            found[name, dtype] = partial(prior, bfloat16=bfloat16, block_rows=block_rows, positions=positions)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tiny", action="store_true", help="small arrays, to test this program")
     side, positions = (32, 64) if parser.parse_args().tiny else (96, 1024)
     jax.config.update("jax_default_matmul_precision", "highest")
+    chosen = comparisons(side, positions)
+    # Nearly all the time is compilation, of which several can run at once.
+    with ThreadPoolExecutor() as pool:
+        differences = dict(zip(chosen, pool.map(compare, chosen.values()), strict=True))
     found: dict[str, dict[str, Any]] = {}
     print(f"| {jax.devices()[0].device_kind} against CPU | values | gradients | tolerance |\n|---|---|---|---|")
-    for dtype, tolerance in TOLERANCE.items():
-        bfloat16 = dtype == "bfloat16"
-        runs = {
-            "step": partial(step, bfloat16=bfloat16, side=side),
-            "step, prior of pairs": partial(step, bfloat16=bfloat16, side=side, kind="pairs"),
-            "prior, whole": partial(prior, bfloat16=bfloat16, block_rows=None, positions=positions),
-            "prior, blocks": partial(prior, bfloat16=bfloat16, block_rows=positions // 2, positions=positions),
-        }
-        for name, run in runs.items():
-            differences = compare(run)
-            within = differences["values"] <= tolerance and (bfloat16 or differences["gradients"] <= tolerance)
-            found[f"{name}, {dtype}"] = {**differences, "within": within}
-            print(f"| {name}, {dtype} | {differences['values']:.1e} | {differences['gradients']:.1e} | {tolerance} |")
+    for (name, dtype), figures in differences.items():
+        tolerance = TOLERANCE[dtype]
+        within = figures["values"] <= tolerance and (dtype == "bfloat16" or figures["gradients"] <= tolerance)
+        found[f"{name}, {dtype}"] = {**figures, "within": within}
+        print(f"| {name}, {dtype} | {figures['values']:.1e} | {figures['gradients']:.1e} | {tolerance} |")
     print(json.dumps({"benchmark": "agreement", "device": jax.devices()[0].device_kind, "results": found}))
     sys.exit(not all(result["within"] for result in found.values()))
 

@@ -1,6 +1,6 @@
 """Writes a folder with all that a run needs on a machine without network: wheels, prepared CamVid, and a script.
 
-    python benchmarks/bundle.py --source=FOLDER [--out=bundle] [--python=3.12] [--have=FILE] [--jpeg_quality=90]
+    python benchmarks/bundle.py --source=FOLDER [--out=bundle] [--python=3.12] [--have=FILE] [--jpeg_quality=88]
 
 - OUT/wheels: the packages in requirements.txt, for Linux on x86-64 and the given Python, except those that --have
   lists. FILE is the output of `pip freeze` there.
@@ -36,8 +36,8 @@ SOURCES = ("promise",)
 
 def write_wheels(folder: Path, python: str, have: Path) -> None:
     """Downloads the wheels of all packages in requirements.txt, except those that a file lists."""
-    present = set(_packages(have))
-    needed = {name: line for name, line in _packages(ROOT / "requirements.txt").items() if name not in present}
+    present = set(packages(have))
+    needed = {name: line for name, line in packages(ROOT / "requirements.txt").items() if name not in present}
     built = [needed.pop(name) for name in SOURCES if name in needed]
     folder.mkdir(parents=True)
     target = ["--only-binary=:all:", f"--python-version={python}", "--implementation=cp"]
@@ -55,7 +55,7 @@ def _pip(command: str, *arguments: str) -> None:
         raise UserError(f"pip could not fetch the packages: {done.stderr.strip().splitlines()[-1]}")
 
 
-def _packages(file: Path) -> dict[str, str]:
+def packages(file: Path) -> dict[str, str]:
     """Name -> line of a requirements file, or of the output of `pip freeze`."""
     lines = [line.split("#")[0].strip() for line in file.read_text(encoding="utf-8").splitlines()]
     # Names are equal whatever their case and separators.
@@ -85,9 +85,13 @@ def write(arguments: argparse.Namespace) -> None:
     write_records(arguments.out / "data", arguments.source, arguments.jpeg_quality)
     write_wheels(arguments.out / "wheels", arguments.python, arguments.have)
     shutil.copy(ROOT / "benchmarks" / "run.sh", arguments.out)
-    for part in ("data", "wheels"):
-        size = sum(path.stat().st_size for path in (arguments.out / part).rglob("*") if path.is_file())
-        print(f"{arguments.out / part}: {size / 1e6:.1f} MB")
+    sizes = {part: _bytes(arguments.out / part) for part in ("data", "wheels")}
+    print(", ".join(f"{part} {size / 1e6:.1f} MB" for part, size in sizes.items()))
+    print(f"{arguments.out}: {sum(sizes.values()) / 1e6:.1f} MB")
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def main() -> None:
@@ -96,7 +100,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "bundle")
     parser.add_argument("--python", default="3.12", help="version of Python there")
     parser.add_argument("--have", type=Path, default=ROOT / "benchmarks" / "cuda_image.txt", help="packages there")
-    parser.add_argument("--jpeg_quality", type=int, default=90, help="1 to 100")
+    parser.add_argument("--jpeg_quality", type=int, default=88, help="1 to 100")
     write(parser.parse_args())
 
 

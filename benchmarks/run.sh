@@ -2,15 +2,18 @@
 # Installs the wheels beside this script and measures what benchmarks/accelerator.py measures; needs no network.
 #     bundle/run.sh DIR [--minutes=12 --only=ITEM,...]
 # DIR gets results.jsonl, table.md, report.tar.gz (logs, and CamVid's figures and report) and cache.tar.gz (compiled
-# programs). If results.jsonl and cache.tar.gz are copied to bundle/, the next run goes on from there.
+# programs). The same command goes on where it stopped. On another machine it does so if results.jsonl and cache.tar.gz
+# are copied to bundle/.
 set -eu
 bundle=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 shift
 work=$(mktemp -d)
 python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" "$bundle"/wheels/*.whl
-[ ! -f "$bundle/cache.tar.gz" ] || tar -xzf "$bundle/cache.tar.gz" -C "$work"
-[ ! -f "$bundle/results.jsonl" ] || cp "$bundle/results.jsonl" "$out"
+for earlier in "$out" "$bundle"; do
+    [ ! -f "$earlier/cache.tar.gz" ] || { tar -xzf "$earlier/cache.tar.gz" -C "$work"; break; }
+done
+[ -f "$out/results.jsonl" ] || [ ! -f "$bundle/results.jsonl" ] || cp "$bundle/results.jsonl" "$out"
 
 keep() {
     cd "$work"

@@ -41,6 +41,8 @@ def command(folder, workdir, *overrides, mode="train"):
         "system.log_every": 1,
         "model.channels": 16,
         "model.aux_channels": 8,
+        "model.bfloat16": False,
+        "optimizer.base_lr": 0.02,
         "optimizer.warmup_steps": 0,
         "eval.pictures": 2,
     }

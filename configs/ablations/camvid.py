@@ -3,7 +3,7 @@
     python benchmarks/ablation.py --table=camvid --config.data.source=FOLDER [--seeds=0,1,2]
     python main.py --config=configs/ablations/camvid.py:psp --config.data.source=FOLDER
 
-FOLDER and the settings are those of configs/camvid.py: 12,000 steps of 16 per run, on one accelerator, or on several
+FOLDER and the settings are those of configs/camvid.py: 6,000 steps of 16 per run, on one accelerator, or on several
 with --jobs. mIoU to expect: not measured here, and no figures are published.
 """
 

@@ -24,6 +24,7 @@ def get_config(folder: Path):
     config.batch_size = 8
     config.model.channels = 16
     config.model.aux_channels = 0
+    config.model.bfloat16 = False
     config.eval.batch_size = 2
     config.eval.pictures = 2
     return config

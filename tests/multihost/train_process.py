@@ -34,6 +34,7 @@ def get_config(folder: Path):
     config.model.channels = 16
     config.model.aux_channels = 8
     config.model.dropout = 0.5
+    config.model.bfloat16 = False
     config.optimizer.base_lr = 1e-4
     config.optimizer.warmup_steps = 0
     return config

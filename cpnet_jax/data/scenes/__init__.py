@@ -59,4 +59,9 @@ def render_places(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> 
     return composite.draw(np.random.default_rng([seed, index]), size)
 
 
-__all__ = ["CLASSES", "HARD_PAIRS", "IGNORED", "PALETTE", "render", "render_places"]
+def number_parts(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> np.ndarray:
+    """Returns the number of the place, uint8 (h, w), that each pixel of a picture of `render_places` shows."""
+    return composite.part_numbers(np.random.default_rng([seed, index]), size)
+
+
+__all__ = ["CLASSES", "HARD_PAIRS", "IGNORED", "PALETTE", "number_parts", "render", "render_places"]

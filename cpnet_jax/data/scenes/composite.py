@@ -12,6 +12,7 @@ from cpnet_jax.data.scenes.places import KINDS, paint
 
 SCALES = (1.8, 1.4)  # of the objects of a coast and a room; they would be too small for their frames otherwise
 LARGEST_FRAME = 0.6  # side of a place's frame, relative to the picture's shorter one
+GENERATORS = 6  # of a picture: choice, layout, film, and each of up to three parts
 
 
 def draw(rng, size, members: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -20,7 +21,7 @@ def draw(rng, size, members: tuple[int, ...] | None = None) -> tuple[np.ndarray,
     `members` (0 or 1 for each part) selects each part's class of the hard pair; by default they are drawn. The
     generators are split, so layout, surfaces and film do not depend on it.
     """
-    choice, layout, film, *of_parts = rng.spawn(6)
+    choice, layout, film, *of_parts = rng.spawn(GENERATORS)
     parts, border = partition(layout, size)
     kinds, coins = _choose(choice, len(parts))
     image, label = np.zeros((*size, 3), np.float32), np.zeros(size, np.uint8)
@@ -30,6 +31,13 @@ def draw(rng, size, members: tuple[int, ...] | None = None) -> tuple[np.ndarray,
     image += border[..., None] * (film.uniform(0.05, 0.95) - image)
     label[border > 0.5] = IGNORED
     return textures.expose(film, image), label
+
+
+def part_numbers(rng, size) -> np.ndarray:
+    """Returns the number of the part, uint8 (h, w), that each pixel of `draw` with an equal generator belongs to."""
+    _, layout, *_ = rng.spawn(GENERATORS)
+    parts, _ = partition(layout, size)
+    return np.argmax(parts, axis=0).astype(np.uint8)
 
 
 def _choose(choice, count: int) -> tuple[list[int], list[int]]:

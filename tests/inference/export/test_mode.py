@@ -29,6 +29,7 @@ def workdir(tmp_path_factory):
     config = camvid.get_config()
     config.data.crop_size, config.data.num_classes, config.data.source = CROP, len(CAMVID.classes), "/nowhere"
     config.model.channels, config.model.aux_channels, config.model.aggregation_kernel = 8, 4, 3
+    config.model.bfloat16 = False
     known = {
         "classes": list(CAMVID.classes),
         "palette": [list(colour) for colour in CAMVID.palette],

@@ -1,0 +1,52 @@
+"""On a machine without network nothing is missing: each package is in the bundle, or there already."""
+
+import ast
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from benchmarks import bundle
+
+ROOT = Path(__file__).parents[2]
+OUR_OWN = {"benchmarks", "configs", "cpnet_jax", "parity", "torch_losses", "whole_program"}
+# Not needed there: the demo's page, Cityscapes' downloads, and compilers for other chips.
+OPTIONAL = {"gradio", "starlette", "uvicorn", "cityscapesscripts", "libtpu"}
+BROUGHT_OR_THERE = {
+    *bundle.packages(ROOT / "requirements.txt"),
+    *bundle.packages(ROOT / "benchmarks" / "cuda_image.txt"),
+}
+
+
+def imported(file):
+    """First words of all modules that a file imports, at its top or in functions."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name.partition(".")[0] for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module.partition(".")[0]
+
+
+def test_every_imported_package_is_brought_or_there():
+    files = [path for name in ("benchmarks", "configs", "cpnet_jax") for path in (ROOT / name).rglob("*.py")]
+    modules = {module for file in [ROOT / "main.py", *files] for module in imported(file)}
+    modules -= {*sys.stdlib_module_names, *OUR_OWN, *OPTIONAL}
+    distributions = metadata.packages_distributions()
+    missing = {
+        module
+        for module in modules
+        if not BROUGHT_OR_THERE & {canonicalize_name(name) for name in distributions.get(module, [module])}
+    }
+    assert {"jax", "grain", "cv2"} <= modules and not missing
+
+
+def test_everything_that_the_packages_require_is_brought_or_there():
+    environment = {"python_version": "3.12", "python_full_version": "3.12.3", "extra": ""}
+    missing = {}
+    for package in bundle.packages(ROOT / "requirements.txt"):
+        required = map(Requirement, metadata.requires(package) or ())
+        needed = (one.name for one in required if not one.marker or one.marker.evaluate(environment))
+        missing[package] = set(map(canonicalize_name, needed)) - BROUGHT_OR_THERE
+    assert "grain" in missing and not any(missing.values())
