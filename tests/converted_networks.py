@@ -9,7 +9,7 @@ CROP = (16, 24)
 def config():
     fields = camvid.get_config()
     fields.data.crop_size = CROP
-    fields.model.update(depth=18, stem="deep", channels=8, aux_channels=4)
+    fields.model.update(depth=18, stem="deep", channels=8, aux_channels=4, bfloat16=False)
     return fields
 
 

@@ -20,7 +20,8 @@ def test_the_program_ends_with_2_and_one_sentence_or_prints_notes(tensors, tmp_p
     save_file(tensors, tmp_path / "turned.ckpt", HERE | {"crop_size": "[24, 16]"})
     save_file(tensors, tmp_path / "good.ckpt", HERE)
     small = {"data.crop_size": "(16,24)", "model.depth": 18, "model.stem": "deep", "model.channels": 8,
-             "model.aux_channels": 4, "system.compilation_cache": tmp_path / "programs"}  # fmt: skip
+             "model.aux_channels": 4, "model.bfloat16": False,
+             "system.compilation_cache": tmp_path / "programs"}  # fmt: skip
     flags = [
         "--mode=convert",
         "--config=configs/camvid.py",
