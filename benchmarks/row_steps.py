@@ -88,14 +88,17 @@ def markdown(results: dict[str, dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    fields = "--config.FIELD=VALUE sets a field of every row's config."
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=fields, allow_abbrev=False)
     parser.add_argument("--table", required=True, help="name of a file in configs/ablations/, without .py")
     parser.add_argument("--rows", help="only these rows, separated by commas")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="in which every row takes its turn")
     parser.add_argument("--steps", type=int, default=4, help="of each row in a round")
     arguments, overrides = parser.parse_known_args()
     if strange := [one for one in overrides if not one.startswith("--config.") or "=" not in one]:
         parser.error(f"unknown argument {strange[0]!r}: set fields of the config by --config.FIELD=VALUE")
+    if min(arguments.rounds, arguments.steps) < 1:
+        parser.error("--rounds and --steps must be at least 1")
     chosen = table.load(arguments.table, ROOT / "configs" / "ablations")
     rows = arguments.rows.split(",") if arguments.rows else list(chosen.rows)
     if unknown := [row for row in rows if row not in chosen.rows]:

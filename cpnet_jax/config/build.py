@@ -140,7 +140,6 @@ def make_loss(config: ml_collections.ConfigDict, forms: Forms = PLAIN) -> Loss:
     term_weights = {name: fields.pop(f"{name}_weight", 0) for name in losses.TERMS}
     return partial(
         losses.total_loss,
-        prior_size=prior_size(config),
         upsampled_dtype=jnp.bfloat16 if config.model.bfloat16 else None,
         upsampled_form=forms.upsampled_loss,
         ohem=ohem if fields.pop("ohem") else None,

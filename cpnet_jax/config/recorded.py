@@ -33,15 +33,24 @@ def get_config(workdir: str) -> ConfigDict:
     """
     path, config = file(workdir), experiments.default()
     known = dict(flat(as_dict(config)))
-    for field, value in (ADDED_LATER | renamed.present(_read(path))).items():
+    for field, value in fields(workdir).items():
         if field not in known:
             raise UserError(
                 f"{path} has config.{field[:100]}, which this version does not know: give --config, too, if your "
                 "config file adds this field, or use the version of this program that wrote it"
             )
         if field != NOT_TAKEN:
-            _set(config, field, value, path)
+            _set(config, field, _with_tuples(value), path)
     return config
+
+
+def fields(workdir: str) -> dict[str, Any]:
+    """The fields of a workdir's run by their dotted names, with this version's names and JSON's values.
+
+    Raises:
+      UserError: if they cannot be read.
+    """
+    return ADDED_LATER | renamed.present(_read(file(workdir)))
 
 
 def _read(path: AnyPath) -> dict[str, Any]:
@@ -51,7 +60,7 @@ def _read(path: AnyPath) -> dict[str, Any]:
         if not isinstance(found, dict):
             raise ValueError("it must hold a JSON object")
         found.pop("trained_on", None)
-        return {field: _with_tuples(value) for field, value in flat(found)}
+        return dict(flat(found))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read ({reason(error)}): give --config, too, with the values of this run"

@@ -26,7 +26,7 @@ def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any,
     """Returns a function (output, labels) -> the loss and its terms of each window alone, split over the mesh.
 
     Args:
-      loss: see `losses.total_loss`; `prior_size` is set to that of the windows.
+      loss: see `losses.total_loss`.
     """
 
     def losses(shared: PyTree, own: PyTree, labels: UInt8[Array, "b h w"]) -> Terms:
@@ -37,7 +37,7 @@ def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any,
             logits, aux_logits, each = jax.tree.map(one, own)
             prior = PriorFactors(*each, *shared) if each else None
             output = CPNetOutput(logits, aux_logits, prior)
-            value, terms = loss(output, one(labels), prior_size=logits.shape[1:3])
+            value, terms = loss(output, one(labels))
             return {"loss": value} | terms
 
         # One window at a time, because the loss of a batch is one number.

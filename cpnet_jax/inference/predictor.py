@@ -126,7 +126,7 @@ class Predictor:
                 raise
             raise UserError(
                 "config.eval.windows is False, and a whole image does not fit into the memory of a device "
-                f"({reason(error)}): give --config.eval.windows=True to cut images into windows"
+                f"({reason(error).rstrip('.')}): give --config.eval.windows=True to cut images into windows"
             ) from error
 
     def _images(self, examples: Iterable[Example]) -> ImageQueue:

@@ -13,7 +13,7 @@ from cpnet_jax.losses.ohem import Ohem
 from cpnet_jax.losses.upsampled import UpsampledForm, upsampled_cross_entropy
 
 # Further terms by name; a config file adds its own, see docs/extending.md. They are functions of the arrays of
-# `total_loss`: (output, labels, *, prior_size, ignore_label) -> scalar.
+# `total_loss`: (output, labels, *, prior_size, ignore_label) -> scalar. prior_size is (h, w) of the logits.
 TERMS: dict[str, Callable[..., Float[Array, ""]]] = {}
 
 
@@ -21,7 +21,6 @@ def total_loss(
     output: Any,
     labels: Integer[Array | np.ndarray, "b H W"],
     *,
-    prior_size: tuple[int, int],
     aux_weight: float = 0.4,
     prior_weight: float = 1.0,
     class_weights: Sequence[float] | Float[Array | np.ndarray, " k"] | None = None,
@@ -39,7 +38,6 @@ def total_loss(
       output: has `logits`, `aux_logits` and `prior` (see `models.CPNetOutput`). A term whose output is None is left
         out.
       labels: full-resolution class indices.
-      prior_size: (h, w) of the feature map.
       aux_weight, prior_weight: weights of the auxiliary loss L_a and of the affinity loss L_p. With the number 0, a
         term is computed but not differentiated.
       class_weights: of pixels in L_s and L_a, see `cross_entropy`.
@@ -65,6 +63,7 @@ def total_loss(
         dtype=upsampled_dtype,
         form=upsampled_form,
     )
+    prior_size = output.logits.shape[1:3]
     terms = {"segmentation": pixelwise(output.logits, ohem=ohem)}
     weighted: list[tuple[float, Array]] = [(1, terms["segmentation"])]
     if output.aux_logits is not None:

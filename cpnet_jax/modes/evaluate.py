@@ -8,6 +8,7 @@ import ml_collections
 from jaxtyping import Array
 
 from cpnet_jax import sharding
+from cpnet_jax.config import of_the_network
 from cpnet_jax.config.check import check_config
 from cpnet_jax.config.compiled_fields import compiled_fields
 from cpnet_jax.config.same_run import as_dict, check_same_everywhere, flat
@@ -26,9 +27,6 @@ from cpnet_jax.modes import Call, flags
 from cpnet_jax.runtime import distributed, files, processes
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.runtime.programs import Programs
-
-# Fields that come from the trained network. Others that an evaluation does not read may be given and have no effect.
-OF_THE_NETWORK = ("model.", "data.crop_size", "data.mean", "data.std")
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,10 @@ class Trained:
     any_size: bool
     run: ml_collections.ConfigDict | None = None
     name: str = ""
+
+    def fields(self) -> dict[str, Any]:
+        """Those of its config by their dotted names, with JSON's values."""
+        return dict(flat(as_dict(self.config)))
 
 
 def run(call: Call) -> None:
@@ -87,7 +89,7 @@ def evaluate_workdir(
     processes.on_all(lambda: files.make_folder(workdir, "--workdir"))
     distributed.check_shared(workdir)
     trained = _from_workdir(config, workdir, checkpoint)
-    _check_given(config, given, trained, workdir)
+    of_the_network.check_given(given, config, trained.fields, workdir)
     data = open_data(config, trained.dataset, trained.run, trained.value_range)
     folder = workdir / "evaluations" / data.name if data.name else workdir
     # Only the run's own images are in the evaluations that it has kept.
@@ -111,7 +113,7 @@ def evaluate_exported(
     if (workdir / "checkpoints").exists():
         raise UserError(f"--workdir is {workdir}, a training run: name another folder for the results of --model")
     trained = _from_file(config, exported)
-    _check_given(config, given, trained, exported)
+    of_the_network.check_given(given, config, trained.fields, exported)
     data = open_data(config, trained.dataset, value_range=trained.value_range)
     processes.on_all(lambda: files.make_folder(workdir, "--workdir"))
     _evaluate(trained, data, workdir)
@@ -144,22 +146,6 @@ def _from_file(config: ml_collections.ConfigDict, exported: AnyPath) -> Trained:
 
     step, name = model.origin["step"], exported.name
     return Trained(merged, model.dataset, step, lambda: network, model.value_range, model.any_size, name=name)
-
-
-def _check_given(config: ml_collections.ConfigDict, given: Sequence[str], trained: Trained, where: AnyPath) -> None:
-    """Raises UserError if a field of the network is set on the command line to another value than the network has."""
-    ours, theirs = dict(flat(as_dict(config))), dict(flat(as_dict(trained.config)))
-    for field in given:
-        if field.startswith(OF_THE_NETWORK) and ours[field] != theirs.get(field):
-            raise UserError(
-                f"config.{field} is {_shown(ours[field])}, but the network in {where} has {_shown(theirs.get(field))}: "
-                "leave it out"
-            )
-
-
-def _shown(value: Any) -> str:
-    """A value as it is written in a config, where JSON's lists are tuples."""
-    return repr(tuple(value) if isinstance(value, list) else value)
 
 
 def _evaluate(trained: Trained, data: EvaluationData, folder: AnyPath, **of_run: Any) -> None:

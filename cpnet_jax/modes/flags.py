@@ -7,6 +7,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from cpnet_jax.config import of_the_network, recorded
 from cpnet_jax.errors import UserError, quoted
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
@@ -81,7 +82,7 @@ OF_SEVERAL_PROCESSES = (COORDINATOR, NUM_PROCESSES, PROCESS_ID)
 
 
 def workdir_of(config: ml_collections.ConfigDict | None, workdir: AnyPath | None, *, alternative: str = "") -> AnyPath:
-    """The workdir that is named, or the one of the named config.
+    """The workdir whose network a mode uses: the one that is named, or the one of the named config.
 
     Args:
       config: the config of --config, if it is given.
@@ -89,13 +90,14 @@ def workdir_of(config: ml_collections.ConfigDict | None, workdir: AnyPath | None
       alternative: what can be named instead, for the message.
 
     Raises:
-      UserError: if neither is named.
+      UserError: if neither is named, or a field of the network is set to another value than the run has.
     """
-    if workdir is not None:
-        return workdir
-    if config is None:
+    if workdir is None and config is None:
         raise UserError(f"--workdir is missing: name the folder of a training run{alternative}")
-    return Path(f"runs/{config.name}")
+    found = workdir if workdir is not None else Path(f"runs/{config.name}")
+    if config is not None and recorded.file(str(found)).is_file():
+        of_the_network.check_given(given_fields(), config, lambda: recorded.fields(str(found)), found)
+    return found
 
 
 def given_fields() -> list[str]:

@@ -20,8 +20,7 @@ from cpnet_jax.training.state import TrainState, choose
 
 # "image" and "label": uint8 from the input pipeline; any numbers that `normalize` and the loss accept
 Batch = dict[str, Num[Array, "b h w 3"] | Integer[Array, "b h w"]]
-# (model output, labels) -> (loss, its terms by name); a term named "loss" is shown in its place. For images of another
-# size than the training crop, also prior_size=(h / 8, w / 8).
+# (model output, labels) -> (loss, its terms by name); a term named "loss" is shown in its place.
 Loss = Callable[..., tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
 # labels -> the `targets` argument of `models.CPNet`
 Targets = Callable[[Int[Array, "b h w"]], Any]

@@ -24,7 +24,6 @@ from cpnet_jax.models import CPNet, PriorOptions
 CROP, PRIOR, IGNORE = (16, 24), (2, 3), 255
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 60.0, 60.0)
 DATASET = Dataset("test", tuple("abcd"), ((0, 0, 0),) * 4)
-LOSS = partial(losses.total_loss, prior_size=PRIOR)
 MODEL = CPNet(num_classes=4, depth=18, prior_size=PRIOR, channels=8, aux_channels=4)
 SIZES = [(16, 24), (9, 30), (30, 20), (41, 50), (5, 5)]
 
@@ -58,7 +57,7 @@ def examples():
 def expected(variables, examples):
     """The means from windows cut here and batches of one."""
     apply = jax.jit(lambda image: MODEL.apply(variables, normalize(image[None], MEAN, STD), train=False))
-    loss_of = jax.jit(LOSS)
+    loss_of = jax.jit(losses.total_loss)
     found = []
     for example in examples:
         height, width = example["label"].shape
@@ -76,7 +75,7 @@ def expected(variables, examples):
 def means(model, variables, examples, protocol, *, devices, batch_size, canvas_bytes=2**30, windows=True):
     mesh = sharding.make_mesh(jax.devices()[:devices])
     network = partial(compiled_network(model, mesh, mean=MEAN, std=STD), sharding.on_mesh(mesh, variables))
-    total = WindowLosses(compiled_losses(LOSS, mesh), ignore_label=IGNORE)
+    total = WindowLosses(compiled_losses(losses.total_loss, mesh), ignore_label=IGNORE)
 
     def logits(inputs, batch):
         output = network(*inputs)
@@ -117,7 +116,7 @@ def test_the_mean_is_that_of_every_window_alone(
 def test_a_whole_image_has_the_loss_of_its_own_size(examples):
     model = MODEL.clone(prior_size=None, prior=PriorOptions(kind="pairs", aggregation_kernel=3))
     variables, wanted = variables_of(model), []
-    apply = jax.jit(partial(model.apply, variables, train=False))
+    apply, loss_of = jax.jit(partial(model.apply, variables, train=False)), jax.jit(losses.total_loss)
     for example in examples:
         rows, columns = example["label"].shape
         size = coarse(rows), coarse(columns)
@@ -127,7 +126,7 @@ def test_a_whole_image_has_the_loss_of_its_own_size(examples):
         label = np.full((1, *size), IGNORE, np.int32)
         label[0, :rows, :columns] = example["label"]
         output = apply(normalize(jnp.asarray(image), MEAN, STD), real=real)
-        value, terms = LOSS(output, jnp.asarray(label), prior_size=real.shape[1:])
+        value, terms = loss_of(output, jnp.asarray(label))
         wanted.append({"loss": value} | terms)
     protocol = Protocol(scales=(1.0, 0.5), flip=True)
     found = means(model, variables, examples, protocol, devices=8, batch_size=1, windows=False)

@@ -21,7 +21,7 @@ HARD = losses.Ohem(threshold=0.7, min_kept=10)
 def test_the_loss_of_hardly_any_labels_is_finite(ignored, mean_over, ohem):
     rng = np.random.default_rng(0)
     logits, *factors = (jnp.asarray(rng.normal(size=shape)) for shape in ((2, 2, 3, 4), (2, 6, 5), (5, 6), (6,)))
-    options = {"prior_size": (2, 3), "ignored": ignored, "mean_over": mean_over, "ohem": ohem}
+    options = {"ignored": ignored, "mean_over": mean_over, "ohem": ohem}
 
     @jax.jit
     def run(labels):

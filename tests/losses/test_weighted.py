@@ -308,7 +308,7 @@ def total_loss(**options):
 
     def loss(prior):
         output = types.SimpleNamespace(logits=logits, aux_logits=2 * logits, prior=prior)
-        return losses.total_loss(output, labels, prior_size=(3, 2), **options)
+        return losses.total_loss(output, labels, **options)
 
     run = jax.jit(jax.grad(loss, has_aux=True))
     return lambda prior: jax.tree.map(np.asarray, run(prior))
@@ -339,8 +339,8 @@ def test_a_further_term_is_named_and_weighted(monkeypatch):
     monkeypatch.setitem(losses.TERMS, "mean_logit", mean_logit)
     output = types.SimpleNamespace(logits=jnp.asarray(make_logits(2, "float32")), aux_logits=None, prior=None)
     labels = make_labels(2)[:, :3, :2].repeat(8, axis=1).repeat(8, axis=2)
-    without, _ = losses.total_loss(output, labels, prior_size=(3, 2))
-    total, terms = losses.total_loss(output, labels, prior_size=(3, 2), term_weights={"mean_logit": 0.5})
+    without, _ = losses.total_loss(output, labels)
+    total, terms = losses.total_loss(output, labels, term_weights={"mean_logit": 0.5})
     assert terms["mean_logit"] == output.logits.mean() != 0
     assert_close(total, without + 0.5 * terms["mean_logit"], 1e-6)
 

@@ -69,8 +69,7 @@ def run_ours(depth, stem, dtype):
     schedule = poly_schedule(LR, TOTAL_STEPS)
     # A schedule has the precision of its argument, and an int32 that of a float32.
     tx = poly_sgd(lambda count: schedule(jnp.asarray(count, float)), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    objective = partial(losses.total_loss, prior_size=PRIOR_SIZE)
-    step = compiled(partial(train_step, model=model, loss=objective, tx=tx, normalize=lambda images: images))
+    step = compiled(partial(train_step, model=model, loss=losses.total_loss, tx=tx, normalize=lambda images: images))
 
     @partial(compiled, static_argnames="train")
     def forward(variables, images, train):

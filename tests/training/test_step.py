@@ -55,7 +55,7 @@ def prepare(devices, *, lr=0.01, **options):
     step = partial(
         train_step,
         model=model,
-        loss=partial(losses.total_loss, prior_size=(4, 5)),
+        loss=losses.total_loss,
         targets=targets,
         tx=tx,
         normalize=partial(normalize, mean=(120.0,) * 3, std=(60.0,) * 3),
