@@ -92,12 +92,14 @@ def workdir_of(config: ml_collections.ConfigDict | None, workdir: AnyPath | None
     Raises:
       UserError: if neither is named, or a field of the network is set to another value than the run has.
     """
-    if workdir is None and config is None:
-        raise UserError(f"--workdir is missing: name the folder of a training run{alternative}")
-    found = workdir if workdir is not None else Path(f"runs/{config.name}")
-    if config is not None and recorded.file(str(found)).is_file():
-        of_the_network.check_given(given_fields(), config, lambda: recorded.fields(str(found)), found)
-    return found
+    if workdir is None:
+        if config is None:
+            raise UserError(f"--workdir is missing: name the folder of a training run{alternative}")
+        workdir = Path(f"runs/{config.name}")
+    run = str(workdir)
+    if config is not None and recorded.file(run).is_file():
+        of_the_network.check_given(given_fields(), config, lambda: recorded.fields(run), workdir)
+    return workdir
 
 
 def given_fields() -> list[str]:
