@@ -64,8 +64,11 @@ def render_places(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> 
 
 
 def number_parts(seed: int, index: int, size: tuple[int, int] = (128, 128)) -> np.ndarray:
-    """Returns the number of the place, uint8 (h, w), that each pixel of a picture of `render_places` shows; raises as
-    it does."""
+    """Returns the number of the place, uint8 (h, w), that each pixel of a picture shows.
+
+    Args:
+      seed, index, size: those of `render_places`, which also has the same errors.
+    """
     return composite.part_numbers(np.random.default_rng([seed, index]), size)
 
 
