@@ -1,7 +1,11 @@
 """On a machine without network nothing is missing: each package is in the bundle, or there already."""
 
 import ast
+import os
+import shutil
+import subprocess
 import sys
+import tarfile
 from importlib import metadata
 from pathlib import Path
 
@@ -50,3 +54,37 @@ def test_everything_that_the_packages_require_is_brought_or_there():
         needed = (one.name for one in required if not one.marker or one.marker.evaluate(environment))
         missing[package] = set(map(canonicalize_name, needed)) - BROUGHT_OR_THERE
     assert "grain" in missing and not any(missing.values())
+
+
+# In place of Python: it installs nothing, and a measurement leaves a log and a compiled program of its --only.
+PYTHON = """#!/bin/sh
+[ "$1" != -m ] || exit 0
+for argument in "$@"; do case $argument in
+    --work=*) work=${argument#*=} ;;
+    --only=*) item=${argument#*=} ;;
+esac; done
+mkdir -p "$work/logs" "$work/cache"
+touch "$work/logs/$item" "$work/cache/$item"
+"""
+
+
+def members(archive):
+    with tarfile.open(archive) as opened:
+        return {Path(member.name).name for member in opened if member.isfile()}
+
+
+def test_a_second_call_keeps_the_first_ones_report_and_its_compiled_programs(tmp_path):
+    (tmp_path / "python3").write_text(PYTHON)
+    (tmp_path / "python3").chmod(0o755)
+    (tmp_path / "bundle").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "run.sh", tmp_path / "bundle")
+    results, environment = tmp_path / "results", os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for item in ("right", "step"):
+        command = [tmp_path / "bundle" / "run.sh", results, f"--only={item}"]
+        ended = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert not ended.stderr
+    found = {path.name: members(path) for path in results.iterdir()}
+    assert found == {"report_1.tar.gz": {"right"}, "report_2.tar.gz": {"step"}, "cache.tar.gz": {"right", "step"}}
+    (results / "cache.tar.gz").write_bytes(b"damaged")
+    ended = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "cache.tar.gz is damaged" in ended.stderr and members(results / "cache.tar.gz") == {"step"}
