@@ -32,7 +32,7 @@ test-faults: $(VENV)/.ready-test-0  ## Break runs in the ways they break on pods
 test-fuzz: $(VENV)/.ready-test-0  ## Read damaged files, MUTATED_FILES=100000 of them, and checkpoints; tens of minutes.
 	$(BIN)/python -m pytest -s -m long $(FUZZ)
 
-test-accelerator: $(VENV)/.ready-test-1  ## Take every item of bench-accelerator in small sizes, on the CPU; two minutes.
+test-accelerator: $(VENV)/.ready-test-1  ## Take every item of bench-accelerator in small sizes, on the CPU; minutes.
 	rm -rf .cache/accelerator
 	$(BIN)/python benchmarks/accelerator.py --tiny --out=.cache/accelerator
 

@@ -147,7 +147,7 @@ def _table_row(arguments: argparse.Namespace, row: str, seed: int) -> Measuremen
 
 
 def _tiny(arguments: argparse.Namespace) -> list[Measurement]:
-    """The same programs in sizes that two CPU cores take in two minutes."""
+    """The same programs in sizes that two CPU cores take in a few minutes."""
     small = ["--config=configs/quickstart.py", "--depth=18", "--crop=64", "--batch_size=2", "--rounds=1", "--steps=1"]
     fields = [*_camvid_fields(arguments), "--config.model.channels=16", "--config.model.aux_channels=8"]
     fields += ["--config.model.bfloat16=False"]

@@ -77,7 +77,7 @@ def means_by_kind(
 
 
 def measure(run: Restored, count: int) -> dict[str, dict[str, float]]:
-    """Mean over the pictures, by class and kind."""
+    """Mean over the pictures, by class and kind; kinds that do not occur are left out."""
     data, mesh, size = run.config.data, sharding.make_mesh(jax.devices()[:1]), build.prior_size(run.config)
     network = compiled_network(run.model, mesh, mean=data.mean, std=data.std)
     found = defaultdict(list)
@@ -88,7 +88,10 @@ def measure(run: Restored, count: int) -> dict[str, dict[str, float]]:
         for figures in map(means_by_kind, np.asarray(prior), labels, parts):
             for key, values in figures.items():
                 found[key] += values
-    return {scenes.CLASSES[one]: {kind: float(np.mean(found[one, kind])) for kind in KINDS} for one in HARD}
+    return {
+        scenes.CLASSES[one]: {kind: float(np.mean(found[one, kind])) for kind in KINDS if found[one, kind]}
+        for one in HARD
+    }
 
 
 def main() -> None:
@@ -104,7 +107,7 @@ def main() -> None:
     means = measure(run, arguments.pictures)
     print("| class | " + " | ".join(KINDS) + " |\n|---" + "|---:" * len(KINDS) + "|")
     for name, figures in means.items():
-        print(f"| {name} | " + " | ".join(f"{figures[kind]:.2f}" for kind in KINDS) + " |")
+        print(f"| {name} | " + " | ".join(f"{figures[kind]:.2f}" if kind in figures else "-" for kind in KINDS) + " |")
     print(json.dumps({"benchmark": "prior_by_part", "workdir": str(arguments.workdir), "means": means}))
 
 

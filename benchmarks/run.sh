@@ -12,7 +12,10 @@ work=$(mktemp -d)
 python3 -m pip install --quiet --no-index --no-deps --no-compile --target "$work/site" "$bundle"/wheels/*.whl
 for earlier in "$out" "$bundle"; do
     [ -f "$earlier/cache.tar.gz" ] || continue
-    tar -xzf "$earlier/cache.tar.gz" -C "$work" || echo "Note: $earlier/cache.tar.gz is damaged, so programs are compiled again" >&2
+    tar -xzf "$earlier/cache.tar.gz" -C "$work" || {
+        rm -rf "$work/cache"
+        echo "Note: $earlier/cache.tar.gz is damaged, so programs are compiled again" >&2
+    }
     break
 done
 [ -f "$out/results.jsonl" ] || [ ! -f "$bundle/results.jsonl" ] || cp "$bundle/results.jsonl" "$out"

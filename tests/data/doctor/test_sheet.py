@@ -11,13 +11,18 @@ from cpnet_jax.data.doctor.scan import Observation
 from cpnet_jax.data.doctor.sheet import COLUMNS, ROWS, UNKNOWN_COLOUR, choose
 
 
+def sheet_with(label, folder):
+    """The sheet of a dataset with one more training image, which has this label."""
+    tree = Tree(folder / "raw")
+    tree.add("train/wrong", label=encoded(label))
+    check(tree.root, folder)
+    return np.asarray(Image.open(folder / "run/check_data/sheet.png").convert("RGB"))
+
+
 def test_the_sheet_shows_overlays_and_a_legend_of_every_class_and_of_unknown_values(tmp_path):
     label = label_of(0)
     label[5, 7] = 200
-    tree = Tree(tmp_path / "raw")
-    tree.add("train/wrong", label=encoded(label))
-    check(tree.root, tmp_path)
-    sheet = np.asarray(Image.open(tmp_path / "run/check_data/sheet.png").convert("RGB"))
+    sheet = sheet_with(label, tmp_path)
     colours = {tuple(colour) for colour in sheet[:60].reshape(-1, 3).tolist()}
     assert {*CAMVID.palette, UNKNOWN_COLOUR} <= colours
     assert len(np.unique(sheet[100:].reshape(-1, 3), axis=0)) > 1000, "images, not flat colours alone"
@@ -26,10 +31,7 @@ def test_the_sheet_shows_overlays_and_a_legend_of_every_class_and_of_unknown_val
 def test_a_single_unknown_pixel_is_visible(tmp_path):
     label = label_of(0)
     label[40, 40] = 12
-    tree = Tree(tmp_path / "raw")
-    tree.add("train/wrong", label=encoded(label))
-    check(tree.root, tmp_path)
-    sheet = np.asarray(Image.open(tmp_path / "run/check_data/sheet.png"))
+    sheet = sheet_with(label, tmp_path)
     assert 9 <= (sheet[60:] == UNKNOWN_COLOUR).all(-1).sum() <= 16, "one pixel, enlarged"
 
 
