@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cpnet_jax.ablation.runs import PRIOR_TERMS, Result, Run
+from cpnet_jax.ablation.runs import Result, Run
 from cpnet_jax.ablation.table import Table
 
 # By row and seed; missing entries have not been run.
 Results = Mapping[str, Mapping[int, Result]]
+SHARES = ("precision", "recall", "specificity")
 PRIOR_HEADS = ("prior's cross entropy", "precision %", "recall %", "specificity %")
 PRIOR_NOTE = (
     "The last four columns are about the context prior on the evaluation's windows: the mean binary cross entropy, and "
@@ -63,14 +64,15 @@ def markdown(
 
 
 def as_json(table: Table, config: str, results: Results) -> str:
-    """Results as one line of JSON; figures are in [0, 1], in the order of `seeds`."""
+    """Results as one line of JSON, in the order of `seeds`. Shares are in [0, 1]; the cross entropy is in nats."""
     rows = {
         row: {
             "seeds": sorted(results[row]),
             "mIoU": [result.miou for result in found],
             "pixel_accuracy": [result.pixel_accuracy for result in found],
+            "per_class": [result.per_class for result in found],
             "parameters": found[0].parameters,
-            "prior": [result.prior for result in found],
+            "prior": [_prior(result) for result in found],
         }
         for row in table.rows
         if (found := _in_order(results, row))
@@ -109,9 +111,18 @@ def _iou(found: Sequence[Result], name: str) -> str:
 
 
 def _prior_figures(found: Sequence[Result]) -> list[str]:
-    terms = [result.prior for result in found if result.prior]
-    shares = ([math.exp(-each[name]) for each in terms] for name in PRIOR_TERMS[1:])
-    return [mean_and_spread([each[PRIOR_TERMS[0]] for each in terms], factor=1), *map(mean_and_spread, shares)]
+    figures = [prior for result in found if (prior := _prior(result))]
+    return [
+        mean_and_spread([each["cross_entropy"] for each in figures], factor=1),
+        *(mean_and_spread([each[name] for each in figures]) for name in SHARES),
+    ]
+
+
+def _prior(result: Result) -> dict[str, float] | None:
+    """The prior's cross entropy and its shares; a share's term of the loss is its negative logarithm."""
+    if not result.prior:
+        return None
+    return {"cross_entropy": result.prior["unary"]} | {name: math.exp(-result.prior[name]) for name in SHARES}
 
 
 def _seeds(row: str, runs: Sequence[Run], results: Results, failed: Mapping[str, Sequence[int]]) -> str:

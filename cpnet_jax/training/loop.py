@@ -7,6 +7,9 @@ run that resumes from it takes batch t next, so it repeats nothing and skips not
 
 The evaluation is published after the checkpoint, so that a failure to publish costs no step. A run that resumes at a
 step whose evaluation was not published evaluates it again, publishes it, and goes on.
+
+An evaluation that fails costs no step either: a checkpoint without a mIoU is written before the error is raised. Only a
+single process does this: with several, the others may still be evaluating, and a checkpoint needs all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -83,7 +86,12 @@ def train(
             seconds = 0.0
             if (last or _due(step, eval_every)) and (fresh or not published):
                 elapsed = monitor.pause()
-                evaluation = evaluate(state)
+                try:
+                    evaluation = evaluate(state)
+                except Exception:
+                    if fresh and jax.process_count() == 1:
+                        save(state, step, None)
+                    raise
                 seconds = elapsed()
 
             # save

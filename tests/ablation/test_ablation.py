@@ -347,6 +347,26 @@ def test_the_figures_of_the_context_prior_have_columns(tmp_path):
     assert full[-3:] == [f"{statistics.mean(shares):.2f} ± {statistics.stdev(shares):.2f}"] * 3
 
 
+def test_the_table_can_be_computed_from_the_json(tmp_path):
+    made, text = complete(tmp_path, rows=["none", "full"], seeds=[0, 1], classes=["sea"], prior=True)
+    rows = json.loads(report.as_json(made.table, made.config, made.results))["rows"]
+    for line in text.splitlines():
+        if line.startswith("| `"):
+            name, miou, accuracy, _, _, sea, *prior = cells(line)
+            row = rows[name.strip("`")]
+            assert miou == report.mean_and_spread(row["mIoU"])
+            assert accuracy == report.mean_and_spread(row["pixel_accuracy"])
+            assert sea == report.mean_and_spread([found["sea"] for found in row["per_class"]])
+            figures = [found for found in row["prior"] if found]
+            expected = [
+                report.mean_and_spread(
+                    [found[figure] for found in figures], factor=1 if figure == "cross_entropy" else 100
+                )
+                for figure in ("cross_entropy", "precision", "recall", "specificity")
+            ]
+            assert prior == expected
+
+
 def test_one_seed_has_no_deviation_and_a_row_without_results_has_dashes(tmp_path):
     assert report.mean_and_spread([0.5]) == "50.00"
     line = next(line for line in make(tmp_path).write().splitlines() if line.startswith("| `aux`"))

@@ -1,7 +1,8 @@
-"""A run whose results cannot be written loses no step, and writes them once it is started again."""
+"""A run that cannot evaluate or write its results loses no step, and makes up for it once it is started again."""
 
 import json
 import os
+import shutil
 
 import pytest
 from faults.tiny_run import STEPS, Run, assert_as_uninterrupted, checkpoint_steps
@@ -39,6 +40,25 @@ def test_results_that_cannot_be_written_cost_no_step_and_are_written_later(folde
 
     with Run(folder, workdir, eval_every=4) as run:
         assert run.status() == 0 and "is finished" in run.output(), run.output()
+
+
+def test_an_evaluation_that_fails_costs_no_step_and_is_made_up_for(folder, undisturbed):
+    workdir, data = folder / "unevaluated", folder / "damaged_data"
+    shutil.copytree(folder / "data", data)
+    [records] = data.glob("**/*-val.array_record*")
+    whole = records.read_bytes()
+    records.write_bytes(whole[:200] + bytes(len(whole) - 400) + whole[-200:])
+    fields = {"data.dir": data, "eval_every": 3}
+    with Run(folder, workdir, **fields) as run:
+        assert run.status() == 2, run.output()
+    [line] = run.errors()
+    assert "cannot be read" in line and checkpoint_steps(workdir)[-1] == 3, run.output()
+
+    records.write_bytes(whole)
+    with Run(folder, workdir, **fields) as run:
+        assert run.status() == 0, run.output()
+    assert run.resumed_at() == 3 and "Step 3: mIoU" in run.output()
+    assert_as_uninterrupted(workdir, undisturbed)
 
 
 @pytest.mark.long

@@ -16,10 +16,10 @@ TOTAL, EVAL_EVERY, CHECKPOINT_EVERY = 6, 2, 3
 
 
 class Disk:
-    """What a run has done and what is on its disk; publishing a step of `broken` fails."""
+    """What a run has done and what is on its disk. Steps `too_large` are not evaluated, `broken` ones not published."""
 
-    def __init__(self, broken=()):
-        self.events, self.broken = [], set(broken)
+    def __init__(self, broken=(), too_large=()):
+        self.events, self.broken, self.too_large = [], set(broken), set(too_large)
         self.saved, self.published, self.trained = 0, [], []
 
     def run(self):
@@ -41,7 +41,7 @@ class Disk:
             eval_every=EVAL_EVERY,
             checkpoint_every=CHECKPOINT_EVERY,
             published=start == 0 or start in self.published,
-            evaluate=lambda state: self.events.append("evaluate") or "figures",
+            evaluate=self._evaluate,
             save=self._save,
             publish=self._publish,
             check_saves=lambda: None,
@@ -54,6 +54,12 @@ class Disk:
         self.events.append("step")
         self.trained.append(batch)
         return state, {}
+
+    def _evaluate(self, state):
+        self.events.append("evaluate")
+        if len(self.trained) in self.too_large:
+            raise UserError("an image does not fit into memory")
+        return "figures"
 
     def _save(self, state, step, evaluation):
         self.events.append("save")
@@ -85,6 +91,28 @@ def test_a_failure_to_publish_costs_no_step_and_is_made_up_for(step):
     assert disk.events[:2] == ["evaluate", "publish"], "again, and without a second checkpoint"
     assert disk.events.count("step") == TOTAL - step
     assert disk.trained == list(range(TOTAL)) and disk.published == [2, 4, TOTAL]
+
+
+@pytest.mark.parametrize("step", [2, 4, TOTAL])
+def test_an_evaluation_that_fails_costs_no_step_and_is_made_up_for(step):
+    disk = Disk(too_large=[step])
+    with pytest.raises(UserError, match="memory"):
+        disk.run()
+    assert disk.saved == step
+    with pytest.raises(UserError, match="memory"):
+        disk.run()
+    assert disk.events[-1] == "evaluate", "the step is saved already"
+    disk.too_large.clear()
+    disk.run()
+    assert disk.trained == list(range(TOTAL)) and disk.published == [2, 4, TOTAL]
+
+
+def test_one_of_several_processes_does_not_save_after_a_failed_evaluation(monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    disk = Disk(too_large=[2])
+    with pytest.raises(UserError, match="memory"):
+        disk.run()
+    assert disk.events[-1] == "evaluate"
 
 
 def test_a_published_evaluation_is_not_done_again():
