@@ -70,7 +70,7 @@ class Predictor:
     ) -> None:
         check_windows(windows, any_size=model.any_size)
         self._model, self._mesh, self._protocol, self._windows = model, mesh, protocol, windows
-        self._batch_size = batch_size or usual_batch_size(mesh)
+        self._batch_size, self._canvas_bytes = batch_size or usual_batch_size(mesh), canvas_bytes
         self._classes = len(model.dataset.classes)
         self._averages_logits = protocol.overlap == "average_logits"
         # Per pixel: the scores, their logits, and the classes after each window of this batch and the previous one.
@@ -88,7 +88,7 @@ class Predictor:
           logits: used in place of the model's; it is also passed the batch that the inputs are from.
 
         Raises:
-          UserError: if a whole image does not fit into the memory of a device.
+          UserError: if a whole image, or a batch of windows, does not fit into the memory of a device.
         """
         images = self._images(examples)
         canvas, running = None, deque()
@@ -122,12 +122,23 @@ class Predictor:
         try:
             yield
         except jax.errors.JaxRuntimeError as error:
-            if self._windows or not memory.is_lacking(error):
+            if not memory.is_lacking(error):
                 raise
-            raise UserError(
-                "config.eval.windows is False, and a whole image does not fit into the memory of a device "
-                f"({reason(error).rstrip('.')}): give --config.eval.windows=True to cut images into windows"
-            ) from error
+            raise UserError(self._less_memory(why=reason(error).rstrip("."))) from error
+
+    def _less_memory(self, why: str) -> str:
+        """What does not fit into a device's memory, and the fields that help."""
+        if not self._windows:
+            return (
+                f"config.eval.windows is False, and a whole image does not fit into the memory of a device ({why}): "
+                "give --config.eval.windows=True to cut images into windows"
+            )
+        count = self._batch_size
+        fewer = f"--config.eval.batch_size={count // 2} or " if count > 1 else ""
+        return (
+            f"the memory of a device is not enough for {count} window(s) and the scores of an image ({why}): give "
+            f"{fewer}--config.eval.canvas_mib={max(self._canvas_bytes // MEBIBYTE // 2, 1)}"
+        )
 
     def _images(self, examples: Iterable[Example]) -> ImageQueue:
         # Long enough that a device with a large image does not stall the others soon.

@@ -1,11 +1,13 @@
 """--mode=train: trains a network or resumes its training, evaluates it, and writes everything to the workdir."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 
@@ -22,7 +24,7 @@ from cpnet_jax.evaluation.report import frequent_confusions, prior, read_trainin
 from cpnet_jax.inference.metadata import check_resumable
 from cpnet_jax.modes import Call
 from cpnet_jax.modes.experiment import Experiment
-from cpnet_jax.runtime import distributed, files, processes
+from cpnet_jax.runtime import distributed, files, memory, processes
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.runtime.progress import Progress, on_terminal
 from cpnet_jax.runtime.signals import Stop
@@ -51,14 +53,15 @@ def train(config: ml_collections.ConfigDict, workdir: AnyPath, stop: Stop) -> No
 
     Raises:
       Stopped: on a request to stop before the end; all steps are saved.
-      UserError: if the config or the data cannot work, or the workdir belongs to a run with another config.
+      UserError: if the config or the data cannot work, a device has too little memory, or the workdir belongs to a run
+        with another config.
       TrainingDiverged: on a non-finite loss or gradient.
     """
     processes.from_main(partial(_check_start, config, workdir))
     experiment = Experiment(config, compile_step=True)
     processes.on_all(lambda: files.make_folder(workdir, "--workdir"))
     distributed.check_shared(workdir)
-    with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
+    with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints, _explaining_memory(config, checkpoints):
         state, start = _start(experiment, checkpoints, workdir)
         last = start == config.total_steps
         published = start == 0 or processes.from_main(lambda: _is_published(workdir, start, last=last))
@@ -71,6 +74,29 @@ def train(config: ml_collections.ConfigDict, workdir: AnyPath, stop: Stop) -> No
         with MetricsWriter(workdir, start, on_failure=stop.request) as writer:
             _train(experiment, state, start, checkpoints, writer, workdir, stop, published=published)
     _print(f"{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
+
+
+@contextmanager
+def _explaining_memory(config: ml_collections.ConfigDict, checkpoints: Checkpoints) -> Iterator[None]:
+    """Turns a device's lack of memory into a UserError with the fields that help."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not memory.is_lacking(error):
+            raise
+        raise UserError(
+            f"the memory of a device is not enough to train on {config.batch_size} images with {jax.device_count()} "
+            f"device(s) ({reason(error).rstrip('.')}): {_less_memory(config, begun=bool(checkpoints.steps()))}"
+        ) from error
+
+
+def _less_memory(config: ml_collections.ConfigDict, *, begun: bool) -> str:
+    """Advice; a run that has begun keeps its batches."""
+    ways = [] if config.system.remat == "blocks" else ["give --config.system.remat=blocks"]
+    fewer = config.batch_size // 2
+    if not begun and fewer and fewer % (jax.device_count() * config.optimizer.accumulate) == 0:
+        ways.append(f"give --config.batch_size={fewer}")
+    return ", or ".join([*ways, "use devices with more memory"])
 
 
 def _check_start(config: ml_collections.ConfigDict, workdir: AnyPath) -> None:

@@ -199,8 +199,7 @@ def huge(x):
 
 
 @pytest.mark.parametrize("kind", ["classes", "probabilities"])
-def test_a_whole_image_that_does_not_fit_into_memory_is_refused_with_the_field_that_helps(kind):
-    """Windows come in batches of one size, so for them this says nothing."""
+def test_a_lack_of_memory_is_reported_with_the_fields_that_help(kind):
     model = replace(
         trained(lambda windows, real=None: toy_logits()(windows, real) + huge(windows[0, 0, 0, 0].astype(jnp.float32))),
         any_size=True,
@@ -208,8 +207,20 @@ def test_a_whole_image_that_does_not_fit_into_memory_is_refused_with_the_field_t
     images = examples_of(make_images([(20, 30)] * 3))
     with pytest.raises(UserError, match=r"eval\.windows is False.* memory .*give --config\.eval\.windows=True"):
         list(getattr(Predictor(model, make_mesh(2), windows=False, batch_size=1), kind)(images))
-    with pytest.raises(jax.errors.JaxRuntimeError, match=r"(?i)out of memory"):
+    with pytest.raises(UserError, match=r"4 window.* give --config\.eval\.batch_size=2 or .*canvas_mib=512"):
+        list(getattr(Predictor(model, make_mesh(2), batch_size=4), kind)(images))
+    with pytest.raises(UserError, match=r"1 window.* give --config\.eval\.canvas_mib=512"):
         list(getattr(Predictor(model, make_mesh(2), batch_size=1), kind)(images))
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_other_errors_of_a_device_keep_their_traceback(windows):
+    def broken(*_):
+        raise jax.errors.JaxRuntimeError("INTERNAL: not about memory")
+
+    predictor = Predictor(replace(trained(toy_logits()), any_size=True), make_mesh(2), windows=windows)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="not about memory"):
+        list(predictor.classes(examples_of(make_images([(20, 30)])), logits=broken))
 
 
 # --- memory and programs ----------------------------------------------------------------------------------------------
