@@ -21,6 +21,7 @@ FREE_SECTIONS = ("system.", "eval.")
 ADDED_LATER = {
     "loss.mean_over": "labelled",
     "data.download": False,
+    "model.backbone": "resnet",
     "model.prior": "positions",
     "model.bfloat16_prior": False,
 }

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -29,13 +29,15 @@ def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any,
       loss: see `losses.total_loss`.
     """
 
-    def losses(shared: PyTree, own: PyTree, labels: UInt8[Array, "b h w"]) -> Terms:
+    def losses(
+        block_rows: int | None, bfloat16: bool, shared: PyTree, own: PyTree, labels: UInt8[Array, "b h w"]
+    ) -> Terms:
         labels = labels.astype(jnp.int32)
 
         def of_window(place: Int[Array, ""]) -> dict[str, Float[Array, ""]]:
             one = partial(lax.dynamic_slice_in_dim, start_index=place, slice_size=1)
             logits, aux_logits, each = jax.tree.map(one, own)
-            prior = PriorFactors(*each, *shared) if each else None
+            prior = PriorFactors(*each, *shared, block_rows=block_rows, bfloat16=bfloat16) if each else None
             output = CPNetOutput(logits, aux_logits, prior)
             value, terms = loss(output, one(labels))
             return {"loss": value} | terms
@@ -43,11 +45,15 @@ def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any,
         # One window at a time, because the loss of a batch is one number.
         return lax.map(of_window, jnp.arange(labels.shape[0]))
 
-    run = jax.jit(sharding.per_device(losses, mesh, replicated=1))
+    @cache
+    def compiled(block_rows: int | None, bfloat16: bool) -> Callable[..., Terms]:
+        """The program for priors that are computed in this way."""
+        return jax.jit(sharding.per_device(partial(losses, block_rows, bfloat16), mesh, replicated=1))
 
     def of_output(output: CPNetOutput, labels: UInt8[Any, "b h w"]) -> Terms:
         logits, aux_logits, prior = output
         shared, each = prior.parts() if prior else ((), ())
+        run = compiled(prior.block_rows, prior.bfloat16) if prior else compiled(None, False)
         return run(shared, (logits, aux_logits, each), sharding.to_devices(mesh, labels))
 
     return of_output

@@ -47,9 +47,9 @@ def compiled_network(model: nn.Module, mesh: Mesh, *, mean: Sequence[float], std
         logits, aux_logits, prior = output
         shared, each = prior.parts() if prior else ((), ())
         logits, aux_logits, each = jax.lax.with_sharding_constraint((logits, aux_logits, each), sharding.split(mesh))
-        return CPNetOutput(
-            logits, aux_logits, PriorFactors(*each, *shared, block_rows=prior.block_rows) if prior else None
-        )
+        if prior:
+            prior = PriorFactors(*each, *shared, block_rows=prior.block_rows, bfloat16=prior.bfloat16)
+        return CPNetOutput(logits, aux_logits, prior)
 
     return jax.jit(sharding.in_context(network, mesh))
 

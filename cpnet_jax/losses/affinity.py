@@ -287,7 +287,7 @@ def _mean_negative_log(
     """(-log(numerator / denominator) averaged over the valid rows, where a clamped row counts as 0; clamped rows)."""
     ratio = numerator / _one_if_zero(denominator)
     # The inner `where` keeps log's infinite derivative at 0 out of the gradient: 0 * inf would be NaN.
-    positive = ratio > 0
+    positive = ~(ratio <= 0)  # NaN too, so that it shows in the loss
     log = jnp.where(positive, jnp.log(jnp.where(positive, ratio, 1)), MIN_LOG)
     clamped = valid & (log <= MIN_LOG)
     rows = valid.sum().astype(ratio.dtype)

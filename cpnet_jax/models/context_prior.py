@@ -67,7 +67,7 @@ class PriorFactors:
         return (*self.features.shape[:-1], self.kernel.shape[-1])
 
     def parts(self) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-        """(what all images share, what each image has), so that this is `PriorFactors(*each, *shared)`."""
+        """(what all images share, what each image has), so that this is `PriorFactors(*each, *shared, ...)`."""
         factors = self.kernel, self.bias
         return (factors, (self.features,)) if self.kernel.ndim == 2 else ((), (self.features, *factors))
 

@@ -18,7 +18,7 @@ from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.weights import tensor_files, workdirs
 from cpnet_jax.weights.convert import cpnet_tensors
-from cpnet_jax.weights.convertible import check_convertible, multi_grid_note
+from cpnet_jax.weights.convertible import check_convertible, notes
 from cpnet_jax.weights.dilation import dilation_warning
 from cpnet_jax.weights.input_normalization import InputNormalization, adapt
 from cpnet_jax.weights.load import PyTorchWeights, load
@@ -98,9 +98,9 @@ def _workdir_to_file(workdir: AnyPath, output: AnyPath | None, checkpoint: str |
     check_convertible(found.config.model)
     path = output or workdir / f"{found.config.name}{tensor_files.SAFETENSORS}"
     tensors = cpnet_tensors(jax.device_get(found.variables), batches_tracked=found.step)
-    for line in (dilation_warning(tensors, str(path)), multi_grid_note(found.config.model, str(path))):
-        if line:
-            print(line, file=sys.stderr, flush=True)
+    warning = dilation_warning(tensors, str(path))
+    for line in [*([warning] if warning else []), *notes(found.config.model, str(path))]:
+        print(line, file=sys.stderr, flush=True)
     workdirs.write_checkpoint(tensors, found, path)
     print(
         f"{path}: {len(tensors)} tensors of step {found.step} with mmsegmentation's names, for "

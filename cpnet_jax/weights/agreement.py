@@ -1,7 +1,7 @@
 """Compares what a file of a whole CPNet states about it with the config that is to hold it.
 
-Tensors alone do not show the order of the classes, nor height and width of the crop: another order of either would
-load without an error and give wrong results.
+Tensors alone do not show the order of the classes, height and width of the crop, or dilations and pool sizes: others
+would load without an error and give wrong results.
 """
 
 import math
@@ -19,6 +19,8 @@ from cpnet_jax.weights.load import PyTorchWeights
 PRIOR_KEY = "decode_head.prior_conv.conv.weight"
 AUXILIARY_KEY = f"{AUXILIARY}convs.0.conv.weight"
 CLASSIFIER_KEY = "decode_head.conv_seg.weight"
+# Fields of config.model that tensors do not show -> the context that they are of; "": of the backbone.
+UNSEEN = {"multi_grid": "", "aspp_dilations": "aspp", "pool_sizes": "psp"}
 Crop = tuple[int, int]
 SHOWN = 2  # names listed in a message; the rest is counted
 # A crop proposed to the user is at most this many times longer than wide, if one with that area exists.
@@ -74,6 +76,18 @@ def check_auxiliary_head(found: PyTorchWeights, config: ml_collections.ConfigDic
             f"{found.location} has {head}, and config.model.aux_channels is {ours}: set "
             f"config.model.aux_channels={theirs}"
         )
+
+
+def check_unseen(found: PyTorchWeights, config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if a file states other dilations or pool sizes than config.model."""
+    context = "" if config.model.context_prior else config.model.context
+    for field, part in UNSEEN.items():
+        ours, theirs = tuple(config.model[field]), found.network.get(field)
+        if part in ("", context) and theirs is not None and theirs != ours:
+            raise UserError(
+                f"{found.location} was trained with config.model.{field}={_values(theirs)}, and it is {_values(ours)} "
+                f"here: set config.model.{field}={_values(theirs)}"
+            )
 
 
 def check_classes(found: PyTorchWeights, classes: Sequence[str], dataset: str) -> None:
@@ -139,3 +153,8 @@ def _names(theirs: Sequence[str], ours: Sequence[str], place: int) -> str:
 
 def _size(crop: Sequence[int]) -> str:
     return f"({','.join(map(str, crop))})"
+
+
+def _values(values: Sequence[int]) -> str:
+    """A tuple without spaces, so that it needs no more than quotes in a shell."""
+    return str(tuple(values)).replace(" ", "")

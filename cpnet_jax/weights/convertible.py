@@ -1,5 +1,7 @@
 """Checks whether a network exists in mmsegmentation or in the authors' code on it."""
 
+from collections.abc import Sequence
+
 import ml_collections
 
 from cpnet_jax.errors import UserError
@@ -35,10 +37,21 @@ def check_convertible(model: ml_collections.ConfigDict) -> None:
         )
 
 
-def multi_grid_note(model: ml_collections.ConfigDict, name: str) -> str | None:
-    """What to set in mmsegmentation for the file `name` of a network with multi-grid dilations; None without them."""
-    if not model.multi_grid:
-        return None
+def notes(model: ml_collections.ConfigDict, name: str) -> list[str]:
+    """What to set in mmsegmentation for the file `name`: what its tensors do not show of the network."""
+    where = "of its config on mmsegmentation"
+    head = None if model.context_prior else model.context
+    found = []
+    if model.multi_grid:
+        dilations = _multi_grid_dilations(model.multi_grid)
+        found.append(f"multi_grid={dilations} in the backbone {where}, which takes dilations")
+    if head == "aspp":
+        found.append(f"dilations={(1, *model.aspp_dilations)} in the decode_head {where}")
+    if head == "psp":
+        found.append(f"pool_scales={tuple(model.pool_sizes)} in the decode_head {where}")
+    return [f"{name} needs {note}" for note in found]
+
+
+def _multi_grid_dilations(multi_grid: Sequence[int]) -> tuple[int, ...]:
     half, full = max(ResNet.dilations[-1] // 2, 1), ResNet.dilations[-1]
-    dilations = tuple(factor * (full if block else half) for block, factor in enumerate(model.multi_grid))
-    return f"{name} needs multi_grid={dilations} in the backbone of its config on mmsegmentation, which takes dilations"
+    return tuple(factor * (full if block else half) for block, factor in enumerate(multi_grid))

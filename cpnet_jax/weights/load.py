@@ -60,6 +60,15 @@ class PyTorchWeights:
             return None
         return (height, width) if isinstance(height, int) and isinstance(width, int) else None
 
+    @property
+    def network(self) -> dict[str, tuple[int, ...]]:
+        """Fields of config.model that tensors do not show, as `write_checkpoint` states them; empty if not stated."""
+        try:
+            stated = files.parse_json(self.metadata["network"]) if self.trained_here else {}
+            return {name: tuple(map(int, values)) for name, values in stated.items()}
+        except (KeyError, TypeError, ValueError, AttributeError):
+            return {}
+
 
 def read(location: str) -> dict[str, Shaped[np.ndarray, "..."]]:
     """Loads only the tensors; see `load`."""

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -18,10 +17,17 @@ from cpnet_jax.inference.load import Restored
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.training.checkpoint import Checkpoints
-from cpnet_jax.training.state import create_state
 from cpnet_jax.training.workdir_lock import locked
 from cpnet_jax.weights import tensor_files
-from cpnet_jax.weights.agreement import check_auxiliary_head, check_classes, check_crop, classes_note, crop_note
+from cpnet_jax.weights.agreement import (
+    UNSEEN,
+    check_auxiliary_head,
+    check_classes,
+    check_crop,
+    check_unseen,
+    classes_note,
+    crop_note,
+)
 from cpnet_jax.weights.convert import Tensors, cpnet_variables
 from cpnet_jax.weights.convertible import check_convertible
 from cpnet_jax.weights.dilation import check_dilation
@@ -56,9 +62,8 @@ def write_workdir(weights: PyTorchWeights, config: ml_collections.ConfigDict, wo
     check_classes(weights, dataset.classes, dataset.name)
     check_crop(weights, config)
     check_auxiliary_head(weights, config)
-    create = partial(
-        create_state, build.make_model(config), build.make_optimizer(config), tuple(config.data.crop_size), config.seed
-    )
+    check_unseen(weights, config)
+    create = build.make_create_state(config)
     abstract = jax.eval_shape(create)
     like = {"params": abstract.params, "batch_stats": abstract.batch_stats}
     variables = cpnet_variables(weights.tensors, like=like, skip=None, name=weights.location)
@@ -122,6 +127,7 @@ def _origin(found: Restored) -> dict[str, str]:
         ORIGIN: found.config.name,
         "step": str(found.step),
         "crop_size": json.dumps(list(found.config.data.crop_size)),
+        "network": json.dumps({field: list(found.config.model[field]) for field in UNSEEN}),
         "classes": json.dumps(found.dataset.classes),
         "palette": json.dumps(found.dataset.palette),
     }

@@ -1,13 +1,21 @@
 """Which fields of a config may change when a run is resumed, and which may differ between its processes."""
 
+import json
 from pathlib import Path
 
+import ml_collections
 import pytest
 
 from configs import default
-from cpnet_jax.config import same_run
+from cpnet_jax.config import build, same_run
 from cpnet_jax.config.check import EPOCHS
-from cpnet_jax.config.same_run import UNKNOWN_TO_CONVERTED, as_dict, check_same_everywhere, check_same_run
+from cpnet_jax.config.same_run import (
+    UNKNOWN_TO_CONVERTED,
+    as_dict,
+    check_same_everywhere,
+    check_same_run,
+    with_added_fields,
+)
 from cpnet_jax.errors import UserError
 
 FREE = {
@@ -97,6 +105,18 @@ def test_a_run_of_a_version_with_other_names_of_fields_resumes():
     older["model"] |= {"remat": older["system"].pop("remat"), "prior_block_rows": 512, "dilation_impl": "plain"}
     older["compiler"] = {"tpu_space_to_batch": False}
     check_same_run(OURS, older, Path("runs/x"))
+
+
+def test_a_run_of_before_backbones_were_named_resumes_and_its_network_is_built():
+    """The file is the default config of then, as a checkpoint recorded it."""
+    older = json.loads(Path(__file__).with_name("earlier_config.json").read_text())
+    assert "backbone" not in older["model"]
+    check_same_run(OURS, older, Path("runs/x"))
+    filled = ml_collections.ConfigDict(with_added_fields(older))
+    filled.data.num_classes = 3
+    today = default.get_config()
+    today.data.num_classes = 3
+    assert repr(build.make_model(filled)) == repr(build.make_model(today))
 
 
 def test_what_converted_weights_do_not_know_are_the_durations_that_epochs_replace():

@@ -1,5 +1,6 @@
 """The validation loss is the mean of the training loss over an evaluation's windows, each computed alone."""
 
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -133,6 +134,20 @@ def test_a_whole_image_has_the_loss_of_its_own_size(examples):
     assert "affinity_unary" in found
     for name, value in found.items():
         np.testing.assert_allclose(value, np.mean([each[name] for each in wanted]), rtol=1e-4, err_msg=name)
+
+
+def test_a_prior_of_bfloat16_products_has_the_loss_that_training_sees(variables, examples):
+    """A window of a training crop, at once by the network and its loss."""
+    model = MODEL.clone(prior=PriorOptions(aggregation_kernel=3, bfloat16=True))
+    variables = variables_of(model)
+    [example] = [example for example in examples if example["label"].shape == CROP]
+    image, label = jnp.asarray(example["image"])[None], jnp.asarray(example["label"], jnp.int32)[None]
+    output = jax.jit(partial(model.apply, train=False))(variables, normalize(image, MEAN, STD))
+    loss_of = jax.jit(losses.total_loss)
+    priors = output.prior, replace(output.prior, bfloat16=False)
+    rounded, unrounded = (float(loss_of(output._replace(prior=p), label)[1]["affinity_unary"]) for p in priors)
+    found = means(model, variables, [example], Protocol(), devices=1, batch_size=1)["affinity_unary"]
+    assert abs(found - rounded) < 0.1 * abs(rounded - unrounded)
 
 
 def test_without_a_context_prior_there_is_no_affinity_loss(examples):

@@ -292,6 +292,13 @@ def test_every_term_has_its_weight_and_is_reported_unweighted(dtype):
         assert_close(getattr(terms, name), getattr(expected, name), TOLERANCE[dtype], name=name)
 
 
+def test_a_nan_of_the_prior_shows_in_every_term():
+    logits = np.zeros((2, 4, 4), np.float32)
+    logits[0, 1] = np.nan
+    terms, _ = affinity(np.array([[0, 0, 1, 1]] * 2))(logits)
+    assert all(math.isnan(value) for value in terms)
+
+
 def test_an_infinite_term_of_weight_zero_makes_no_nan():
     labels = np.array([[0, 0, 1, 1]])
     logits = np.zeros((1, 4, 4), np.float32)

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from converted_networks import CROP, HERE, config, run
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from weights import key_lists
 
 from cpnet_jax import sharding, weights
+from cpnet_jax.config import build
 from cpnet_jax.config.same_run import as_dict, check_same_run
 from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.errors import UserError
@@ -31,6 +33,11 @@ def converted(tensors, tmp_path_factory):
     save_file(tensors, folder / "cpnet.safetensors", {"experiment": "lake"})
     run(folder / "cpnet.safetensors", config=config(), workdir=folder / "run")
     return folder / "cpnet.safetensors", folder / "run"
+
+
+def with_classes(fields):
+    fields.data.num_classes = len(CAMVID.classes)
+    return fields
 
 
 def assert_same(found, expected):
@@ -134,6 +141,48 @@ def test_differences_that_tensors_do_not_show_are_refused_or_reported(converted,
         run(workdir=copy_with(workdir, tmp_path / "out", divide_by_n=False))
     run(workdir=copy_with(workdir, tmp_path / "grid", multi_grid=[1, 2]))
     assert "needs multi_grid=(2, 8) in the backbone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fields", "noted"),
+    [
+        ({"context": "aspp", "aspp_dilations": (2, 4, 6)}, "needs dilations=(1, 2, 4, 6) in the decode_head"),
+        ({"context": "psp", "pool_sizes": (1, 2)}, "needs pool_scales=(1, 2) in the decode_head"),
+    ],
+    ids=["aspp", "psp"],
+)
+def test_dilations_and_pool_sizes_are_noted_and_compared_when_the_file_returns(tmp_path, capsys, fields, noted):
+    def network(**changed):
+        made = config()
+        made.model.update(context_prior=False, **fields | changed)
+        return made
+
+    like = jax.eval_shape(build.make_create_state(with_classes(network())))
+    rng = np.random.default_rng(0)
+    draw = lambda leaf: rng.random(leaf.shape, np.float32)  # noqa: E731
+    variables = jax.tree.map(draw, {"params": like.params, "batch_stats": like.batch_stats})
+    save_file(weights.cpnet_tensors(variables, batches_tracked=0), tmp_path / "cpnet.safetensors", HERE)
+    run(tmp_path / "cpnet.safetensors", config=network(), workdir=tmp_path / "run")
+    run(workdir=tmp_path / "run", output=tmp_path / "out.safetensors")
+    assert noted in capsys.readouterr().err
+
+    run(tmp_path / "out.safetensors", config=network(), workdir=tmp_path / "same")
+    field = next(field for field in fields if field != "context")
+    others = tuple(value + 1 for value in fields[field])
+    with pytest.raises(UserError, match=rf"set config\.model\.{field}=") as refused:
+        run(tmp_path / "out.safetensors", config=network(**{field: others}), workdir=tmp_path / "other")
+    assert str(refused.value).endswith(f"set config.model.{field}={fields[field]}".replace(", ", ","))
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_converted_workdir_with_frozen_parameters_has_the_state_that_training_restores(converted, tmp_path):
+    fields = config()
+    fields.finetune.freeze = ("backbone/.*",)
+    run(converted[0], config=fields, workdir=tmp_path / "run")
+    like = jax.jit(build.make_create_state(with_classes(fields)))()
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        state, position = checkpoints.restore(0, like)
+    assert position == 0 and jax.tree.structure(state) == jax.tree.structure(like)
 
 
 def test_a_workdir_with_checkpoints_is_not_overwritten(converted):
