@@ -1,9 +1,10 @@
 """A picture of bounded size, and its prediction by a trained network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.report.embed import shrink
 from cpnet_jax.inference.images import read_image
 from cpnet_jax.inference.model import TrainedModel
-from cpnet_jax.inference.predictor import Predictor
+from cpnet_jax.inference.predictor import Predictor, check_windows
 from cpnet_jax.inference.settings import limits, make_protocol
 
 # Limits of a file: its bytes, and its pixels, of which an image needs 3 bytes each in memory.
@@ -49,12 +50,19 @@ class Prediction:
         return self.probabilities.argmax(axis=-1).astype(np.uint8)
 
 
-def make_predict(model: TrainedModel, mesh: Mesh) -> Callable[[Path], Prediction]:
+def make_predict(
+    model: TrainedModel, mesh: Mesh, settings: Mapping[str, Any] | None = None
+) -> Callable[[Path], Prediction]:
     """Returns the function that predicts an image file; it raises UserError if the file cannot be read.
 
-    It predicts with the settings of the network's run.
+    Args:
+      settings: the fields of config.eval to predict with; None: those stored with the network.
+
+    Raises:
+      UserError: if the network cannot predict with these settings.
     """
-    settings = model.origin.get("eval") or {}
+    settings = model.origin.get("eval") or {} if settings is None else settings
+    check_windows(settings.get("windows", True), any_size=model.any_size)
     longest = min(MOST_CROPS * max(model.crop_size), LONGEST_SIDE)
     predictor = Predictor(
         model, mesh, protocol=make_protocol(settings), windows=settings.get("windows", True), **limits(settings)

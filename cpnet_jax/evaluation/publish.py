@@ -62,6 +62,7 @@ def write_all(
     whole = evaluator.places_with_prior(evaluator.first_places(min(WHOLE_PRIORS, evaluator.pictures)))
     total = len(worst) + len(best) + len(with_prior) + len(whole) + len(first)
     with _reporting_failures(folder), Progress(total, "Drawing report", unit="picture") as progress:
+        shown_images.forget(folder)
         files.write_json(folder / "eval.json", found)
         maps = list(progress.over(evaluator.prior_maps(network, whole, most=prior.POSITIONS)))
         write_report(
@@ -76,8 +77,12 @@ def write_all(
             touchable=prior.touchable(maps, evaluation.dataset, step, earlier) if maps else None,
             training=training,
         )
+        kept = []
         for sample in progress.over(evaluator.samples(evaluation, first)):
             shown_images.write(folder, sample, evaluation.dataset)
+            kept.append(sample.id)
+        if kept:
+            shown_images.write_index(folder, kept)
     return maps
 
 

@@ -3,9 +3,10 @@
 predictions/ID_panel.png         the image, its label and its prediction side by side, above a legend
 predictions/ID_label.png         the label: class indices, 8 bits, one channel
 predictions/ID_prediction.png    the predicted classes, likewise
+predictions/shown.json           the IDs of the evaluation that wrote eval.json; other files are older ones
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +20,7 @@ from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 
 FOLDER = "predictions"
+INDEX = "shown.json"
 PANEL, LABEL, PREDICTION = "_panel.png", "_label.png", "_prediction.png"
 
 
@@ -31,22 +33,41 @@ def write(folder: AnyPath, sample: Sample, dataset: Dataset) -> None:
     write_png(stem.with_name(stem.name + PREDICTION), sample.prediction)
 
 
+def forget(folder: AnyPath) -> None:
+    """Removes the index, before another evaluation replaces eval.json; raises OSError."""
+    (folder / FOLDER / INDEX).unlink(missing_ok=True)
+
+
+def write_index(folder: AnyPath, ids: Sequence[str]) -> None:
+    """Lists the images of the present evaluation, once all of them are written; raises OSError."""
+    files.write_json(folder / FOLDER / INDEX, sorted(ids))
+
+
 def read(folder: AnyPath, most: int) -> Iterator[Sample]:
-    """Yields up to `most` images that were kept whole, in the order of their names; their `figures` are empty."""
+    """Yields up to `most` images of the index that were kept whole, in order; their `figures` are empty."""
     found = 0
-    for path in sorted((folder / FOLDER).glob(f"**/*{LABEL}")):
-        stem = path.name.removesuffix(LABEL)
+    for name in _indexed(folder):
+        if found == most:
+            return
+        stem = folder / FOLDER / name
         try:
-            label = _indices(path)
-            prediction = _indices(path.with_name(stem + PREDICTION))
-            panel = open_image(path.with_name(stem + PANEL).read_bytes())
+            label, prediction = (_indices(stem.with_name(stem.name + suffix)) for suffix in (LABEL, PREDICTION))
+            panel = open_image(stem.with_name(stem.name + PANEL).read_bytes())
             image = pictures.image_of_panel(panel, label.shape)
-        except (OSError, ValueError):  # files of something else, or of an interrupted evaluation
+        except (OSError, ValueError):  # damaged or removed since
             continue
-        if prediction.shape == label.shape and found < most:
+        if prediction.shape == label.shape:
             found += 1
-            name = str(path.relative_to(folder / FOLDER)).removesuffix(LABEL)
             yield Sample(name, image, label, prediction, {})
+
+
+def _indexed(folder: AnyPath) -> list[str]:
+    """The IDs in the index; none if it is missing, as in workdirs of earlier versions, or damaged."""
+    try:
+        ids = files.parse_json((folder / FOLDER / INDEX).read_bytes())
+    except (OSError, ValueError):
+        return []
+    return ids if isinstance(ids, list) and all(isinstance(name, str) and name for name in ids) else []
 
 
 def _indices(path: AnyPath) -> UInt8[np.ndarray, "h w"]:

@@ -163,9 +163,14 @@ def check(found: Mapping[str, Any], types: Mapping[str, Type]) -> None:
         value: Any = found
         for part in name.split("."):
             value = value.get(part)
-        if not wanted.accepts(value):
-            problem = "is missing or null" if value is None else f"is {shown(value)}"
-            raise ValueError(f"{name} {problem}: it must be {wanted.description}")
+        check_value(name, value, wanted)
+
+
+def check_value(name: str, value: Any, wanted: Type) -> None:
+    """Raises ValueError if a value, called by this name, is None or of another type."""
+    if not wanted.accepts(value):
+        problem = "is missing or null" if value is None else f"is {shown(value)}"
+        raise ValueError(f"{name} {problem}: it must be {wanted.description}")
 
 
 def check_resumable(found: Any) -> None:

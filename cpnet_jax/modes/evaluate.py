@@ -62,7 +62,7 @@ def run(call: Call) -> None:
     config, given = call.config, flags.given_fields()
     if flags.MULTI_SCALE.present:
         config.eval.multi_scale = flags.MULTI_SCALE.value
-    if exported := flags.local_path(flags.MODEL):
+    if exported := flags.exported_network(fixed=("model.",)):
         evaluate_exported(config, exported, call.workdir, given)
     else:
         evaluate_workdir(config, call.workdir, flags.checkpoint_of(config), given)

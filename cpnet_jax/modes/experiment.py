@@ -16,6 +16,7 @@ from cpnet_jax.config.check import check_config, durations_need_data, resolve_cl
 from cpnet_jax.config.compiled_fields import compiled_fields
 from cpnet_jax.config.same_run import as_dict, check_same_everywhere
 from cpnet_jax.data import class_presence
+from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.device_batches import DeviceBatches
 from cpnet_jax.data.records import fingerprint
 from cpnet_jax.data.stream import TrainStream
@@ -29,6 +30,18 @@ from cpnet_jax.runtime.programs import Programs, Traceable
 from cpnet_jax.training import finetune
 from cpnet_jax.training.state import TrainState
 from cpnet_jax.weights.start import StartingPoint, start_from
+
+# Of the losses, by default.
+IGNORE_LABEL = 255
+
+
+def check_ignore_label(dataset: Dataset) -> None:
+    """Raises UserError if a dataset has another ignore label than the losses."""
+    if dataset.ignore_label != IGNORE_LABEL:
+        raise UserError(
+            f"dataset {dataset.name} has the ignore_label {dataset.ignore_label}: training needs {IGNORE_LABEL}, so "
+            "set this in its descriptor and prepare it again"
+        )
 
 
 class Experiment:
@@ -45,6 +58,7 @@ class Experiment:
     def __init__(self, config: ml_collections.ConfigDict, *, compile_step: bool = False) -> None:
         check_config(config)
         self.dataset = build.make_dataset(config)
+        check_ignore_label(self.dataset)
         resolve_classes(config, self.dataset.classes)
         self.config = config
         self.mesh = sharding.make_mesh()

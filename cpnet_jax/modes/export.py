@@ -1,8 +1,11 @@
 """--mode=export: exports a workdir's network as one file."""
 
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from cpnet_jax import sharding
+from cpnet_jax.config.check import check_config
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.export.export import export_model
 from cpnet_jax.inference.load import restore
@@ -13,13 +16,16 @@ from cpnet_jax.runtime.files import AnyPath
 SUFFIX = ".cpnet"
 
 
-def export_workdir(workdir: AnyPath, output: AnyPath | None, checkpoint: str | int) -> None:
+def export_workdir(
+    workdir: AnyPath, output: AnyPath | None, checkpoint: str | int, settings: Mapping[str, Any] | None = None
+) -> None:
     """Exports a checkpoint; does not need the training data.
 
     Args:
       workdir: the folder of a run.
       output: the file to write; None: WORKDIR/NAME.cpnet.
       checkpoint: "latest", "best" or a step.
+      settings: config.eval, which the file states for predictions with it; None: that of the run.
 
     Raises:
       UserError: if there is no such checkpoint, the file cannot be written, or it differs from the live network.
@@ -46,7 +52,11 @@ def export_workdir(workdir: AnyPath, output: AnyPath | None, checkpoint: str | i
         mean=tuple(config.data.mean),
         std=tuple(config.data.std),
         value_range=found.value_range,
-        origin={"experiment": config.name, "step": found.step, "eval": config.eval.to_dict()},
+        origin={
+            "experiment": config.name,
+            "step": found.step,
+            "eval": config.eval.to_dict() if settings is None else dict(settings),
+        },
         announce=announce,
     )
     print(
@@ -56,5 +66,8 @@ def export_workdir(workdir: AnyPath, output: AnyPath | None, checkpoint: str | i
 
 
 def run(call: Call) -> None:
-    workdir = flags.workdir_of(call.config, call.workdir)
-    export_workdir(workdir, flags.path(flags.OUTPUT), flags.checkpoint_of(call.config))
+    config = call.config
+    if config is not None:
+        check_config(config)
+    workdir, settings = flags.workdir_of(config, call.workdir), config and config.eval.to_dict()
+    export_workdir(workdir, flags.path(flags.OUTPUT), flags.checkpoint_of(config), settings)

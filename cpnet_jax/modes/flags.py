@@ -141,6 +141,23 @@ def path(flag: flags.FlagHolder) -> AnyPath | None:
     return files.as_path(flag.value) if flag.value else None
 
 
+def exported_network(fixed: tuple[str, ...] = of_the_network.FIELDS) -> Path | None:
+    """The file of --model; None if it is not given.
+
+    Args:
+      fixed: beginnings of the config fields that the file decides.
+
+    Raises:
+      UserError: if --checkpoint or one of these fields is given, too.
+    """
+    path = local_path(MODEL)
+    if path and CHECKPOINT.present:
+        raise UserError("--checkpoint is given with --model: leave it out, an exported file has one network")
+    if path and (fields := [field for field in given_fields() if field.startswith(fixed)]):
+        raise UserError(f"--config.{fields[0]} is given with --model: leave it out, the file has its own network")
+    return path
+
+
 def local_path(flag: flags.FlagHolder) -> Path | None:
     """A flag's path on a local disk; None if it is not given. Raises UserError on a path in an object store."""
     if not flag.value:

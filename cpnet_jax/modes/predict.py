@@ -58,7 +58,8 @@ def predict(
       UserError: if there is no image, no network, no writable output, or no image can be read.
     """
     output = _output(output, workdir, submission)
-    found = find_images(images, outputs=[output / name for name in FOLDERS])
+    written = [*FOLDERS, *map(_submission_folder, FORMATS)]
+    found = find_images(images, outputs=[output / name for name in written])
     mesh = sharding.make_mesh()
     model = _load(workdir, exported, checkpoint, mesh)
     settings = model.origin.get("eval", {}) if settings is None else settings
@@ -102,8 +103,12 @@ def _load(workdir: Any, exported: AnyPath | None, checkpoint: str | int, mesh: M
     return load_exported(exported, mesh)
 
 
+def _submission_folder(benchmark: str) -> str:
+    return f"submission_{benchmark}"
+
+
 def _begin_submission(benchmark: str, output: AnyPath, model: TrainedModel, found: FoundImages) -> Submission:
-    submission = Submission(FORMATS[benchmark], files.as_local_path(output / f"submission_{benchmark}"))
+    submission = Submission(FORMATS[benchmark], files.as_local_path(output / _submission_folder(benchmark)))
     submission.begin(model.dataset, [image.path for image in found.images])
     return submission
 
@@ -148,7 +153,7 @@ def arguments(config: ml_collections.ConfigDict | None, workdir: AnyPath | None)
     return {
         "images": flags.IMAGES.value,
         "workdir": None if flags.MODEL.value else flags.workdir_of(config, workdir, alternative=OR_MODEL),
-        "exported": flags.local_path(flags.MODEL),
+        "exported": flags.exported_network(),
         "checkpoint": flags.checkpoint_of(config),
         "settings": config and config.eval.to_dict(),
         "multi_scale": flags.MULTI_SCALE.value,

@@ -112,6 +112,17 @@ def test_a_run_that_kept_nothing_and_has_no_network_is_left_out_of_the_pictures(
     assert len(found.notes) == 1 and "second has no network" in found.notes[0]
 
 
+def test_predictions_of_an_older_evaluation_are_computed_again(pair):
+    """As after --mode=eval and an evaluation while training, which replaces eval.json and keeps no images."""
+    expected = [image.predictions[1] for image in compare_images(open_runs(pair), PICTURES).images]
+    for path in pair[1].rglob("*_prediction.png"):
+        save(path, np.full_like(np.asarray(Image.open(path)), 2))
+    shown_images.forget(pair[1])
+    found = [image.predictions[1] for image in compare_images(open_runs(pair), PICTURES).images]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours != theirs).mean() < 0.01, "ties may be decided otherwise"
+
+
 def test_a_kept_image_of_the_same_name_with_another_label_is_another_image(pair):
     shutil.rmtree(pair[1] / "checkpoints")
     for path in pair[1].rglob("*_label.png"):
@@ -266,6 +277,26 @@ def test_runs_that_cannot_be_compared_are_refused(made, pair, tmp_path):
 def test_runs_evaluated_on_other_images_are_refused(pair, changes, words):
     change(pair[1] / "eval.json", **changes)
     assert_refused(pair, "their images differ", *words)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_run_that_was_not_evaluated_hides_no_other_images(made, pair, tmp_path, place):
+    unevaluated = shutil.copytree(made / "first", tmp_path / "unevaluated")
+    (unevaluated / "eval.json").unlink()
+    change(pair[1] / "eval.json", images=5)
+    runs = list(pair)
+    runs.insert(place, unevaluated)
+    assert_refused(runs, "their images differ", "images 5 and 4")
+
+
+def test_class_names_may_hold_dots(pair):
+    names = ["sky", "misc. objects", "misc"]
+    for run in pair:
+        change(run / "config.json", trained_on__classes=names)
+        change(run / "eval.json", per_class=dict.fromkeys(names, 0.5))
+    assert [run.dataset.classes for run in open_runs(pair)] == [tuple(names)] * 2
+    change(pair[1] / "eval.json", per_class=dict.fromkeys(names, 0.5) | {"misc. objects": 2})
+    assert_refused(pair, "misc. objects is 2")
 
 
 @pytest.mark.parametrize(

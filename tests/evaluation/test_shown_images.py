@@ -35,6 +35,7 @@ def test_written_images_are_read_back_in_the_order_of_their_names(tmp_path):
     written = [sample((30, 40 + i), name, seed=i) for i, name in enumerate(("val/b", "val/a", "c"))]
     for each in written:
         shown_images.write(tmp_path, each, CAMVID)
+    shown_images.write_index(tmp_path, [each.id for each in written])
     found = list(shown_images.read(tmp_path, most=9))
     assert [each.id for each in found] == ["c", "val/a", "val/b"]
     for each in written:
@@ -44,9 +45,28 @@ def test_written_images_are_read_back_in_the_order_of_their_names(tmp_path):
     assert [each.id for each in shown_images.read(tmp_path, most=2)] == ["c", "val/a"]
 
 
-def test_incomplete_and_foreign_files_are_left_out(tmp_path):
-    for name in ("whole", "no_panel", "no_prediction", "damaged", "colours", "other_size"):
+def test_images_of_an_older_evaluation_are_left_out(tmp_path):
+    for name in ("old", "new"):
         shown_images.write(tmp_path, sample((16, 24), name), CAMVID)
+    assert list(shown_images.read(tmp_path, most=9)) == []
+    shown_images.write_index(tmp_path, ["new"])
+    assert [each.id for each in shown_images.read(tmp_path, most=9)] == ["new"]
+    shown_images.forget(tmp_path)
+    assert list(shown_images.read(tmp_path, most=9)) == []
+
+
+@pytest.mark.parametrize("index", [b"", b"{", b"{}", b"[1]", b'[""]', b'"old"', b"[[]]", b"\xff"])
+def test_a_damaged_index_lists_nothing(tmp_path, index):
+    shown_images.write(tmp_path, sample((16, 24), "old"), CAMVID)
+    (tmp_path / "predictions" / "shown.json").write_bytes(index)
+    assert list(shown_images.read(tmp_path, most=9)) == []
+
+
+def test_incomplete_and_foreign_files_are_left_out(tmp_path):
+    names = ("whole", "no_panel", "no_prediction", "damaged", "colours", "other_size")
+    for name in names:
+        shown_images.write(tmp_path, sample((16, 24), name), CAMVID)
+    shown_images.write_index(tmp_path, [*names, "nowhere", "../whole"])
     folder = tmp_path / "predictions"
     (folder / "no_panel_panel.png").unlink()
     (folder / "no_prediction_prediction.png").unlink()

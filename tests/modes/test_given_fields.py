@@ -36,6 +36,30 @@ def other_network(tmp_path_factory):
     return run_modes(tmp_path_factory.mktemp("run"), "--config.model.channels=8")
 
 
+@pytest.mark.parametrize("field", ["--config.model.channels=8", "--checkpoint=best"])
+def test_an_exported_file_decides_what_the_network_is(exported_network, field):
+    for mode in ("predict", "demo", "eval"):
+        result = exported_network[field, mode]
+        assert_is_one_sentence(result, f"{field.partition('=')[0]} is given with --model: leave it out")
+
+
+@pytest.fixture(scope="module")
+def exported_network(tmp_path_factory):
+    """(field, mode) -> how it ended with a file that need not exist."""
+    folder = tmp_path_factory.mktemp("file")
+    Image.new("RGB", (8, 8)).save(folder / "photo.png")
+    commands = {
+        (field, mode): [f"--mode={mode}", "--config=configs/quickstart.py", f"--model={folder}/m.cpnet", field]
+        for field in ("--config.model.channels=8", "--checkpoint=best")
+        for mode in ("predict", "demo", "eval")
+    }
+    for (_, mode), command in commands.items():
+        command += [f"--images={folder}/photo.png"] if mode == "predict" else []
+        command += [f"--workdir={folder}/run"] if mode == "eval" else []
+    ended = forked_program.run_all([*commands.values()], {**os.environ, "JAX_PLATFORMS": "cpu"})
+    return dict(zip(commands, ended, strict=True))
+
+
 @pytest.fixture(scope="module")
 def same_network(tmp_path_factory):
     return run_modes(tmp_path_factory.mktemp("run"), "--config.data.crop_size=(128,128)", "--config.eval.flip=True")

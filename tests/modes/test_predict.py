@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import jax
@@ -22,7 +23,7 @@ from cpnet_jax.config import build
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.errors import UserError
 from cpnet_jax.inference.images import read_image
-from cpnet_jax.inference.inputs import InputImage
+from cpnet_jax.inference.inputs import InputImage, find_images
 from cpnet_jax.inference.load import from_workdir
 from cpnet_jax.inference.outputs import PredictionWriter
 from cpnet_jax.inference.predict_files import predict_files
@@ -303,6 +304,7 @@ def given(monkeypatch):
         return predict_mode.arguments(config, workdir)
 
     flags.FLAGS.mark_as_parsed()
+    monkeypatch.setattr(predict_mode.flags, "given_fields", list)
     return arguments
 
 
@@ -314,6 +316,29 @@ def test_the_network_is_that_of_the_workdir_of_the_configs_own_or_an_exported_on
     assert given(workdir=Path("w"))["settings"] is None, "the workdir's own config counts"
     exported = given(config=config, model="m")
     assert (exported["workdir"], exported["exported"]) == (None, Path("m"))
+
+
+def test_what_earlier_commands_wrote_is_no_input(tmp_path, monkeypatch):
+    """Neither predictions nor a submission of the same folder."""
+    (tmp_path / "predictions" / "submission_ade20k").mkdir(parents=True)
+    for name in ("photo.png", "predictions/submission_ade20k/photo.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    monkeypatch.setattr(predict_mode, "_load", Mock(side_effect=InterruptedError))
+    seen = []
+    monkeypatch.setattr(predict_mode, "find_images", lambda *a, **k: seen.append(find_images(*a, **k)) or seen[-1])
+    with pytest.raises(InterruptedError):
+        predict_mode.predict(
+            [str(tmp_path)],
+            workdir=None,
+            exported=Path("m"),
+            checkpoint="latest",
+            settings=None,
+            multi_scale=None,
+            output=tmp_path / "predictions",
+            overlays=False,
+            probabilities=False,
+        )
+    assert [image.name for image in seen[0].images] == ["photo"] and seen[0].skipped == 1
 
 
 def test_a_config_that_cannot_work_is_refused(given):

@@ -88,8 +88,9 @@ def open_runs(paths: Sequence[AnyPath]) -> list[ComparedRun]:
         if path in paths[:place]:
             raise UserError(f"--runs names {path} twice: name it once")
     runs = [_open(path) for path in paths]
-    for other in runs[1:]:
-        check_comparable(runs[0], other)
+    evaluated = [run for run in runs if run.figures]  # only these have images to compare
+    for first, other in [*((runs[0], run) for run in runs[1:]), *((evaluated[0], run) for run in evaluated[1:])]:
+        check_comparable(first, other)
     return [replace(run, name=name) for run, name in zip(runs, short_names(paths), strict=True)]
 
 
@@ -103,7 +104,8 @@ def _open(path: AnyPath) -> ComparedRun:
     try:
         if figures:
             metadata.check(figures, EVALUATED)
-            metadata.check(figures["per_class"], dict.fromkeys(figures["per_class"], SHARE))
+            for name, share in figures["per_class"].items():
+                metadata.check_value(name, share, SHARE)
     except ValueError as error:
         raise UserError(f"{path / EVALUATION} cannot be used ({reason(error)}): run --mode=eval again") from error
     try:

@@ -18,6 +18,7 @@ from cpnet_jax.inference.export.artifact import Artifact, Weights
 from cpnet_jax.inference.export.interface import check_interface
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.models.cpnet import OUTPUT_STRIDE
+from cpnet_jax.runtime import memory
 from cpnet_jax.runtime.files import AnyPath
 
 
@@ -54,6 +55,8 @@ def load_exported(path: AnyPath, mesh: Mesh) -> TrainedModel:
         try:
             return run(weights, windows, *real)
         except Exception as error:  # JAX, MLIR and XLA have no common base class
+            if memory.is_lacking(error):
+                raise  # the predictor names the fields that help
             raise UserError(
                 f"{path} holds a program that cannot be run ({reason(error)}): export the network again"
             ) from error

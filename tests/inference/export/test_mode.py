@@ -77,6 +77,22 @@ def test_the_best_or_latest_checkpoint_is_exported_into_the_workdir_unless_a_fil
     assert (workdir / "camvid.cpnet").read_text() == str(step)
 
 
+def test_the_file_states_the_given_settings_for_predictions(workdir, tmp_path, monkeypatch):
+    stated = []
+
+    def write(path, *_, origin, **__):
+        path.write_text("a network")
+        stated.append(origin["eval"])
+        return Agreement(0, 1)
+
+    monkeypatch.setattr(export_mode, "export_model", write)
+    config = camvid.get_config()
+    config.eval.multi_scale = True
+    export_workdir(workdir, tmp_path / "m.cpnet", "latest")
+    export_workdir(workdir, tmp_path / "m.cpnet", "latest", config.eval.to_dict())
+    assert [settings["multi_scale"] for settings in stated] == [False, True]
+
+
 @pytest.mark.parametrize(
     ("run", "output", "named"),
     [
