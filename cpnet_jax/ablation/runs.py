@@ -134,7 +134,7 @@ def save_result(run: Run, config: ml_collections.ConfigDict) -> Result:
     )
     [step] = _read(described, f"delete {run.workdir} to train again", total_steps=int)
     for name, wanted in _evaluation_settings(config, step).items():
-        if (found := settings.get(name)) != wanted:
+        if (found := ({"windows": True} | settings).get(name)) != wanted:  # earlier versions had windows only
             raise UserError(
                 f"{path} has {name} {found}, but this config needs {wanted}: evaluate the last step with this config "
                 "by --mode=eval"
@@ -177,6 +177,7 @@ def _evaluation_settings(config: ml_collections.ConfigDict, step: int) -> dict[s
         "scales": list(protocol.scales),
         "flip": protocol.flip,
         "overlap": protocol.overlap,
+        "windows": config.eval.windows,
     }
 
 

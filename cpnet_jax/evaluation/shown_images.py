@@ -35,7 +35,9 @@ def write(folder: AnyPath, sample: Sample, dataset: Dataset) -> None:
 
 def forget(folder: AnyPath) -> None:
     """Removes the index, before another evaluation replaces eval.json; raises OSError."""
-    (folder / FOLDER / INDEX).unlink(missing_ok=True)
+    index = folder / FOLDER / INDEX
+    with files.store_errors(index):
+        index.unlink(missing_ok=True)
 
 
 def write_index(folder: AnyPath, ids: Sequence[str]) -> None:

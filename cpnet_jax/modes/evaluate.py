@@ -167,9 +167,12 @@ def _evaluate(trained: Trained, data: EvaluationData, folder: AnyPath, **of_run:
             f"no pixel in the {evaluation.images} image(s) of split {data.split} has a class of the network: correct "
             "the masks or the class file"
         )
-    if not processes.is_main_process():
-        return
-    # Printed before any file is written, so that the figures survive a failed write.
-    print(f"\n{evaluation.table()}\n\nStep {trained.step}, split {data.split}.", flush=True)
-    publish.write_all(folder, evaluation, evaluator, network, step=trained.step, **of_run)
-    print(f"{folder}/eval.json holds these figures, {folder}/report/index.html shows them.")
+
+    def write() -> None:
+        # Printed before any file is written, so that the figures survive a failed write.
+        print(f"\n{evaluation.table()}\n\nStep {trained.step}, split {data.split}.", flush=True)
+        publish.write_all(folder, evaluation, evaluator, network, step=trained.step, **of_run)
+        print(f"{folder}/eval.json holds these figures, {folder}/report/index.html shows them.")
+
+    # The other processes wait: JAX gives them minutes only from the first exit to the last.
+    processes.on_all(lambda: write() if processes.is_main_process() else None)

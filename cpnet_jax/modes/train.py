@@ -16,7 +16,7 @@ from cpnet_jax.config import build
 from cpnet_jax.config.check import profiled_steps
 from cpnet_jax.config.same_run import check_same_run
 from cpnet_jax.data.device_batches import DeviceBatches
-from cpnet_jax.errors import TrainingDiverged, UserError, reason
+from cpnet_jax.errors import TrainingDiverged, UserError, WriteFailed, reason
 from cpnet_jax.evaluation import publish
 from cpnet_jax.evaluation.evaluate import Evaluation
 from cpnet_jax.evaluation.evaluator import Validation
@@ -295,14 +295,17 @@ def _diverged(
 ) -> TrainingDiverged:
     """Saves the state before the non-finite step; returns the error to raise."""
     step, limit = found.step - 1, experiment.config.optimizer.skip_nonfinite
+    kept = f"the state before it is kept in {workdir}/checkpoints/{step}"
     if step == 0:
         kept = "no step came before it"
-    else:
-        if step not in checkpoints.steps():
-            # With this count, a run that resumes with the same limit stops at the same step again.
-            good = replace(found.state, skipped=jnp.full_like(found.state.skipped, limit))
+    elif step not in checkpoints.steps():
+        # With this count, a run that resumes with the same limit stops at the same step again.
+        good = replace(found.state, skipped=jnp.full_like(found.state.skipped, limit))
+        try:
             checkpoints.save(step, good, position=step, config=experiment.description(), miou=None)
-        kept = f"the state before it is kept in {workdir}/checkpoints/{step}"
+            checkpoints.finish_saving()
+        except WriteFailed as error:
+            kept = f"the state before it could not be kept ({error})"
     return TrainingDiverged(
         f"{found}; {kept}. To skip it, run again with config.optimizer.skip_nonfinite above {limit}. To start over, "
         "name another --workdir with a lower config.optimizer.base_lr, with config.optimizer.warmup_steps or with "

@@ -1,5 +1,6 @@
 """Paths on local disks and in object stores, and atomic writes."""
 
+import errno
 import glob
 import json
 import os
@@ -132,7 +133,7 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
             temporary = Path(folder) / path.name
             yield temporary
             # Object stores show an object only when it is complete.
-            with temporary.open("rb") as source, path.open("wb") as target:
+            with store_errors(path), temporary.open("rb") as source, path.open("wb") as target:
                 shutil.copyfileobj(source, target)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +149,17 @@ def replacing(path: AnyPath) -> Iterator[AnyPath]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def store_errors(path: AnyPath) -> Iterator[None]:
+    """Turns every error of an object store into an OSError: each store raises its own types."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {_first_line(error)}", str(path)) from error
 
 
 def write_bytes(path: AnyPath, data: bytes) -> None:

@@ -168,7 +168,9 @@ def _source() -> str:
 
 def _cpu() -> str:
     """The processor's model and instructions: a program for another one may crash."""
+    kinds = ("model name", "flags", "CPU implementer", "CPU part", "Features")  # the last three on ARM
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        return "".join(next((line for line in lines if line.startswith(kind)), "") for kind in ("model name", "flags"))
+        if found := "".join(next((line for line in lines if line.startswith(kind)), "") for kind in kinds):
+            return found
     return platform.processor()

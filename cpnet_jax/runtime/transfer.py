@@ -141,7 +141,8 @@ def _receive(session: requests.Session, address: str, part: "_Part", name: str) 
             raise Unavailable(f"HTTP status {status} {answer.reason}")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
             raise Unavailable("it answers with a web page instead of the file")
-        if status == requests.codes.ok or not part.size or _start(answer) != part.size:
+        other = _validator(answer) not in ("", part.validator)
+        if status == requests.codes.ok or not part.size or _start(answer) != part.size or other:
             part.restart(_validator(answer))
             if status == requests.codes.partial_content:
                 raise _Interrupted("the server sent another part than was asked for")

@@ -7,8 +7,8 @@ from etils import epath
 from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 
-# Seconds between two uploads of a growing object.
-UPLOAD_SECONDS = 10.0
+# Seconds between two uploads of a growing object: of text, and of TensorBoard's events, which have pictures.
+UPLOAD_SECONDS, EVENTS_SECONDS = 10.0, 120.0
 
 
 class AppendedText:
@@ -48,12 +48,13 @@ class AppendedText:
         self._upload() if self._remote else self._file.close()
 
     def _upload(self) -> None:
-        self._path.write_text(self._text, encoding="utf-8")
+        with files.store_errors(self._path):
+            self._path.write_text(self._text, encoding="utf-8")
         self._uploaded = time.monotonic()
 
 
 class UploadedFile:
-    """A binary file object whose content is uploaded like that of `AppendedText`."""
+    """A binary file object whose content is uploaded again every EVENTS_SECONDS and at the end."""
 
     def __init__(self, url: str) -> None:
         self._path, self._data = epath.Path(url), bytearray()
@@ -63,12 +64,13 @@ class UploadedFile:
         self._data += data
 
     def flush(self) -> None:
-        if time.monotonic() - self._uploaded >= UPLOAD_SECONDS:
+        if time.monotonic() - self._uploaded >= EVENTS_SECONDS:
             self._upload()
 
     def close(self) -> None:
         self._upload()
 
     def _upload(self) -> None:
-        self._path.write_bytes(bytes(self._data))
+        with files.store_errors(self._path):
+            self._path.write_bytes(bytes(self._data))
         self._uploaded = time.monotonic()

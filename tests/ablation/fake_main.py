@@ -31,7 +31,7 @@ evaluation = {
     "mIoU": figure,
     "pixel_accuracy": 1 - figure / 2,
     "per_class": dict.fromkeys(["sky", "sea", *"abcdefghij"], figure / 2),
-    "settings": {"step": 5, "split": "val", "scales": [1.0], "flip": False, "overlap": "sum"},
+    "settings": {"step": 5, "split": "val", "scales": [1.0], "flip": False, "overlap": "sum", "windows": True},
 }
 if row != "none":
     terms = {f"val_affinity_{name}": figure for name in ("unary", "precision", "recall", "specificity")}

@@ -127,7 +127,8 @@ def test_an_evaluation_with_other_settings_is_refused(tmp_path):
     ablation.run(made, 1)
     [run] = made.runs
     evaluation = json.loads((run.workdir / "eval.json").read_text())
-    for name, value in {"step": 4, "split": "test", "scales": [1.0, 0.5], "flip": True, "overlap": "average"}.items():
+    others = {"step": 4, "split": "test", "scales": [1.0, 0.5], "flip": True, "overlap": "average", "windows": False}
+    for name, value in others.items():
         other = evaluation | {"settings": evaluation["settings"] | {name: value}}
         (run.workdir / "eval.json").write_text(json.dumps(other))
         with pytest.raises(UserError, match=f"has {name} {re.escape(str(value))}, but this config needs"):

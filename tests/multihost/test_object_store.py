@@ -116,6 +116,42 @@ def test_metrics_and_events_in_a_bucket_grow_and_continue_after_a_restart(bucket
     assert events and any(b"loss" in data for data in events)
 
 
+def test_a_store_that_fails_while_logging_costs_no_step(bucket, monkeypatch):
+    """The run is asked to stop, and the sentence comes from `check`, after the checkpoint."""
+
+    class HttpError(Exception):
+        pass
+
+    def refuse(*_):
+        raise HttpError("503 Service Unavailable")
+
+    asked = []
+    monkeypatch.setattr(log_files, "UPLOAD_SECONDS", 0)
+    said = r"metrics\.jsonl cannot be written \(HttpError: 503 Service Unavailable\)"
+    workdir = files.as_path("gs://bucket/run")
+    with (
+        pytest.raises(UserError, match=said),
+        MetricsWriter(workdir, 0, on_failure=lambda: asked.append(True)) as writer,
+        monkeypatch.context() as patched,
+    ):
+        patched.setattr(_Upload, "close", refuse)
+        writer.write(1, {"loss": 1.0})
+        assert asked
+        writer.check()
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="HttpError"):
+        patched.setattr(_Upload, "close", refuse)
+        files.write_json(files.as_path("gs://bucket/run/eval.json"), {})
+
+
+def test_events_are_uploaded_less_often_than_metrics(bucket, monkeypatch):
+    monkeypatch.setattr(log_files, "UPLOAD_SECONDS", 0)
+    with MetricsWriter(files.as_path("gs://bucket/run"), 0, on_failure=pytest.fail) as writer:
+        for step in range(20):
+            writer.write(step, {"loss": 1.0})
+    assert bucket.uploads.count("bucket/run/metrics.jsonl") > 20
+    assert sum("events" in name for name in bucket.uploads) == 1
+
+
 def test_metrics_are_not_uploaded_on_every_line(bucket):
     with MetricsWriter(files.as_path("gs://bucket/run"), 0, on_failure=pytest.fail) as writer:
         for step in range(20):

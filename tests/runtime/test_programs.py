@@ -82,6 +82,16 @@ def test_whatever_a_program_may_depend_on_is_part_of_its_key(first, monkeypatch,
     assert make.calls == 1
 
 
+def test_two_arm_processors_are_told_apart(monkeypatch):
+    """Their /proc/cpuinfo has neither a model's name nor flags."""
+    text = "processor : 0\nFeatures : fp asimd\nCPU implementer : 0x41\nCPU part : {}\n"
+    found = set()
+    for part in ("0xd0c", "0xd40"):
+        monkeypatch.setattr(programs.Path, "read_text", lambda *_, part=part, **__: text.format(part))
+        found.add(programs._cpu())
+    assert len(found) == 2 and "" not in found
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "not a program"])
 def test_a_damaged_file_is_replaced_by_a_sound_one(first, damage):
     [path] = stored(first)

@@ -92,6 +92,14 @@ def test_parts_of_two_versions_are_never_joined(server, tmp_path, monkeypatch):
     assert_whole(fetch([server.address + PATH], tmp_path / "file.zip"), tmp_path / "file.zip", server)
 
 
+def test_a_rest_of_another_version_is_not_appended(server, tmp_path, monkeypatch):
+    """From a server that knows Range, and ignores If-Range."""
+    server.files = {PATH: bytes(len(DATA))}
+    interrupted(server, tmp_path / "file.zip", monkeypatch)
+    server.files, server.ignores_if_range = {PATH: DATA}, True
+    assert_whole(fetch([server.address + PATH], tmp_path / "file.zip"), tmp_path / "file.zip", server)
+
+
 def test_a_version_without_a_name_is_not_continued(server, tmp_path, monkeypatch):
     server.validators = False
     interrupted(server, tmp_path / "file.zip", monkeypatch)
