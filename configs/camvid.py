@@ -5,8 +5,8 @@
 The first run downloads the archive of SegNet's repository (0.2 GB): docs/datasets.md. --config.data.source=FOLDER reads
 your copy, a folder or an archive with train, trainannot, val and valannot, and optionally test and testannot.
 
-Meant for one GPU, and not measured: neither mIoU nor time. The plan for an H100 is 13.4 ms a step (docs/plan.md). At
-1.7 times that, 6,000 steps take 2.3 minutes. docs/results.md#camvid-from-scratch has the reasons for the settings.
+Meant for one GPU, and not measured: neither mIoU nor time. --mode=plan gives 13.4 ms a step on an H100. At 1.7 times
+that, 6,000 steps take 2.3 minutes. docs/results.md#camvid-from-scratch has the reasons for the settings.
 
 A short version for two CPU cores takes more than an hour. With earlier settings (no class weights, no jitter, learning
 rate 0.02) it reached 39.9 mIoU on val; with these it was not measured:

@@ -133,7 +133,7 @@ MODES = {
     ),
     "plan": Mode(
         _from("plan"),
-        "Estimate a training step's time and memory on TPU slices by compiling for them; needs no TPU.",
+        "Estimate a training step's time and memory on TPU slices and GPUs; needs neither.",
         flags=(flags.TOPOLOGY, flags.IMAGES_PER_CHIP, flags.FIND_LARGEST),
         needs_config=True,
         uses_devices=False,
