@@ -195,6 +195,7 @@ def _train(
                 published=published,
                 evaluate=evaluate,
                 save=partial(_save, experiment, checkpoints, batches, writer),
+                add_score=lambda step, validation: checkpoints.add_miou(step, _miou(validation)),
                 publish=publish,
                 check_saves=checkpoints.check,
                 monitor=monitor,
@@ -215,9 +216,13 @@ def _save(
     validation: Validation | None,
 ) -> None:
     """Starts writing a checkpoint. Raises UserError if metrics could not be written since the last one."""
-    miou = validation.evaluation.as_json()["mIoU"] if validation else None
+    miou = _miou(validation) if validation else None
     checkpoints.save(step, state, position=batches.position, config=experiment.description(), miou=miou)
     _finish_saving_if_it_fails(writer.check, checkpoints)
+
+
+def _miou(validation: Validation) -> float | None:
+    return validation.evaluation.as_json()["mIoU"]
 
 
 def _steps_of_an_evaluation(experiment: Experiment) -> float:

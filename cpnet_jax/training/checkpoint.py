@@ -16,15 +16,15 @@ from jaxtyping import PyTree
 from orbax.checkpoint.checkpoint_managers import preservation_policy as preservation
 
 from cpnet_jax.errors import Stopped, UserError, WriteFailed
-from cpnet_jax.runtime import processes
+from cpnet_jax.runtime import files, processes
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.training import abandoned_io, checksums, stored_arrays
 
 METRIC = "mIoU"
 # Orbax's names: the files written last, and the mark of a folder that is being written.
 METADATA, COMMITTED, UNFINISHED = "_CHECKPOINT_METADATA", "commit_success.txt", ".orbax-checkpoint-tmp"
-# Where Orbax writes what `save` passes as data and as state.
-POSITION, STATE = "data/metadata", "state"
+# Where Orbax writes what `save` passes as data, as state and as metrics.
+POSITION, STATE, METRICS = "data/metadata", "state", "metrics/metrics"
 DAMAGED = ".damaged"
 # The names of checkpoints: steps without leading zeros.
 NAME = re.compile("0|[1-9][0-9]*")
@@ -139,6 +139,24 @@ class Checkpoints:
                 metrics=None if miou is None else {METRIC: miou},
                 force=True,
             )
+
+    def add_miou(self, step: int, miou: float | None) -> None:
+        """Adds the mIoU of a step that was saved without one, so that it may be the best; keeps one that is there.
+
+        Raises:
+          UserError: if the checkpoint cannot be read or written.
+        """
+        with self._reading(step):
+            if miou is None or _miou(self._manager.metrics(step)) > -math.inf:
+                return
+        processes.on_all(lambda: self._write_miou(step, miou) if processes.is_main_process() else None)
+        self._manager.reload()
+
+    def _write_miou(self, step: int, miou: float | None) -> None:
+        folder = self._directory / str(step)
+        with self._reporting_failures():
+            files.write_json(folder / METRICS, {METRIC: miou})
+            checksums.write(folder)
 
     def check(self) -> None:
         """Raises WriteFailed if the save in progress has failed or the directory is gone. Does not wait."""

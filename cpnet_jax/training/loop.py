@@ -8,8 +8,9 @@ run that resumes from it takes batch t next, so it repeats nothing and skips not
 The evaluation is published after the checkpoint, so that a failure to publish costs no step. A run that resumes at a
 step whose evaluation was not published evaluates it again, publishes it, and goes on.
 
-An evaluation that fails costs no step either: a checkpoint without a mIoU is written before the error is raised. Only a
-single process does this: with several, the others may still be evaluating, and a checkpoint needs all of them.
+An evaluation that fails costs no step either: a checkpoint without a mIoU is written before the error is raised. It gets
+its mIoU when a resumed run has evaluated the step. Only a single process saves there: with several, the others may
+still be evaluating, and a checkpoint needs all of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -47,6 +48,7 @@ def train(
     published: bool,
     evaluate: Callable[[TrainState], Found],
     save: Callable[[TrainState, int, Found | None], None],
+    add_score: Callable[[int, Found], None],
     publish: Callable[[Found, TrainState, int, float], None],
     check_saves: Callable[[], None],
     monitor: Monitor,
@@ -66,6 +68,7 @@ def train(
       published: whether the evaluation of step `start` was published, or none is due.
       evaluate: state -> evaluation.
       save: starts writing a checkpoint of (state, step, evaluation if there was one).
+      add_score: adds the mIoU of (step, evaluation) to its checkpoint, if that was written without.
       publish: writes the results of (evaluation, state, step, seconds that the evaluation took).
       check_saves: raises if the save in progress has failed; does not wait for it.
       monitor: reads the metrics of the steps.
@@ -100,6 +103,8 @@ def train(
                 elapsed = monitor.pause()
                 save(state, step, evaluation)
                 monitor.log(step, {"checkpoint_seconds": elapsed()})
+            elif evaluation is not None:
+                add_score(step, evaluation)
 
             # publish
             if evaluation is not None:

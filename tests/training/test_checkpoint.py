@@ -45,6 +45,38 @@ def test_without_an_evaluation_the_best_is_the_latest(tmp_path):
         assert checkpoints.best() == 2
 
 
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_step_evaluated_after_a_restart_can_be_the_best(tmp_path, restart):
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1, 0.2)
+    save(checkpoints, 2)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.add_miou(2, 0.6)
+    if restart:
+        checkpoints.close()
+        checkpoints = Checkpoints(tmp_path)
+    assert not checkpoints.damaged and checkpoints.best() == 2
+    checkpoints.add_miou(2, 0.9)
+    save(checkpoints, 3, 0.7)
+    save(checkpoints, 4, 0.1)
+    assert checkpoints.best() == 3, "0.6 stays, as saved first"
+    checkpoints.close()
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.steps() == [3, 4]
+
+
+def test_the_best_step_is_kept_although_its_miou_came_later(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1, 0.2)
+        save(checkpoints, 2)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.add_miou(2, 0.6)
+        save(checkpoints, 3, 0.5)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert not checkpoints.damaged and checkpoints.steps() == [2, 3] and checkpoints.best() == 2
+
+
 def test_a_checkpoint_is_read_in_a_folder_that_looks_like_a_pattern(tmp_path):
     """Saving there is refused: see `files.check_is_no_pattern`."""
     with Checkpoints(tmp_path / "run") as checkpoints:

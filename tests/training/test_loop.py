@@ -20,7 +20,7 @@ class Disk:
 
     def __init__(self, broken=(), too_large=()):
         self.events, self.broken, self.too_large = [], set(broken), set(too_large)
-        self.saved, self.published, self.trained = 0, [], []
+        self.saved, self.published, self.trained, self.scored = 0, [], [], set()
 
     def run(self):
         """Starts from the newest checkpoint, as the program does."""
@@ -43,6 +43,7 @@ class Disk:
             published=start == 0 or start in self.published,
             evaluate=self._evaluate,
             save=self._save,
+            add_score=self._add_score,
             publish=self._publish,
             check_saves=lambda: None,
             monitor=monitor,
@@ -64,6 +65,11 @@ class Disk:
     def _save(self, state, step, evaluation):
         self.events.append("save")
         self.saved = step
+        self.scored |= {step} if evaluation else set()
+
+    def _add_score(self, step, evaluation):
+        assert evaluation == "figures" and step == self.saved
+        self.scored.add(step)
 
     def _publish(self, evaluation, state, step, seconds):
         self.events.append("publish")
@@ -102,8 +108,10 @@ def test_an_evaluation_that_fails_costs_no_step_and_is_made_up_for(step):
     with pytest.raises(UserError, match="memory"):
         disk.run()
     assert disk.events[-1] == "evaluate", "the step is saved already"
+    assert step not in disk.scored
     disk.too_large.clear()
     disk.run()
+    assert disk.scored == {2, 4, TOTAL}
     assert disk.trained == list(range(TOTAL)) and disk.published == [2, 4, TOTAL]
 
 
