@@ -8,8 +8,8 @@ run that resumes from it takes batch t next, so it repeats nothing and skips not
 The evaluation is published after the checkpoint, so that a failure to publish costs no step. A run that resumes at a
 step whose evaluation was not published evaluates it again, publishes it, and goes on.
 
-An evaluation that fails costs no step either: a checkpoint without a mIoU is written before the error is raised. It gets
-its mIoU when a resumed run has evaluated the step. Only a single process saves there: with several, the others may
+An evaluation that fails costs no step either: a checkpoint without a mIoU is written before the error is raised. The
+mIoU is added when a resumed run has evaluated the step. Only a single process saves there: with several, the others may
 still be evaluating, and a checkpoint needs all of them.
 """
 
