@@ -12,6 +12,8 @@ seven rows of today's):
     prior_unsupervised 82.7 +- 0.2, prior_bce_without_aggregation 78.9 +- 1.7,
     prior_affinity_without_aggregation 75.1 +- 5.1, prior_bce 83.0 +- 0.6, full 83.0 +- 0.6,
     pairs 84.8 +- 0.3, pairs_unsupervised 82.8 +- 0.7
+
+With --config.total_steps=600, seed 0: none 75.7, psp, non_local and all priors 88.6 to 89.9.
 """
 
 from configs import quickstart
