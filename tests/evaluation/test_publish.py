@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
 
 from configs import folder
 from cpnet_jax.data.catalog import CAMVID
+from cpnet_jax.evaluation import publish, shown_images
 from cpnet_jax.evaluation.data import data_of_run
 from cpnet_jax.evaluation.evaluate import evaluate, merge
 from cpnet_jax.evaluation.evaluator import Evaluator
@@ -54,6 +56,18 @@ def test_what_pictures_show_is_kept_and_little_else(count, processes):
     for place, packed in kept.items():
         np.testing.assert_array_equal(packed.unpack(), predictions[place])
     assert all(len(keep.take(range(len(pairs)))) <= 3 * count for keep in keepers)
+
+
+def test_an_evaluation_without_panels_leaves_no_index_of_older_ones(tmp_path):
+    """As while training: the panels of an earlier evaluation stay, and are not those of the new eval.json."""
+    (tmp_path / "predictions").mkdir()
+    shown_images.write_index(tmp_path, ["old"])
+    config = folder.get_config()
+    config.data.num_classes, config.eval.pictures = len(CAMVID.classes), 0
+    evaluator = Evaluator(config, data_of_run(CAMVID, "val", []))
+    publish.write_all(tmp_path, evaluation(3)[0], evaluator, lambda *_: None, step=2, panels=False)
+    assert json.loads((tmp_path / "eval.json").read_text())["settings"]["step"] == 2
+    assert not (tmp_path / "predictions" / "shown.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,18 @@ def test_the_file_computes_what_the_live_network_does(exported, logits):
     np.testing.assert_array_equal(np.asarray(outputs["classes"])[clear], chosen[clear])
 
 
+def test_a_lack_of_memory_is_left_to_the_predictor_which_knows_the_fields(exported, monkeypatch):
+    def broken(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+    mesh = sharding.make_mesh(jax.devices()[:1])
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "jit", lambda *_, **__: broken)
+        model = load_exported(exported[0], mesh)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="RESOURCE_EXHAUSTED"):
+        model.logits(sharding.to_devices(mesh, WINDOWS[:1]))
+
+
 def test_one_device_equals_eight_inside_another_compiled_function(exported, logits):
     one, eight = jax.make_mesh((1,), ("data",), devices=jax.devices()[:1]), sharding.make_mesh()
     alone = load_exported(exported[0], one).logits(sharding.to_devices(one, WINDOWS))
