@@ -68,7 +68,7 @@ def refused(field, value):
         return None
     except UserError as error:
         message = str(error)
-    assert time.process_time() - start < 1
+    assert time.process_time() - start < 10  # 1.5 seconds on a slow machine
     assert message.startswith(f"config.{field} ") and len(message) < 500 and message.isprintable()
     return message
 

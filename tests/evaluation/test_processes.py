@@ -87,5 +87,5 @@ def test_two_processes_equal_one(folder):
     one, files, panels = evaluated(folder, 1)
     assert one["images"] == len(SIZES)
     assert len([iou for iou in one["per_class"].values() if iou]) > 2, "a network that says something"
-    assert len(panels) == 2 * 3, "two pictures, with labels and predictions"
+    assert len(panels) == 2 * 3 + 1, "two pictures, with labels and predictions, and their index"
     assert evaluated(folder, 2) == (one, files, panels)
