@@ -34,13 +34,13 @@ def check_crop(found: PyTorchWeights, config: ml_collections.ConfigDict) -> None
         return
     if theirs and theirs != ours:
         raise UserError(
-            f"{found.location} was trained with crops of {_size(theirs)} (height, width), and config.data.crop_size is "
-            f"{_size(ours)}: set config.data.crop_size={_size(theirs)}"
+            f"{found.location} was trained with crops of {_values(theirs)} (height, width), and config.data.crop_size "
+            f"is {_values(ours)}: set config.data.crop_size={_values(theirs)}"
         )
     if positions != math.prod(ours) // OUTPUT_STRIDE**2:
-        fitting = " or ".join(map(_size, crops_of(positions)))
+        fitting = " or ".join(map(_values, crops_of(positions)))
         raise UserError(
-            f"{found.location} has a context prior of {positions} positions, and config.data.crop_size={_size(ours)} "
+            f"{found.location} has a context prior of {positions} positions, and config.data.crop_size={_values(ours)} "
             f"has {math.prod(ours) // OUTPUT_STRIDE**2}: set config.data.crop_size to height and width of the crop "
             f"that it was trained with, {fitting}"
         )
@@ -149,10 +149,6 @@ def _spelling(name: str) -> str:
 
 def _names(theirs: Sequence[str], ours: Sequence[str], place: int) -> str:
     return f"class {place} is {theirs[place]!r} there and {ours[place]!r} here"
-
-
-def _size(crop: Sequence[int]) -> str:
-    return f"({','.join(map(str, crop))})"
 
 
 def _values(values: Sequence[int]) -> str:

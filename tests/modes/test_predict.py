@@ -318,7 +318,7 @@ def test_the_network_is_that_of_the_workdir_of_the_configs_own_or_an_exported_on
     assert (exported["workdir"], exported["exported"]) == (None, Path("m"))
 
 
-def test_what_earlier_commands_wrote_is_no_input(tmp_path, monkeypatch):
+def test_what_earlier_commands_wrote_is_no_input(tmp_path, monkeypatch, given):
     """Neither predictions nor a submission of the same folder."""
     (tmp_path / "predictions" / "submission_ade20k").mkdir(parents=True)
     for name in ("photo.png", "predictions/submission_ade20k/photo.png"):
@@ -327,17 +327,7 @@ def test_what_earlier_commands_wrote_is_no_input(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(predict_mode, "find_images", lambda *a, **k: seen.append(find_images(*a, **k)) or seen[-1])
     with pytest.raises(InterruptedError):
-        predict_mode.predict(
-            [str(tmp_path)],
-            workdir=None,
-            exported=Path("m"),
-            checkpoint="latest",
-            settings=None,
-            multi_scale=None,
-            output=tmp_path / "predictions",
-            overlays=False,
-            probabilities=False,
-        )
+        predict_mode.predict(**given(model="m", images=[str(tmp_path)], output=str(tmp_path / "predictions")))
     assert [image.name for image in seen[0].images] == ["photo"]
 
 
