@@ -27,9 +27,12 @@ def start(*arguments, **environment):
 
 
 def finish(processes):
-    """Waits for the processes; returns exit status, stdout and stderr of each."""
+    """Waits for the processes; returns exit status, stdout and stderr of each. A hang fails after 20 minutes.
+
+    A slow machine that runs other tests beside these has taken more than five.
+    """
     try:
-        outputs = [process.communicate(timeout=300) for process in processes]
+        outputs = [process.communicate(timeout=1200) for process in processes]
     finally:
         for process in processes:
             process.kill()

@@ -16,6 +16,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is the oracle: pip install 
 
 import oracles  # noqa: E402
 from parity import starts, torch_cpnet, transfer  # noqa: E402
+from parity.kinks import NearestKink  # noqa: E402
 
 from cpnet_jax import losses  # noqa: E402
 from cpnet_jax.models import CPNet, resnet  # noqa: E402
@@ -23,8 +24,11 @@ from cpnet_jax.training.optimizer import poly_schedule, poly_sgd  # noqa: E402
 from cpnet_jax.training.state import TrainState  # noqa: E402
 from cpnet_jax.training.step import train_step  # noqa: E402
 
-TOLERANCE = {"float64": 1e-8, "float32": 1e-4}
+# Rounding to float32 reaches 1e-4 (of a bias before a BatchNorm); a value beyond a kink gives 5e-3.
+TOLERANCE = {"float64": 1e-8, "float32": 5e-4}
 START = {"float64": starts.anywhere, "float32": starts.away_from_kinks}
+# Standard deviations; in float32, the root mean square of rounding is 5e-6 in the worst layer.
+FROM_KINKS = {"float64": 1e-10, "float32": 8e-6}
 # Not square, and large enough that the last stage's dilation of 4 reaches something. Two images, because torch's
 # BatchNorm is wrong for one (on CPUs, backwards, for gradients with the channels last).
 BATCH, PRIOR_SIZE, IMAGE_SIZE = 2, (6, 5), (48, 40)
@@ -51,8 +55,11 @@ def options(depth, stem):
 
 
 def make_batches():
-    """Images and labels of every step. A quarter of the pixels is not labelled."""
-    rng = np.random.default_rng(1)
+    """Images and labels of every step. A quarter of the pixels is not labelled.
+
+    With most other seeds, a value of a float32 case is too close to a kink for every processor to round it alike.
+    """
+    rng = np.random.default_rng(16)
     images = rng.normal(size=(STEPS, BATCH, *IMAGE_SIZE, 3)).astype(np.float32)
     labels = rng.integers(0, CLASSES, (STEPS, BATCH, *IMAGE_SIZE))
     labels[:, :, :24, :20] = 255
@@ -109,6 +116,7 @@ def run_ours(depth, stem, dtype):
 
 
 def run_torchs(depth, stem, start):
+    """(Torch's results, the smallest distance to a kink in training.)"""
     network = torch_cpnet.CPNet(**options(depth, stem)).double()
     variables = start(CPNet(**options(depth, stem)), IMAGE_SIZE)
     transfer.load(network, variables["params"], variables["batch_stats"], stem)
@@ -122,10 +130,12 @@ def run_torchs(depth, stem, start):
     with torch.no_grad():
         results["outputs in evaluation"] = named(network.eval()(batches[0][0]))
     network.train()
+    nearest = NearestKink()
     for number, (images, labels) in enumerate(batches, start=1):
         sgd.param_groups[0]["lr"] = LR * (1 - (number - 1) / TOTAL_STEPS) ** 0.9
         sgd.zero_grad()
-        output = network(images)
+        with nearest:
+            output = network(images)
         loss, terms = oracles.total_loss(channels_last(output), labels, PRIOR_SIZE)
         loss.backward()
         sgd.step()
@@ -137,7 +147,7 @@ def run_torchs(depth, stem, start):
         results[f"momentum after step {number}"] = copied(momentum)
         results[f"parameters after step {number}"] = copied(transfer.parameters(network))
         results[f"statistics after step {number}"] = copied(transfer.statistics(network))
-    return results
+    return results, nearest.distance
 
 
 def channels_last(output):
@@ -170,7 +180,9 @@ def resnet10():
 def case(request, resnet10):
     """(name, our results, torch's, tolerance)."""
     depth, stem, dtype = request.param
-    return f"R{depth} {dtype}", run_ours(depth, stem, dtype), run_torchs(depth, stem, START[dtype]), TOLERANCE[dtype]
+    theirs, from_kinks = run_torchs(depth, stem, START[dtype])
+    assert from_kinks >= FROM_KINKS[dtype], "rounding can change a gradient: choose another seed of the images"
+    return f"R{depth} {dtype}", run_ours(depth, stem, dtype), theirs, TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
