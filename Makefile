@@ -34,7 +34,7 @@ test-fuzz: $(VENV)/.ready-test-0  ## Read damaged files, MUTATED_FILES=100000 of
 
 test-accelerator: $(VENV)/.ready-test-1  ## Take every item of bench-accelerator in small sizes, on the CPU; minutes.
 	rm -rf .cache/accelerator
-	$(BIN)/python benchmarks/accelerator.py --tiny --out=.cache/accelerator
+	$(BIN)/python benchmarks/accelerator.py --tiny --minutes=60 --out=.cache/accelerator
 
 test-demo: $(VENV)/.ready-demo  ## Drop pictures on the page of --mode=demo, in the browsers that are installed; minutes.
 	$(BIN)/python -m pytest tests/demo
