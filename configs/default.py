@@ -51,7 +51,7 @@ def get_config() -> ml_collections.ConfigDict:
     folder.image_name = "*"  # pattern of image names, without extension; * is the part shared with the mask's name
     folder.mask_name = ""  # pattern of mask names, such as "*_mask" for img_1_mask.png; empty: found from the names
     folder.pairs = ""  # CSV file with the columns image, mask and (optional) split; replaces the four fields above
-    folder.classes = ""  # class file; empty: classes.txt, classes.yaml or classes.yml
+    folder.classes = ""  # class file; empty: found by its name, first classes.txt (docs/your_own_data.md)
     folder.mask_format = "auto"  # "indices" or "colours"; "auto": as the first mask is stored
     folder.orientation = "auto"  # masks of photographs with an EXIF orientation fit them as "stored" or as "turned"
     # Values that become 0 and 255 in images of more than 8 bits, such as (0, 4095); None: found from all images.
