@@ -163,6 +163,8 @@ def _described(
     settings: dict[str, Any] = {"data": source or str(builder.data_dir)}
     if data.matching.unknown:
         settings["ignored_classes"] = list(data.matching.unknown)
+    if config.eval.class_names:
+        settings["class_names"] = [list(pair) for pair in config.eval.class_names]
     notes = data.matching.notes()
     if "+" in data.split and not config.data.eval_split:
         notes.append(

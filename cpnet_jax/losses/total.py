@@ -70,7 +70,8 @@ def total_loss(
         terms["aux"] = pixelwise(output.aux_logits)
         weighted.append((aux_weight, terms["aux"]))
     for name, weight in (term_weights or {}).items():
-        terms[name] = TERMS[name](output, labels, prior_size=prior_size, ignore_label=ignore_label)
+        own = _for_own_labels(output)
+        terms[name] = TERMS[name](own, labels, prior_size=prior_size, ignore_label=ignore_label)
         weighted.append((weight, terms[name]))
     if output.prior is None:
         return weighted_sum(*weighted), terms
@@ -80,3 +81,10 @@ def total_loss(
     terms["clamped_rows"] = to_read.clamped
     terms["loss"] = weighted_sum(*weighted, (prior_weight, to_read.loss.total))
     return weighted_sum(*weighted, (prior_weight, affinity.total)), terms
+
+
+def _for_own_labels(output: Any) -> Any:
+    """The output for a term of TERMS, which may change the labels: known sums of the prior are of the network's."""
+    if getattr(output.prior, "known", None) is None:
+        return output
+    return output._replace(prior=output.prior.replace(known=None))

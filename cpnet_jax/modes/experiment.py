@@ -29,6 +29,7 @@ from cpnet_jax.runtime import memory, processes
 from cpnet_jax.runtime.programs import Programs, Traceable
 from cpnet_jax.training import finetune
 from cpnet_jax.training.state import TrainState
+from cpnet_jax.weights.agreement import unseen
 from cpnet_jax.weights.start import StartingPoint, start_from
 
 # Of the losses, by default.
@@ -131,6 +132,7 @@ class Experiment:
             mean=tuple(data.mean),
             std=tuple(data.std),
             classes=self.dataset.classes,
+            unseen=unseen(self.config),
         )
 
     def abstract_state(self) -> TrainState:

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -223,12 +224,15 @@ class Compiler:
             finally:
                 process.kill()
                 process.wait()
+            if process.returncode == UserError.exit_status and result_file.exists():
+                raise UserError(result_file.read_text(encoding="utf-8"))
             if process.returncode:
                 log.seek(0)
                 raise _failure(process.returncode, log.read(), self._toolchain.update)
             compressed = result_file.read_bytes()
         if path := self._path(images):
-            with files.replacing(path) as temporary:
+            # A failure costs only the time to compile it again.
+            with suppress(OSError), files.replacing(path) as temporary:
                 temporary.write_bytes(compressed)
         return _read(compressed)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ml_collections
 
+from cpnet_jax.errors import UserError
 from cpnet_jax.plan import compiler, topologies
 from cpnet_jax.plan.step import compile_step
 
@@ -19,7 +20,11 @@ def main(request_file: str, result_file: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     config, images = ml_collections.ConfigDict(request["config"]), request["images"]
-    compiled = compile_step(config, topologies.parse(request["topology"]), images)
+    try:
+        compiled = compile_step(config, topologies.parse(request["topology"]), images)
+    except UserError as error:  # for the parent process: the log may have further lines of the compiler
+        Path(result_file).write_text(str(error), encoding="utf-8")
+        sys.exit(UserError.exit_status)
     compiler.write(Path(result_file), {"images": images, **compiled})
 
 

@@ -6,7 +6,7 @@ would load without an error and give wrong results.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 
@@ -22,6 +22,7 @@ CLASSIFIER_KEY = "decode_head.conv_seg.weight"
 # Fields of config.model that tensors do not show -> the context that they are of; "": of the backbone.
 UNSEEN = {"multi_grid": "", "aspp_dilations": "aspp", "pool_sizes": "psp"}
 Crop = tuple[int, int]
+Numbers = tuple[int, ...]
 SHOWN = 2  # names listed in a message; the rest is counted
 # A crop proposed to the user is at most this many times longer than wide, if one with that area exists.
 LONGEST = 3
@@ -78,16 +79,24 @@ def check_auxiliary_head(found: PyTorchWeights, config: ml_collections.ConfigDic
         )
 
 
+def unseen(config: ml_collections.ConfigDict) -> dict[str, Numbers]:
+    """The fields in UNSEEN that change the network of this config, and their values."""
+    context = "" if config.model.context_prior else config.model.context
+    return {field: tuple(config.model[field]) for field, part in UNSEEN.items() if part in ("", context)}
+
+
+def differing_unseen(theirs: Mapping[str, Numbers], ours: Mapping[str, Numbers]) -> dict[str, tuple[Numbers, Numbers]]:
+    """(their value, ours) of each field that both know and whose values differ."""
+    return {field: (theirs[field], ours[field]) for field in ours if field in theirs and theirs[field] != ours[field]}
+
+
 def check_unseen(found: PyTorchWeights, config: ml_collections.ConfigDict) -> None:
     """Raises UserError if a file states other dilations or pool sizes than config.model."""
-    context = "" if config.model.context_prior else config.model.context
-    for field, part in UNSEEN.items():
-        ours, theirs = tuple(config.model[field]), found.network.get(field)
-        if part in ("", context) and theirs is not None and theirs != ours:
-            raise UserError(
-                f"{found.location} was trained with config.model.{field}={_values(theirs)}, and it is {_values(ours)} "
-                f"here: set config.model.{field}={_values(theirs)}"
-            )
+    for field, (theirs, ours) in differing_unseen(found.network, unseen(config)).items():
+        raise UserError(
+            f"{found.location} was trained with config.model.{field}={_values(theirs)}, and it is {_values(ours)} "
+            f"here: set config.model.{field}={_values(theirs)}"
+        )
 
 
 def check_classes(found: PyTorchWeights, classes: Sequence[str], dataset: str) -> None:

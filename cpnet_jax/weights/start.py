@@ -1,9 +1,10 @@
 """Loads the variables that training starts from: a pretrained backbone, or a whole trained network."""
 
+import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from cpnet_jax.models.cpnet import OUTPUT_STRIDE
 from cpnet_jax.runtime import files, processes
 from cpnet_jax.training import patterns
 from cpnet_jax.weights import hub, tensor_files
-from cpnet_jax.weights.agreement import PRIOR_KEY, differing_names
+from cpnet_jax.weights.agreement import PRIOR_KEY, Numbers, differing_names, differing_unseen, unseen
 from cpnet_jax.weights.merge import Variables, merge, paths
 from cpnet_jax.weights.resize_prior import Size, resize_prior
 
@@ -40,6 +41,7 @@ class StartingPoint:
       prior_size: (h, w) of this network's context prior; None if it has none.
       mean, std: by which this network's images are normalised.
       classes: names of this network's classes; empty if they are unknown.
+      unseen: what tensors do not show of this network, see `agreement.unseen`.
     """
 
     backbone: str
@@ -50,6 +52,7 @@ class StartingPoint:
     mean: Sequence[float]
     std: Sequence[float]
     classes: Sequence[str] = ()
+    unseen: Mapping[str, Numbers] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,14 @@ class Loaded:
       origin: where they are from.
       prior_size: (h, w) of their context prior; None without one.
       classes: names of the network's classes; empty if they are unknown.
+      unseen: what tensors do not show of the network, as far as it is known.
     """
 
     variables: Variables
     origin: str
     prior_size: Size | None = None
     classes: Sequence[str] = ()
+    unseen: Mapping[str, Numbers] = dataclasses.field(default_factory=dict)
 
 
 def check_exists(backbone: str, checkpoint: str) -> None:
@@ -133,6 +138,11 @@ def start_from(start: StartingPoint, initial: Variables, mesh: Mesh) -> tuple[Va
             f"Note: {loaded.origin} has other classes ({names}), and training starts from its classifiers: to start "
             "from new ones, --config.init.skip='(aux_)?head/classifier/.*'"
         )
+    lines += [
+        f"Note: {loaded.origin} was trained with config.model.{name}={theirs}, and it is {ours} here; tensors do not "
+        "show this"
+        for name, (theirs, ours) in differing_unseen(loaded.unseen, start.unseen).items()
+    ]
     return sharding.on_every_device(mesh, variables), lines
 
 
@@ -166,8 +176,8 @@ def _read_checkpoint(start: StartingPoint, initial: Variables, mesh: Mesh) -> Lo
         return files_read[0].variables
 
     variables = processes.arrays_from_main(read)
-    size, classes = processes.from_main(lambda: (files_read[0].prior_size, files_read[0].classes))
-    return Loaded(variables, start.checkpoint, size, classes)
+    found = processes.from_main(lambda: replace(files_read[0], variables={}))
+    return replace(found, variables=variables)
 
 
 def _as_workdir(checkpoint: str) -> tuple[str, str | int] | None:
@@ -190,7 +200,7 @@ def _read_workdir(start: StartingPoint, workdir: str, checkpoint: str | int, mes
             f"with {size or 'no context prior of positions'}: set it to (), since it is needed for files only"
         )
     variables, origin = jax.tree.map(np.asarray, found.variables), f"{workdir}/checkpoints/{found.step}"
-    return Loaded(variables, origin, size, found.dataset.classes)
+    return Loaded(variables, origin, size, found.dataset.classes, unseen(found.config))
 
 
 def _check_normalization(start: StartingPoint, workdir: str, config: ml_collections.ConfigDict) -> None:
@@ -213,7 +223,7 @@ def _read_file(start: StartingPoint, initial: Variables) -> Loaded:
         size = _saved_prior_size(start, len(tensors[PRIOR_KEY]), found.crop_size)
         like = jax.eval_shape(partial(resize_prior, old=start.prior_size, new=size), like)
     variables = weights.cpnet_variables(tensors, like=like, skip=start.skip, name=start.checkpoint)
-    return Loaded(variables, start.checkpoint, size, found.classes)
+    return Loaded(variables, start.checkpoint, size, found.classes, found.network)
 
 
 def _with_our_normalization(start: StartingPoint, found: weights.PyTorchWeights) -> dict[str, np.ndarray]:

@@ -73,12 +73,13 @@ def write_workdir(weights: PyTorchWeights, config: ml_collections.ConfigDict, wo
     with locked(workdir), Checkpoints(workdir / "checkpoints") as checkpoints:
         if checkpoints.latest() is not None:
             raise UserError(f"--workdir={workdir} has checkpoints already: name another folder")
+        # First, so that a workdir with a checkpoint is whole.
+        files.write_json(workdir / "config.json", description)
         # One jit of both, so that the compiler drops the initial values that are replaced.
         start = jax.jit(
             lambda loaded: replace(create(), **loaded), out_shardings=sharding.replicated(sharding.make_mesh())
         )
         checkpoints.save(0, start(variables), position=0, config=description, miou=None)
-    files.write_json(workdir / "config.json", description)
     notes = (classes_note(weights, dataset.classes, dataset.name), crop_note(weights, config), _precision_note(config))
     return [note for note in notes if note]
 
@@ -104,8 +105,9 @@ def _description(config: ml_collections.ConfigDict, dataset: Dataset, location: 
 
 
 def write_weights(weights: PyTorchWeights, path: AnyPath) -> None:
-    """Writes loaded weights to a file, by their own names and with their metadata."""
-    tensor_files.write(path, weights.tensors, weights.metadata | _format(weights.normalization))
+    """Writes loaded weights to a file, by their own names, with their metadata and the names of their classes."""
+    classes = {"classes": json.dumps(weights.classes)} if weights.classes else {}
+    tensor_files.write(path, weights.tensors, weights.metadata | classes | _format(weights.normalization))
 
 
 def write_checkpoint(tensors: Tensors, found: Restored, path: AnyPath) -> None:

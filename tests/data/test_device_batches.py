@@ -14,18 +14,20 @@ from cpnet_jax.errors import UserError
 
 
 class Numbers(TrainStream):
-    """A stream whose batches hold their own number; batch `bad` raises UserError."""
+    """A stream whose batches hold their own number; `bad` raises UserError, `held_back` waits for the gate."""
 
-    def __init__(self, position=0, bad=None, patience=0.0):
-        self.position, self.bad, self.patience = position, bad, patience
+    def __init__(self, position=0, bad=None, held_back=None):
+        self.position, self.bad, self.held_back = position, bad, held_back
+        self.gate = threading.Event()
         self.unreadable = []
         self.closed = False
         self.threads = set()
 
     def __next__(self):
         self.threads.add(threading.get_ident())
-        time.sleep(self.patience)
         number = self.position
+        if number == self.held_back:
+            assert self.gate.wait(60), "the consumer waits for a batch that it has not asked for"
         self.position += 1
         if number == self.bad:
             raise UserError(f"example {number}")
@@ -63,13 +65,14 @@ def test_order_is_kept_and_only_taken_batches_count(mesh, ahead, start):
 
 
 def test_the_step_does_not_wait_while_batches_are_ready(mesh):
-    stream = Numbers(patience=0.2)
+    """The fourth batch is ready only after three were taken."""
+    stream = Numbers(held_back=3)
     with DeviceBatches(mesh, stream, ahead=3) as batches:
-        wait_for(lambda: all(waiting.done() for waiting in batches._ahead))
-        began = time.monotonic()
         for _ in range(3):
             next(batches)
-        assert time.monotonic() - began < 0.15
+        assert not stream.gate.is_set()
+        stream.gate.set()
+        next(batches)
 
 
 def test_donating_a_batch_does_not_change_the_next(mesh):

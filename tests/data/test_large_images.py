@@ -16,13 +16,14 @@ def png(height, width):
 def test_only_as_many_pixels_as_allowed_are_in_work(monkeypatch):
     monkeypatch.setattr(large_images, "MOST", 250)
     lock, now, most = threading.Lock(), [0], [0]
+    together = threading.Barrier(2)  # pairs of the eight threads work at the same time
 
     def work(files, pixels):
         with large_images.work_on(*files):
             with lock:
                 now[0] += pixels
                 most[0] = max(most[0], now[0])
-            threading.Event().wait(0.01)
+            together.wait(60)
             with lock:
                 now[0] -= pixels
 

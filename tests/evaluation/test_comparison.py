@@ -361,3 +361,19 @@ def test_what_differs_is_listed_only_once_and_what_is_equal_is_not(made, exporte
     assert differing_fields(runs)["data.crop_size"] == [[32, 48], [24, 40], None]
     assert set(protocols(runs)) == {"flip"}
     assert differing_fields([runs[0], runs[0]]) == {} and protocols([runs[0], runs[2]]) == {}
+
+
+def test_evaluations_that_scored_other_classes_get_a_note_and_those_of_earlier_versions_none(pair):
+    def settings(run, **changed):
+        found = json.loads((run / "eval.json").read_text())["settings"] | {"flip": False} | changed
+        change(run / "eval.json", settings={name: value for name, value in found.items() if value is not None})
+
+    settings(pair[0])
+    settings(pair[1], windows=None)
+    assert protocols(open_runs(pair)) == {}
+    settings(pair[1], windows=False, ignored_classes=["lake"], class_names=[["lane", "road"]])
+    assert protocols(open_runs(pair)) == {
+        "windows": [True, False],
+        "ignored_classes": [[], ["lake"]],
+        "class_names": [[], [["lane", "road"]]],
+    }

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections import namedtuple
 
 import numpy as np
@@ -193,7 +194,11 @@ def heat_of(values):
 
 
 def assert_shows(page, values):
-    np.testing.assert_allclose(drawn(page, 1)[..., :3], heat_of(values.reshape(GRID)), atol=6)
+    """Waits for the browser's next frames, in which the page draws."""
+    expected, deadline = heat_of(values.reshape(GRID)), time.monotonic() + 10
+    while not np.allclose(drawn(page, 1)[..., :3], expected, rtol=0, atol=6) and time.monotonic() < deadline:
+        page.wait_for_timeout(20)
+    np.testing.assert_allclose(drawn(page, 1)[..., :3], expected, rtol=0, atol=6)
 
 
 def name_at(report, position):
@@ -257,7 +262,6 @@ def test_the_slider_shows_earlier_evaluations(page, report):
     slider.focus()
     page.keyboard.press("ArrowLeft")
     assert page.locator("#touch output").first.inner_text() == "step 50"
-    page.wait_for_timeout(100)
     assert_shows(page, report.maps[0].prior.values[11] - np.uint8(50))
 
 

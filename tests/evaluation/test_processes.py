@@ -1,24 +1,19 @@
 """An evaluation has the same result with one process as with two."""
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import random_weights
 from evaluation import evaluate_process
+from multihost.processes import finish, free_port, start
 from raw_data import save
 
 from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.training.checkpoint import Checkpoints
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
 # An odd number of images of several sizes: two processes have different numbers of images and of windows.
 SIZES = [(40, 56), (32, 48), (70, 90), (24, 100), (33, 49)]
@@ -54,29 +49,10 @@ def evaluated(folder, count):
     """(eval.json, names of all written files, the panels) of an evaluation by `count` processes."""
     workdir = folder / f"run_{count}"
     shutil.copytree(folder / "run", workdir)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    program = [sys.executable, evaluate_process.__file__, folder, workdir]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{ROOT}:{ROOT}/tests"}
-    processes = [
-        subprocess.Popen(
-            list(map(str, [*program, index, count, port])),
-            cwd=folder,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for index in range(count)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * count, outputs[0][1] + outputs[-1][1]
-    tables = ["mIoU" in out for out, _ in outputs]
+    port = free_port()
+    ended = finish([start(evaluate_process.__file__, folder, workdir, index, count, port) for index in range(count)])
+    assert [status for status, *_ in ended] == [0] * count, ended[0][2] + ended[-1][2]
+    tables = ["mIoU" in out for _, out, _ in ended]
     assert tables == [True] + [False] * (count - 1), "one process prints the table, for all of them"
     written = sorted(str(path.relative_to(workdir)) for path in workdir.rglob("*"))
     panels = {path.name: path.read_bytes() for path in (workdir / "predictions").iterdir()}

@@ -352,6 +352,25 @@ def test_a_further_term_is_named_and_weighted(monkeypatch):
     assert_close(total, without + 0.5 * terms["mean_logit"], 1e-6)
 
 
+def test_a_term_may_change_the_labels_although_the_prior_knows_sums_of_the_unchanged_ones(monkeypatch):
+    """Training hands the labels to the network, which then sums over the rows of the prior by them."""
+
+    def of_groups(output, labels, *, prior_size, ignore_label):
+        groups = jnp.minimum(losses.downsample_labels(labels, prior_size), 1)
+        return losses.affinity_loss(output.prior, groups, ignore_label=ignore_label).total
+
+    monkeypatch.setitem(losses.TERMS, "groups", of_groups)
+    labels = make_labels(2)[:, :3, :2].repeat(8, axis=1).repeat(8, axis=2)
+    features = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 4)).astype(np.float32))
+    prior = models.PriorFactors(features, features[0].T, jnp.zeros(6))
+    targets = losses.AffinityTargets(losses.downsample_labels(jnp.asarray(labels), GRID))
+    found = []
+    for known in (None, (targets, prior.row_sums(targets))):
+        output = models.CPNetOutput(jnp.zeros((2, *GRID, CLASSES)), None, prior.replace(known=known))
+        found.append(losses.total_loss(output, labels, term_weights={"groups": 1.0})[1])
+    assert found[0]["groups"] == found[1]["groups"] != found[0]["affinity_unary"]
+
+
 def test_a_loss_of_weight_zero_costs_no_backward_pass(prior):
     def flops(**weights):
         grad = affinity(np.zeros((2, 6), np.int32), **weights)

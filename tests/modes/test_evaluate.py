@@ -104,6 +104,7 @@ def test_several_classes_of_the_data_are_scored_as_one_of_the_network(run, tmp_p
     names = (("heaven", "sky"), ("street", "road"), ("lane", "road"))
     found = evaluated(run, config_for(source, tmp_path / "data", **{"eval.class_names": names}))
     assert figures(found) == figures(own(run))
+    assert found["settings"]["class_names"] == [list(pair) for pair in names]
 
 
 def test_classes_that_the_data_do_not_have_are_left_out_of_the_means_and_wrong_if_predicted(run, tmp_path):

@@ -1,7 +1,12 @@
 """--mode=plan as a whole: a small network compiled by libtpu, if installed, and users' mistakes."""
 
+import dataclasses
+import errno
 import importlib.util
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from forked_program import run_all
@@ -14,8 +19,9 @@ from cpnet_jax.models.backbones import BACKBONES
 from cpnet_jax.models.contexts import CONTEXTS
 from cpnet_jax.modes.plan import plan
 from cpnet_jax.plan import compiler, topologies
-from cpnet_jax.plan.compiler import TOOLCHAINS, Compiler
+from cpnet_jax.plan.compiler import TOOLCHAINS, Compiled, Compiler
 from cpnet_jax.plan.figures import figures
+from cpnet_jax.runtime import files
 
 SLICE = topologies.parse("v5e:2x2")
 WITH_LIBTPU = pytest.mark.skipif(
@@ -173,6 +179,46 @@ def test_the_compilers_output_is_shown_if_it_fails(installed, tmp_path):
     with pytest.raises(RuntimeError, match="v5e:3x5"):
         Compiler(small(), impossible, tmp_path).compile(1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_costs_no_plan(installed, monkeypatch, tmp_path):
+    step, popen = Compiled(2, 1, {}, 1, [], [], None, 1, None, 1.0), subprocess.Popen
+
+    def start(command, **options):
+        compiler.write(Path(command[-1]), dataclasses.asdict(step))
+        return popen([sys.executable, "-S", "-c", ""], **options)
+
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(files, "replacing", full)
+    assert Compiler(small(), SLICE, tmp_path).compile(2) == step
+
+
+def test_a_mistake_that_only_the_process_that_compiles_finds_is_one_sentence(installed, monkeypatch):
+    """Such as a pattern in config.finetune that matches nothing: only that process builds the network."""
+    popen = subprocess.Popen
+    program = """
+import sys
+from cpnet_jax.errors import UserError
+from cpnet_jax.plan import worker
+def compile_step(config, topology, images):
+    raise UserError(f"config.finetune.freeze is {config.finetune.freeze}")
+worker.compile_step = compile_step
+try:
+    worker.main(*sys.argv[1:])
+finally:
+    print("the compiler's last words")
+"""
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda command, **options: popen([sys.executable, "-c", program, *command[3:]], **options)
+    )
+    config = small()
+    config.finetune.freeze = ("backbne/.*",)
+    with pytest.raises(UserError) as refused:
+        Compiler(config, SLICE, None).compile(1)
+    assert str(refused.value) == "config.finetune.freeze is ['backbne/.*']"
 
 
 def test_images_that_are_not_a_multiple_of_accumulate_are_refused(installed):

@@ -19,10 +19,11 @@ from cpnet_jax.runtime import distributed
 
 ROOT = Path(__file__).parents[2]
 START = """
-import sys, jax
+import os, sys, jax
 from cpnet_jax.runtime import distributed
 address, count, index = sys.argv[1:] or (None, None, None)
-distributed.start(address, count and int(count), index and int(index), timeout=5)
+timeout = float(os.environ.get("TIMEOUT", 5))
+distributed.start(address, count and int(count), index and int(index), timeout=timeout)
 print("processes", jax.process_count(), "runtime", jax.distributed.is_initialized())
 """
 MISTAKES = {
@@ -76,7 +77,7 @@ def test_a_single_process_starts_no_distributed_runtime(launched):
     )
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", **launched}
     result = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", code], env=environment, cwd=ROOT, timeout=60
+        [sys.executable, "-W", "error::UserWarning", "-c", code], env=environment, cwd=ROOT, timeout=300
     )
     assert result.returncode == 0
 
@@ -103,11 +104,11 @@ def test_a_process_that_waits_says_for_whom_and_how_to_run_alone():
 def test_launchers_are_recognised_and_missing_processes_are_reported():
     def slurm(index):
         job = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "localhost"}
-        return job | {"SLURM_NTASKS": "2", "SLURM_PROCID": index, "SLURM_LOCALID": index}
+        return job | {"SLURM_NTASKS": "2", "SLURM_PROCID": index, "SLURM_LOCALID": index, "TIMEOUT": "300"}
 
     def open_mpi(index):
         job = {"OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://127.0.0.1:34911", "OMPI_COMM_WORLD_SIZE": "2"}
-        return job | {"OMPI_COMM_WORLD_RANK": index, "OMPI_COMM_WORLD_LOCAL_RANK": index}
+        return job | {"OMPI_COMM_WORLD_RANK": index, "OMPI_COMM_WORLD_LOCAL_RANK": index, "TIMEOUT": "300"}
 
     job = slurm("0")
     together = [start("-c", START, **job), start("-c", START, **job | {"SLURM_PROCID": "1"})]
@@ -130,7 +131,7 @@ from cpnet_jax.runtime import background, distributed, exit_status
 address, index, status = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
 def program():
-    distributed.start(address, 2, index, timeout=30)
+    distributed.start(address, 2, index, timeout=300)
     jax.devices()
     if index == 0:
         background.run(threading.Event().wait)

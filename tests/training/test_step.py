@@ -88,8 +88,8 @@ def test_one_device_equals_eight_in_losses_statistics_and_parameters(one_device)
             # The gradient jumps where rounding decides whether an activation is zero.
             rtol = 1e-2 if name == "gradient_norm" else 2e-4
             np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, err_msg=name)
-    for name in ("loss", "gradient_norm"):
-        np.testing.assert_allclose(history8[0][name], history[0][name], rtol=1e-6, err_msg=name)
+    for name, rtol in (("loss", 1e-5), ("gradient_norm", 1e-3)):
+        np.testing.assert_allclose(history8[0][name], history[0][name], rtol=rtol, err_msg=name)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3 * np.abs(b).max() + 1e-7),
         state8.batch_stats,

@@ -31,8 +31,15 @@ EVALUATED = {
     "settings.data": metadata.or_null(metadata.TEXT),
     "settings.step": metadata.whole(0, metadata.LARGEST_STEP),
 }
-# The settings of an evaluation that decide its figures.
-PROTOCOL = ("scales", "flip", "overlap", "windows")
+# The settings of an evaluation that decide its figures, and the values where eval.json has none.
+PROTOCOL: dict[str, Any] = {
+    "scales": None,
+    "flip": None,
+    "overlap": None,
+    "windows": True,
+    "ignored_classes": [],
+    "class_names": [],
+}
 
 
 @dataclass(frozen=True)
@@ -212,7 +219,7 @@ def _shared(parts: Sequence[tuple[str, ...]]) -> int:
 
 def protocols(runs: Sequence[ComparedRun]) -> dict[str, list[Any]]:
     """The settings of the evaluations that are not the same in all evaluated runs: name -> value of each run."""
-    found = {name: [run.settings.get(name) for run in runs] for name in PROTOCOL}
+    found = {name: [run.settings.get(name, usual) for run in runs] for name, usual in PROTOCOL.items()}
     differ = {}
     for name, values in found.items():
         known = [value for run, value in zip(runs, values, strict=True) if run.figures]

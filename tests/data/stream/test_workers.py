@@ -54,8 +54,10 @@ def test_closing_frees_shared_memory():
     before = set(Path("/dev/shm").glob("psm_*"))
     with training(workers=1, threads=1) as batches:
         kept = [jax.device_put(batch["image"]) for batch in islice(batches, 5)]
-    deadline = time.monotonic() + 5
-    while set(Path("/dev/shm").glob("psm_*")) - before:
+        made = set(Path("/dev/shm").glob("psm_*")) - before  # some may be of other tests, which close theirs as well
+        assert made
+    deadline = time.monotonic() + 60
+    while made & set(Path("/dev/shm").glob("psm_*")):
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert len(kept) == 5

@@ -18,8 +18,9 @@ from cpnet_jax import sharding, weights
 from cpnet_jax.config import build
 from cpnet_jax.config.same_run import as_dict, check_same_run
 from cpnet_jax.data.catalog import CAMVID
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, WriteFailed
 from cpnet_jax.inference.load import restore
+from cpnet_jax.runtime import files
 from cpnet_jax.training import checksums
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.weights import tensor_files
@@ -189,6 +190,28 @@ def test_a_workdir_with_checkpoints_is_not_overwritten(converted):
     file, workdir = converted
     with pytest.raises(UserError, match="has checkpoints already: name another"):
         run(file, config=config(), workdir=workdir)
+
+
+def test_a_conversion_that_failed_can_be_repeated(converted, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise WriteFailed("the disk is full")
+
+    for broken in ((files, "write_json"), (Checkpoints, "save")):
+        with monkeypatch.context() as patch, pytest.raises(WriteFailed):
+            patch.setattr(*broken, fail)
+            run(converted[0], config=config(), workdir=tmp_path / "run")
+    run(converted[0], config=config(), workdir=tmp_path / "run")
+    assert restore(tmp_path / "run", sharding.make_mesh()).step == 0
+    assert (tmp_path / "run" / "config.json").exists()
+
+
+def test_from_file_to_file_the_names_of_the_classes_stay(tensors, tmp_path):
+    """Those of mmsegmentation are a tuple, which a safetensors file cannot hold."""
+    pytest.importorskip("torch", reason="torch writes its own files")
+    swapped = (CAMVID.classes[1], CAMVID.classes[0], *CAMVID.classes[2:])
+    tensor_files.write(tmp_path / "bgr.pth", tensors, {"CLASSES": swapped})
+    run(tmp_path / "bgr.pth", output=tmp_path / "rgb.safetensors", order="bgr")
+    assert weights.load(str(tmp_path / "rgb.safetensors")).classes == swapped
 
 
 def test_weights_of_another_network_leave_no_workdir(converted, tmp_path):

@@ -61,6 +61,9 @@ def test_a_file_of_this_project_states_its_prior_size(tmp_path):
     _, variables, lines = start(checkpoint=path)
     assert_equal(variables, resize_prior(saved, (6, 4), (4, 6)))
     assert lines[1:] == ["The context prior is resized from 6x4 to 4x6."]
+    stated = OURS | {"crop_size": "[48, 32]", "network": '{"multi_grid": [1, 2]}'}
+    *_, lines = start(checkpoint=write_cpnet(tmp_path / "grid.safetensors", saved, stated), unseen={"multi_grid": ()})
+    assert "was trained with config.model.multi_grid=(1, 2), and it is () here" in lines[-1]
     with pytest.raises(UserError, match=r"prior_size is \(4, 6\), but .* was trained with \(6, 4\): set it to \(\)"):
         start(checkpoint=path, saved_prior_size=(4, 6))
 

@@ -17,6 +17,7 @@ from cpnet_jax.modes import train as train_mode
 from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.state import TrainState
+from cpnet_jax.weights.agreement import unseen
 from cpnet_jax.weights.resize_prior import resize_prior
 
 CLASSIFIERS = ("head/classifier/.*", "aux_head/classifier/.*")
@@ -179,6 +180,18 @@ def test_other_classes_of_the_same_number_are_reported(workdir):
     *_, lines = start(checkpoint=str(workdir), classes=[*names[:9], "kerb", "verge"], skip=(pattern,))
     assert len(lines) == 1
     *_, lines = start(checkpoint=str(workdir), classes=names)
+    assert len(lines) == 1
+
+
+def test_other_dilations_and_pool_sizes_are_reported_if_the_network_has_them(workdir):
+    changed = make_config()
+    changed.model.update(multi_grid=(1, 2), pool_sizes=(1, 2))  # the network has no pyramid pooling
+    *_, lines = start(checkpoint=str(workdir), unseen=unseen(changed))
+    assert lines[1:] == [
+        f"Note: {workdir}/checkpoints/7 was trained with config.model.multi_grid=(), and it is (1, 2) here; tensors do "
+        "not show this"
+    ]
+    *_, lines = start(checkpoint=str(workdir), unseen=unseen(make_config()))
     assert len(lines) == 1
 
 
