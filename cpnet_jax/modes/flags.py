@@ -103,8 +103,8 @@ def workdir_of(config: ml_collections.ConfigDict | None, workdir: AnyPath | None
 
 
 def given_fields() -> list[str]:
-    """The names of the config's fields that are set on the command line."""
-    return list(config_flags.get_override_values(flags.FLAGS[CONFIG.name]))
+    """The names of the config's fields that are set on the command line; none without --config."""
+    return list(config_flags.get_override_values(flags.FLAGS[CONFIG.name])) if CONFIG.present else []
 
 
 def checkpoint_of(config: ml_collections.ConfigDict | None) -> str | int:

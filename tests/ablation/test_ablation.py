@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks import ablation
 from cpnet_jax.ablation import devices, report, runs
+from cpnet_jax.config.same_run import as_dict
 from cpnet_jax.errors import UserError
 from cpnet_jax.runtime import exit_status
 
@@ -27,7 +28,19 @@ ROWS = ["none", "aux", "full"]
 @pytest.fixture(autouse=True)
 def fake_main(monkeypatch):
     monkeypatch.setattr(ablation, "MAIN", FAKE)
+    monkeypatch.setattr(runs, "count_parameters", count_parameters)
     monkeypatch.chdir(ROOT)
+
+
+COUNTED: dict[str, int] = {}
+
+
+def count_parameters(config, classes, count=runs.count_parameters):
+    """The counts of the few networks of these tests, each computed once."""
+    network = json.dumps([as_dict(config)["model"], classes, list(config.data.crop_size)])
+    if network not in COUNTED:
+        COUNTED[network] = count(config, classes)
+    return COUNTED[network]
 
 
 def make(out, rows=ROWS, seeds=(0, 1), overrides=(), classes=(), prior=False):

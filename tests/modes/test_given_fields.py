@@ -36,6 +36,11 @@ def other_network(tmp_path_factory):
     return run_modes(tmp_path_factory.mktemp("run"), "--config.model.channels=8")
 
 
+@pytest.mark.parametrize("mode", ["predict", "demo"])
+def test_an_exported_file_needs_no_config(exported_network, mode):
+    assert_is_one_sentence(exported_network[None, mode], "m.cpnet")
+
+
 @pytest.mark.parametrize("field", ["--config.model.channels=8", "--checkpoint=best"])
 def test_an_exported_file_decides_what_the_network_is(exported_network, field):
     for mode in ("predict", "demo", "eval"):
@@ -53,6 +58,7 @@ def exported_network(tmp_path_factory):
         for field in ("--config.model.channels=8", "--checkpoint=best")
         for mode in ("predict", "demo", "eval")
     }
+    commands |= {(None, mode): [f"--mode={mode}", f"--model={folder}/m.cpnet"] for mode in ("predict", "demo")}
     for (_, mode), command in commands.items():
         command += [f"--images={folder}/photo.png"] if mode == "predict" else []
         command += [f"--workdir={folder}/run"] if mode == "eval" else []

@@ -67,19 +67,26 @@ ALONE = {
 }
 
 
-@pytest.mark.parametrize("launched", ALONE.values(), ids=ALONE)
-def test_a_single_process_starts_no_distributed_runtime(launched):
+START_ALONE = """
+import json, os, sys, jax
+from cpnet_jax.runtime import distributed
+sys.modules["kubernetes"] = None  # JAX would warn that it is missing
+for name, launched in json.loads(sys.argv[1]).items():
+    os.environ.update(launched)
+    distributed.start()
+    distributed.start(num_processes=1)
+    assert not jax.distributed.is_initialized(), name
+    for variable in launched:
+        del os.environ[variable]
+"""
+
+
+def test_a_single_process_starts_no_distributed_runtime():
     """In a new process, since JAX refuses to connect to others after it has used devices."""
-    code = (
-        "import sys, jax; from cpnet_jax.runtime import distributed; "
-        "sys.modules['kubernetes'] = None; "  # JAX would warn that it is missing
-        "distributed.start(); distributed.start(num_processes=1); assert not jax.distributed.is_initialized()"
-    )
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", **launched}
-    result = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", code], env=environment, cwd=ROOT, timeout=300
-    )
-    assert result.returncode == 0
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    program = [sys.executable, "-W", "error::UserWarning", "-c", START_ALONE, json.dumps(ALONE)]
+    result = subprocess.run(program, env=environment, cwd=ROOT, timeout=300, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
 
 
 def test_an_unknown_open_mpi_is_refused():
