@@ -20,8 +20,9 @@ def main(request_file: str, result_file: str) -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     request = json.loads(Path(request_file).read_text(encoding="utf-8"))
     config, images = ml_collections.ConfigDict(request["config"]), request["images"]
+    topology = topologies.parse(request["topology"])
     try:
-        compiled = compile_step(config, topologies.parse(request["topology"]), images)
+        compiled = compile_step(config, topology, images)
     except UserError as error:  # for the parent process: the log may have further lines of the compiler
         Path(result_file).write_text(str(error), encoding="utf-8")
         sys.exit(UserError.exit_status)

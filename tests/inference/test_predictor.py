@@ -185,7 +185,7 @@ def test_a_canvas_cut_into_tiles_gives_the_same(name, windows):
     assert_agrees(predictor, make_images(), expected(PROTOCOLS[name]))
 
 
-def test_a_cpnet_agrees_with_the_reference(small_backbone):
+def test_a_cpnet_agrees_with_the_reference():
     crop, protocol = (32, 48), Protocol(scales=(0.75, 1.5), flip=True)
     logits, images = tiny_cpnet(crop), make_images([(32, 48), (20, 31), (45, 81)])
     predictor = Predictor(trained(logits, crop=crop), make_mesh(8), protocol=protocol, batch_size=1)
