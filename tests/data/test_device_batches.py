@@ -70,7 +70,6 @@ def test_the_step_does_not_wait_while_batches_are_ready(mesh):
     with DeviceBatches(mesh, stream, ahead=3) as batches:
         for _ in range(3):
             next(batches)
-        assert not stream.gate.is_set()
         stream.gate.set()
         next(batches)
 

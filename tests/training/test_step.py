@@ -88,6 +88,7 @@ def test_one_device_equals_eight_in_losses_statistics_and_parameters(one_device)
             # The gradient jumps where rounding decides whether an activation is zero.
             rtol = 1e-2 if name == "gradient_norm" else 2e-4
             np.testing.assert_allclose(ours[name], theirs[name], rtol=rtol, err_msg=name)
+    # The first step is closer. On some processors rounding moves an activation across zero even there.
     for name, rtol in (("loss", 1e-5), ("gradient_norm", 1e-3)):
         np.testing.assert_allclose(history8[0][name], history[0][name], rtol=rtol, err_msg=name)
     jax.tree.map(

@@ -180,7 +180,8 @@ def test_four_devices_train_as_one_and_evaluate(folder, finished):
     assert result.returncode == 0, result.stderr
     assert "4 CPU device(s)" in result.stdout
     assert json.loads((workdir / "eval.json").read_text())["images"] == 3
-    # Each step multiplies what rounding differs by; training.test_step looks closer on a calmer problem.
+    # BatchNorm, ReLU and the step multiply what rounding differs by, on some processors beyond 1e-5;
+    # training.test_step looks closer on a calmer problem.
     for line, reference in zip(read_metrics(workdir)[:2], read_metrics(finished[0])[:2], strict=True):
         for name in ("loss", "segmentation", "affinity_recall"):
             assert line[name] == pytest.approx(reference[name], rel=1e-3), name
