@@ -131,7 +131,9 @@ def get_config() -> ml_collections.ConfigDict:
     # Evaluation and prediction.
     config.eval = evaluation = ml_collections.ConfigDict()
     evaluation.class_names = ()  # pairs of a class of other data and the network's name for it: (("auto", "car"),)
-    evaluation.checkpoint = "latest"  # checkpoint of --mode=eval: "latest" or "best" (by validation mIoU)
+    # Checkpoint of --mode=eval: "latest" or "best" (by validation mIoU). Also of predict, demo, export and convert, if
+    # --config or a field of it is given.
+    evaluation.checkpoint = "latest"
     evaluation.multi_scale = False  # True: the paper's protocol, at all scales below and flipped
     evaluation.scales = (0.5, 0.75, 1.0, 1.5, 1.75)  # factors on the image's sides, with multi_scale
     evaluation.flip = True  # also predict the mirrored image, with multi_scale

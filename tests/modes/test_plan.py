@@ -167,7 +167,9 @@ def test_a_mistake_prints_one_line_and_exits_2(mistakes, mistake):
     assert line.startswith("error: ") and MISTAKES[mistake][1] in line
 
 
-@pytest.mark.parametrize(("name", "command"), [("v5e:2x2", "install libtpu"), ("h100:8", r"install 'jax\[cuda13\]'")])
+@pytest.mark.parametrize(
+    ("name", "command"), [("v5e:2x2", r"install 'jax\[tpu\]'"), ("h100:8", r"install 'jax\[cuda13\]'")]
+)
 def test_without_the_compiler_the_error_says_how_to_install_it(monkeypatch, name, command):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=command):
