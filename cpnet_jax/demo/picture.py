@@ -16,8 +16,7 @@ from cpnet_jax.errors import UserError
 from cpnet_jax.evaluation.report.embed import shrink
 from cpnet_jax.inference.images import read_image
 from cpnet_jax.inference.model import TrainedModel
-from cpnet_jax.inference.predictor import Predictor, check_windows
-from cpnet_jax.inference.settings import limits, make_protocol
+from cpnet_jax.inference.settings import make_predictor
 
 # Limits of a file: its bytes, and its pixels, of which an image needs 3 bytes each in memory.
 LARGEST_FILE = 32 * 2**20
@@ -62,11 +61,8 @@ def make_predict(
       UserError: if the network cannot predict with these settings.
     """
     settings = model.origin.get("eval") or {} if settings is None else settings
-    check_windows(settings.get("windows", True), any_size=model.any_size)
     longest = min(MOST_CROPS * max(model.crop_size), LONGEST_SIDE)
-    predictor = Predictor(
-        model, mesh, protocol=make_protocol(settings), windows=settings.get("windows", True), **limits(settings)
-    )
+    predictor = make_predictor(model, mesh, settings)
 
     def predict(path: Path) -> Prediction:
         image = read_bounded(path, model)

@@ -28,7 +28,7 @@ from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import Network
 from cpnet_jax.inference.predictor import Inputs, Predictor, check_windows
 from cpnet_jax.inference.prior_maps import Position, choose_positions, ideal_rows, prior_rows, sample_priors
-from cpnet_jax.inference.settings import check_batch_fits, limits, make_protocol, windows_at_once
+from cpnet_jax.inference.settings import check_batch_fits, make_predictor, make_protocol, windows_at_once
 from cpnet_jax.inference.windows import scaled_size, window_offsets
 from cpnet_jax.runtime import processes
 from cpnet_jax.runtime.progress import track
@@ -149,7 +149,7 @@ class Evaluator:
         def logits(inputs: Inputs, batch: WindowBatch) -> Float[Array, "b h/8 w/8 k"]:
             output = network(*inputs)
             if losses is not None:
-                losses.add(output, batch)
+                losses.add(output, batch, *inputs[1:])
             return output.logits
 
         places, keep = processes.my_places(len(self)), KeptPredictions(self.pictures)
@@ -254,8 +254,7 @@ class Evaluator:
             logits=lambda *inputs: network(*inputs).logits,
             any_size=self._any_size,
         )
-        settings = self._config.eval.to_dict()
-        return Predictor(model, self._mesh, protocol=self._protocol, windows=settings["windows"], **limits(settings))
+        return make_predictor(model, self._mesh, self._config.eval.to_dict())
 
     @cached_property
     def _losses(self) -> Callable[..., dict[str, Array]]:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from cpnet_jax import sharding
 from cpnet_jax.inference.cutting import Window, WindowBatch
@@ -22,15 +22,21 @@ Terms = dict[str, Float[Array, " b"]]
 RUNNING = 2
 
 
-def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any, "b h w"]], Terms]:
-    """Returns a function (output, labels) -> the loss and its terms of each window alone, split over the mesh.
+def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[..., Terms]:
+    """Returns a function (output, labels, real=None) -> the loss and its terms of each window alone, split over the
+    mesh; `real` is that of `losses.total_loss`.
 
     Args:
       loss: see `losses.total_loss`.
     """
 
     def losses(
-        block_rows: int | None, bfloat16: bool, shared: PyTree, own: PyTree, labels: UInt8[Array, "b h w"]
+        block_rows: int | None,
+        bfloat16: bool,
+        shared: PyTree,
+        own: PyTree,
+        labels: UInt8[Array, "b h w"],
+        *real: Bool[Array, "b h8 w8"],
     ) -> Terms:
         labels = labels.astype(jnp.int32)
 
@@ -39,7 +45,7 @@ def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any,
             logits, aux_logits, each = jax.tree.map(one, own)
             prior = PriorFactors(*each, *shared, block_rows=block_rows, bfloat16=bfloat16) if each else None
             output = CPNetOutput(logits, aux_logits, prior)
-            value, terms = loss(output, one(labels))
+            value, terms = loss(output, one(labels), **({"real": one(*real)} if real else {}))
             return {"loss": value} | terms
 
         # One window at a time, because the loss of a batch is one number.
@@ -50,11 +56,14 @@ def compiled_losses(loss: Loss, mesh: Mesh) -> Callable[[CPNetOutput, UInt8[Any,
         """The program for priors that are computed in this way."""
         return jax.jit(sharding.per_device(partial(losses, block_rows, bfloat16), mesh, replicated=1))
 
-    def of_output(output: CPNetOutput, labels: UInt8[Any, "b h w"]) -> Terms:
+    def of_output(
+        output: CPNetOutput, labels: UInt8[Any, "b h w"], real: Bool[Array, "b h8 w8"] | None = None
+    ) -> Terms:
         logits, aux_logits, prior = output
         shared, each = prior.parts() if prior else ((), ())
         run = compiled(prior.block_rows, prior.bfloat16) if prior else compiled(None, False)
-        return run(shared, (logits, aux_logits, each), sharding.to_devices(mesh, labels))
+        padding = () if real is None else (real,)
+        return run(shared, (logits, aux_logits, each), sharding.to_devices(mesh, labels), *padding)
 
     return of_output
 
@@ -67,14 +76,19 @@ class WindowLosses:
       ignore_label: label of the padding of windows that reach beyond their image.
     """
 
-    def __init__(self, losses: Callable[[CPNetOutput, UInt8[Any, "b h w"]], Terms], *, ignore_label: int) -> None:
+    def __init__(self, losses: Callable[..., Terms], *, ignore_label: int) -> None:
         self._losses, self._ignore_label = losses, ignore_label
         self._running: deque[tuple[list[int], Terms]] = deque()
         self._sums: dict[str, float] = {}
         self._count = 0
 
-    def add(self, output: CPNetOutput, batch: WindowBatch) -> None:
-        """Adds the windows of a batch that count, given the network's output for it."""
+    def add(self, output: CPNetOutput, batch: WindowBatch, real: Bool[Array, "b h8 w8"] | None = None) -> None:
+        """Adds the windows of a batch that count, given the network's output for it.
+
+        Args:
+          real: False for positions that only pad a whole image, which no term contains. The padding of windows counts
+            as in training.
+        """
         labels = np.full((len(batch.devices) * batch.slots, *batch.size), self._ignore_label, np.uint8)
         counted = []
         for slot, window in batch.numbered():
@@ -82,7 +96,7 @@ class WindowLosses:
                 _write_label(labels[slot], window)
                 counted.append(slot)
         if counted:
-            self._running.append((counted, self._losses(output, labels)))
+            self._running.append((counted, self._losses(output, labels, real)))
         while len(self._running) > RUNNING:
             self._sum(*self._running.popleft())
 

@@ -6,9 +6,31 @@ from typing import Any, get_args
 from jax.sharding import Mesh
 
 from cpnet_jax.errors import UserError
-from cpnet_jax.inference.predictor import usual_batch_size
+from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.inference.predictor import Predictor, usual_batch_size
 from cpnet_jax.inference.protocol import Overlap, Protocol
 from cpnet_jax.runtime import memory
+
+
+def make_predictor(
+    model: TrainedModel, mesh: Mesh, settings: Mapping[str, Any], multi_scale: bool | None = None
+) -> Predictor:
+    """Makes a predictor with the fields of config.eval; unset ones have their defaults.
+
+    Args:
+      multi_scale: see `make_protocol`.
+
+    Raises:
+      UserError: if the model cannot predict with these settings, or a batch is larger than this machine's memory.
+    """
+    check_batch_fits(settings, model.crop_size, mesh)
+    return Predictor(
+        model,
+        mesh,
+        protocol=make_protocol(settings, multi_scale),
+        windows=settings.get("windows", True),
+        **_limits(settings),
+    )
 
 
 def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) -> Protocol:
@@ -37,7 +59,7 @@ def make_protocol(settings: Mapping[str, Any], multi_scale: bool | None = None) 
     return Protocol(tuple(settings["scales"]), settings["flip"], overlap)
 
 
-def limits(settings: Mapping[str, Any]) -> dict[str, int]:
+def _limits(settings: Mapping[str, Any]) -> dict[str, int]:
     """The arguments of `Predictor` that bound its memory; unset ones are left out."""
     found = {"batch_size": settings.get("batch_size"), "canvas_bytes": settings.get("canvas_mib", 0) * 2**20}
     return {name: value for name, value in found.items() if value}

@@ -27,6 +27,8 @@ from jaxtyping import Array, Bool, Float, Int, Integer
 
 # The release's binary cross entropy (torch's) clamps logarithms at this value.
 MIN_LOG = -100.0
+# The class of padding, which no label has.
+PADDING = np.iinfo(np.int32).min
 
 
 class AffinityLoss(NamedTuple):
@@ -102,7 +104,7 @@ class AffinityTargets:
     `models.CPNet` takes them to compute the loss's sums in the same pass over the prior as its contexts.
 
     Attributes:
-      labels, exclude_diagonal, ignored, ignore_label: see `affinity_loss`.
+      labels, exclude_diagonal, ignored, ignore_label, real: see `affinity_loss`.
 
     Raises:
       ValueError: on another value of `ignored`.
@@ -112,6 +114,7 @@ class AffinityTargets:
     exclude_diagonal: bool = field(default=True, metadata={"static": True})
     ignored: Literal["class", "mask"] = field(default="class", metadata={"static": True})
     ignore_label: int = field(default=255, metadata={"static": True})
+    real: Bool[Array, "b n"] | None = None
 
     def __post_init__(self) -> None:
         if self.ignored not in ("class", "mask"):
@@ -119,13 +122,15 @@ class AffinityTargets:
 
     @property
     def classes(self) -> Int[Array, "b n"]:
-        """The labels, with `ignore_label` in place of negative ones."""
-        return _classes(self.labels, self.ignore_label)
+        """The labels, with `ignore_label` in place of negative ones, and PADDING where a position is not real."""
+        classes = _classes(self.labels, self.ignore_label)
+        return classes if self.real is None else jnp.where(self.real, classes, PADDING)
 
     @property
     def valid(self) -> Bool[Array, "b n"]:
-        """The positions that are not masked."""
-        return self.classes != self.ignore_label if self.ignored == "mask" else jnp.ones_like(self.labels, bool)
+        """The positions that are neither masked nor padding."""
+        labelled = self.classes != self.ignore_label if self.ignored == "mask" else jnp.ones_like(self.labels, bool)
+        return labelled if self.real is None else labelled & self.real
 
     def row_sums(self, logits: Float[Array, "b r n"], rows: Int[Array, " r"]) -> RowSums:
         """The sums over the columns of these rows of the logits Z, in the dtype of the logits."""
@@ -168,6 +173,7 @@ def affinity_loss(
     exclude_diagonal: bool = True,
     ignored: Literal["class", "mask"] = "class",
     ignore_label: int = 255,
+    real: Bool[Array | np.ndarray, "b n"] | None = None,
 ) -> AffinityLoss:
     """L_p = unary_weight * L_u + global_weight * L_g, with finite values and gradients for all logits and labels.
 
@@ -188,6 +194,8 @@ def affinity_loss(
       ignored: how positions with `ignore_label` count. "class": as one more class (the release). "mask": their rows and
         columns leave every sum and mean; an image without any label contributes nothing.
       ignore_label: the label of ignored positions.
+      real: False where a position only pads its image. Its row and column leave every sum and mean, whatever `ignored`
+        is. None: all are real.
 
     Returns:
       The loss and its terms. As in the release, a denominator of zero counts as 1 and a logarithm is at least -100: a
@@ -208,6 +216,7 @@ def affinity_loss(
         exclude_diagonal=exclude_diagonal,
         ignored=ignored,
         ignore_label=ignore_label,
+        real=real,
     )
     return loss
 
@@ -224,9 +233,11 @@ def affinity_loss_to_read(
     exclude_diagonal: bool = True,
     ignored: Literal["class", "mask"] = "class",
     ignore_label: int = 255,
+    real: Bool[Array | np.ndarray, "b n"] | None = None,
 ) -> tuple[AffinityLoss, ReadableLoss]:
     """`affinity_loss`, and the same for people: its arguments and errors, and one pass over the prior."""
-    targets = AffinityTargets(jnp.asarray(labels), exclude_diagonal, ignored, ignore_label)
+    positions = None if real is None else jnp.asarray(real)
+    targets = AffinityTargets(jnp.asarray(labels), exclude_diagonal, ignored, ignore_label, positions)
     rows: Any = prior if hasattr(prior, "row_sums") else _Logits(prior)
     _check(rows.shape, labels.shape)
     unary, logs, clamped = _terms(rows.row_sums(targets), targets)

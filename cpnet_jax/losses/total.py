@@ -1,11 +1,11 @@
 """The training objective of the paper: L = L_s + 0.4 L_a + 1.0 L_p."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Bool, Float, Integer
 
 from cpnet_jax.losses.affinity import affinity_loss_to_read, downsample_labels, weighted_sum
 from cpnet_jax.losses.cross_entropy import MeanOver
@@ -30,6 +30,7 @@ def total_loss(
     upsampled_form: UpsampledForm = "blocks",
     term_weights: Mapping[str, float] | None = None,
     ignore_label: int = 255,
+    real: Bool[Array | np.ndarray, "b h w"] | None = None,
     **affinity_options: Any,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Computes the objective and its terms.
@@ -46,6 +47,8 @@ def total_loss(
       mean_over: pixels whose number L_s and L_a are divided by, see `cross_entropy`.
       upsampled_dtype, upsampled_form: `dtype` and `form` of `upsampled_cross_entropy`.
       term_weights: names in TERMS and their weights.
+      real: False for cells of the logits that only pad an image, as for `models.CPNet`. They are in no mean. In
+        `labels` they must have the ignore label, by which the terms of TERMS know them. None: all are real.
       affinity_options: see `affinity_loss`.
 
     Returns:
@@ -54,15 +57,21 @@ def total_loss(
       what clamped rows add, see `ReadableLoss`. "clamped_rows" is the share of these rows, and "loss" is the loss
       without what they add.
     """
-    pixelwise = partial(
-        upsampled_cross_entropy,
-        labels=labels,
-        class_weights=class_weights,
-        mean_over=mean_over,
-        ignore_label=ignore_label,
-        dtype=upsampled_dtype,
-        form=upsampled_form,
-    )
+
+    def pixelwise(logits: Float[Array, "b h w k"], ohem: Ohem | None = None) -> Float[Array, ""]:
+        value = upsampled_cross_entropy(
+            logits,
+            labels,
+            class_weights=class_weights,
+            ohem=ohem,
+            mean_over=mean_over,
+            ignore_label=ignore_label,
+            dtype=upsampled_dtype,
+            form=upsampled_form,
+        )
+        # Labelled pixels are no padding, but all pixels include it.
+        return value / jnp.mean(real, dtype=value.dtype) if real is not None and mean_over == "all" else value
+
     prior_size = output.logits.shape[1:3]
     terms = {"segmentation": pixelwise(output.logits, ohem=ohem)}
     weighted: list[tuple[float, Array]] = [(1, terms["segmentation"])]
@@ -76,7 +85,8 @@ def total_loss(
     if output.prior is None:
         return weighted_sum(*weighted), terms
     positions = downsample_labels(labels, prior_size)
-    affinity, to_read = affinity_loss_to_read(output.prior, positions, ignore_label=ignore_label, **affinity_options)
+    options = {"ignore_label": ignore_label, "real": real if real is None else jnp.reshape(real, positions.shape)}
+    affinity, to_read = affinity_loss_to_read(output.prior, positions, **options, **affinity_options)
     terms |= {f"affinity_{name}": value for name, value in to_read.loss._asdict().items() if name != "total"}
     terms["clamped_rows"] = to_read.clamped
     terms["loss"] = weighted_sum(*weighted, (prior_weight, to_read.loss.total))

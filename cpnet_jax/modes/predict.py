@@ -17,9 +17,8 @@ from cpnet_jax.inference.load import from_workdir
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.outputs import FOLDERS, PredictionWriter
 from cpnet_jax.inference.predict_files import description, predict_files
-from cpnet_jax.inference.predictor import Predictor, check_windows
 from cpnet_jax.inference.protocol import Protocol
-from cpnet_jax.inference.settings import check_batch_fits, limits, make_protocol
+from cpnet_jax.inference.settings import make_predictor, make_protocol
 from cpnet_jax.inference.submissions import FORMATS, Submission
 from cpnet_jax.modes import Call, flags
 from cpnet_jax.runtime import files
@@ -64,11 +63,9 @@ def predict(
     model = _load(workdir, exported, checkpoint, mesh)
     settings = model.origin.get("eval", {}) if settings is None else settings
     protocol, windows = make_protocol(settings, multi_scale), settings.get("windows", True)
-    check_windows(windows, any_size=model.any_size)
-    check_batch_fits(settings, model.crop_size, mesh)
+    predictor = make_predictor(model, mesh, settings, multi_scale)
     files.make_folder(output, "--output")
     entry = _begin_submission(submission, output, model, found) if submission else None
-    predictor = Predictor(model, mesh, protocol=protocol, windows=windows, **limits(settings))
     print(_announcement(found, model, protocol, probabilities), flush=True)
     start = time.monotonic()
     about = description(model, protocol, windows=windows)

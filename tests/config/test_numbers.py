@@ -10,8 +10,10 @@ from ml_collections import ConfigDict, config_flags
 from cpnet_jax.config import command_line, experiments
 from cpnet_jax.config.check import EPOCHS, check_config, resolve_durations
 from cpnet_jax.config.ranges import RANGES
+from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.errors import UserError
-from cpnet_jax.inference.settings import check_batch_fits
+from cpnet_jax.inference.model import TrainedModel
+from cpnet_jax.inference.settings import make_predictor
 from cpnet_jax.modes.experiment import Experiment
 from cpnet_jax.sharding import make_mesh
 
@@ -125,6 +127,7 @@ def test_a_batch_larger_than_all_memory_is_refused_before_it_is_allocated(tmp_pa
     with pytest.raises(UserError, match=r"config\.batch_size is 1048576: the images of a batch take \d+\.0 GiB"):
         Experiment(config)
     config.batch_size, config.eval.batch_size = 8, 2**16
+    model = TrainedModel(CAMVID, (4096, 4096), (0.0,) * 3, (1.0,) * 3, logits=lambda *_: None)
     with pytest.raises(UserError, match=r"config\.eval\.batch_size is 65536: the images of a batch take \d+\.0 GiB"):
-        check_batch_fits(config.eval.to_dict(), config.data.crop_size, make_mesh())
+        make_predictor(model, make_mesh(), config.eval.to_dict())
     assert not list(tmp_path.iterdir())

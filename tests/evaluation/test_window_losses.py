@@ -20,7 +20,7 @@ from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.inference.prior_maps import prior_rows
 from cpnet_jax.inference.protocol import Protocol
 from cpnet_jax.inference.windows import coarse, window_offsets
-from cpnet_jax.models import CPNet, PriorOptions
+from cpnet_jax.models import CPNet, CPNetOutput, PriorOptions
 
 CROP, PRIOR, IGNORE = (16, 24), (2, 3), 255
 MEAN, STD = (120.0, 110.0, 100.0), (60.0, 60.0, 60.0)
@@ -73,14 +73,25 @@ def expected(variables, examples):
     return {name: np.mean([float(terms[name]) for terms in found]) for name in found[0]}
 
 
-def means(model, variables, examples, protocol, *, devices, batch_size, canvas_bytes=2**30, windows=True):
+def means(
+    model,
+    variables,
+    examples,
+    protocol,
+    *,
+    devices,
+    batch_size,
+    canvas_bytes=2**30,
+    windows=True,
+    loss=losses.total_loss,
+):
     mesh = sharding.make_mesh(jax.devices()[:devices])
     network = partial(compiled_network(model, mesh, mean=MEAN, std=STD), sharding.on_mesh(mesh, variables))
-    total = WindowLosses(compiled_losses(losses.total_loss, mesh), ignore_label=IGNORE)
+    total = WindowLosses(compiled_losses(loss, mesh), ignore_label=IGNORE)
 
     def logits(inputs, batch):
         output = network(*inputs)
-        total.add(output, batch)
+        total.add(output, batch, *inputs[1:])
         return output.logits
 
     of_inputs = lambda *inputs: network(*inputs).logits  # noqa: E731
@@ -114,26 +125,41 @@ def test_the_mean_is_that_of_every_window_alone(
         np.testing.assert_allclose(found[name], value, rtol=1e-4, err_msg=name)
 
 
-def test_a_whole_image_has_the_loss_of_its_own_size(examples):
+def test_padding_of_a_whole_image_is_in_no_term_of_its_loss(examples):
+    examples = examples[1:4]
     model = MODEL.clone(prior_size=None, prior=PriorOptions(kind="pairs", aggregation_kernel=3))
-    variables, wanted = variables_of(model), []
-    apply, loss_of = jax.jit(partial(model.apply, variables, train=False)), jax.jit(losses.total_loss)
-    for example in examples:
-        rows, columns = example["label"].shape
-        size = coarse(rows), coarse(columns)
-        real = jnp.zeros((1, size[0] // 8, size[1] // 8), bool).at[:, : -(-rows // 8), : -(-columns // 8)].set(True)
-        image = np.full((1, *size, 3), MEAN, np.uint8)
-        image[0, :rows, :columns] = example["image"]
-        label = np.full((1, *size), IGNORE, np.int32)
-        label[0, :rows, :columns] = example["label"]
-        output = apply(normalize(jnp.asarray(image), MEAN, STD), real=real)
-        value, terms = loss_of(output, jnp.asarray(label))
-        wanted.append({"loss": value} | terms)
+    # Not the usual mean over labelled pixels, among which there is no padding.
+    variables, loss = variables_of(model), partial(losses.total_loss, mean_over="all")
+    apply = jax.jit(partial(model.apply, variables, train=False))
+    wanted = [unpadded_terms(apply, loss, example) for example in examples]
     protocol = Protocol(scales=(1.0, 0.5), flip=True)
-    found = means(model, variables, examples, protocol, devices=8, batch_size=1, windows=False)
-    assert "affinity_unary" in found
+    found = means(model, variables, examples, protocol, devices=8, batch_size=1, windows=False, loss=loss)
+    assert {"loss", "affinity_unary", "affinity_specificity"} <= found.keys()
     for name, value in found.items():
         np.testing.assert_allclose(value, np.mean([each[name] for each in wanted]), rtol=1e-4, err_msg=name)
+
+
+def unpadded_terms(apply, loss, example):
+    """The terms of a padded image, with its padding cut off the output: the prior is its logits without padding."""
+    rows, columns = example["label"].shape
+    size, cells = (coarse(rows), coarse(columns)), (-(-rows // 8), -(-columns // 8))
+    real = jnp.zeros((1, size[0] // 8, size[1] // 8), bool).at[:, : cells[0], : cells[1]].set(True)
+    image = np.full((1, *size, 3), MEAN, np.uint8)
+    image[0, :rows, :columns] = example["image"]
+    output = apply(normalize(jnp.asarray(image), MEAN, STD), real=real)
+    label = np.full((1, *size), IGNORE, np.int32)
+    label[0, :rows, :columns] = example["label"]
+    _, whole = loss(output._replace(prior=None), jnp.asarray(label))
+    places = np.flatnonzero(real)
+    prior = output.prior.logits()[:, places][:, :, places]
+    cut = label[:, : 8 * cells[0], : 8 * cells[1]]
+    logits = output.logits[:, : cells[0], : cells[1]]
+    _, terms = loss(CPNetOutput(logits, None, prior), jnp.asarray(cut))
+    # From the mean over all pixels to that over the image's cells. Interpolation at the edge sees the padding's logits.
+    pixelwise = {name: whole[name] * label.size / cut.size for name in ("segmentation", "aux")}
+    affinity = {name: value for name, value in terms.items() if name.startswith(("affinity", "clamped"))}
+    seen = sum(value for name, value in affinity.items() if name.startswith("affinity"))
+    return {**affinity, **pixelwise, "loss": pixelwise["segmentation"] + 0.4 * pixelwise["aux"] + seen}
 
 
 def test_a_prior_of_bfloat16_products_has_the_loss_that_training_sees(variables, examples):

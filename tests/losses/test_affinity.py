@@ -336,6 +336,27 @@ def test_masked_positions_may_hold_anything(dtype):
     assert (np.asarray(grad)[0, gone] == 0).all() and (np.asarray(grad)[0, :, gone] == 0).all()
 
 
+@pytest.mark.parametrize("ignored", ["class", "mask"])
+def test_padding_is_in_no_sum_whatever_its_labels(x64, ignored):
+    """The loss and gradient are those of the real positions alone, and 0 elsewhere."""
+    labels = make_labels()[1:2]
+    (logits,) = make_prior("logits", "float64", shape=(1, 16))
+    real = np.arange(16) % 4 != 3
+    assert {*labels[0][real]} & {*labels[0][~real]}, "padding has labels that real positions have"
+    inside = np.ix_([True], real, real)
+
+    def loss(logits, labels, real=None):
+        return losses.affinity_loss(logits, labels, ignored=ignored, real=real)
+
+    found, expected = loss(logits, labels, real[None]), loss(logits[inside], labels[:, real])
+    for name in TERMS:
+        assert_close(getattr(found, name), getattr(expected, name), 1e-12, name=name)
+    gradient = jax.grad(lambda z: loss(z, labels, real[None]).total)(logits)
+    wanted = np.zeros_like(logits)
+    wanted[inside] = jax.grad(lambda z: loss(z, labels[:, real]).total)(logits[inside])
+    assert_close(gradient, wanted, 1e-12, name="gradient")
+
+
 def test_means_are_over_all_pairs_and_rows_of_the_batch_not_over_images(x64):
     """Under mask an image with fewer labels weighs less."""
     labels = np.zeros((2, 8), np.int64)

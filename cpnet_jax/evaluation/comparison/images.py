@@ -22,8 +22,7 @@ from cpnet_jax.evaluation.data import open_data
 from cpnet_jax.evaluation.samples import Sample
 from cpnet_jax.inference.load import from_workdir
 from cpnet_jax.inference.model import TrainedModel
-from cpnet_jax.inference.predictor import Predictor
-from cpnet_jax.inference.settings import limits, make_protocol
+from cpnet_jax.inference.settings import make_predictor
 from cpnet_jax.runtime.progress import Progress
 from cpnet_jax.training.checkpoint import Checkpoints
 
@@ -165,10 +164,7 @@ def _predict(run: ComparedRun, samples: Sequence[Sample], dataset: Dataset, note
     with Progress(len(samples), f"Predicting with {run.name}", unit="image") as progress:
         progress.begin()
         model = _load(run, mesh, notes)
-        settings = model.origin.get("eval") or {}
-        predictor = Predictor(
-            model, mesh, protocol=make_protocol(settings), windows=settings.get("windows", True), **limits(settings)
-        )
+        predictor = make_predictor(model, mesh, model.origin.get("eval") or {})
         table = _class_table(model.dataset, dataset)
         images: Any = ({"image": sample.image} for sample in samples)
         return [table[classes] for _, classes in progress.over(predictor.classes(images))]
