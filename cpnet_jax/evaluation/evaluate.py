@@ -76,10 +76,14 @@ class Evaluation:
         }
 
     @property
+    def labelled_pixels(self) -> dict[str, int]:
+        """The number of labelled pixels of each class."""
+        return dict(zip(self.dataset.classes, self.confusion.sum(axis=1).tolist(), strict=True))
+
+    @property
     def absent_classes(self) -> list[str]:
         """The classes without a labelled pixel."""
-        labelled = self.confusion.sum(axis=1) > 0
-        return [name for name, is_labelled in zip(self.dataset.classes, labelled, strict=True) if not is_labelled]
+        return [name for name, pixels in self.labelled_pixels.items() if not pixels]
 
     def worst(self, count: int) -> list[int]:
         """Places of the images with the lowest mean IoU, worst first.
@@ -132,6 +136,7 @@ class Evaluation:
             **{name: _number(value) for name, value in self.figures.items()},
             **{name: self._by_class(values) for name, values in self.class_figures.items()},
             "absent_classes": self.absent_classes,
+            "labelled_pixels": self.labelled_pixels,
             "images": self.images,
             "settings": settings,
         }

@@ -272,11 +272,23 @@ def test_runs_that_cannot_be_compared_are_refused(made, pair, tmp_path):
         ({"settings__split": "test"}, ["split test and val", "--mode=eval"]),
         ({"images": 5}, ["images 5 and 4"]),
         ({"settings__data": "/photos/lakes"}, ["lakes and own"]),
+        # Another folder of the same name, with as many images.
+        ({"labelled_pixels__sky": 7}, ["labelled pixels of 'sky' 7 and"]),
     ],
 )
 def test_runs_evaluated_on_other_images_are_refused(pair, changes, words):
     change(pair[1] / "eval.json", **changes)
     assert_refused(pair, "their images differ", *words)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"labelled_pixels": None}, {"labelled_pixels__sky": 7, "settings__class_names": [["heaven", "sky"]]}],
+    ids=["not counted, as by earlier versions", "labels were read otherwise, which a note says"],
+)
+def test_labelled_pixels_are_compared_only_if_they_are_known_and_read_alike(pair, changes):
+    change(pair[1] / "eval.json", **changes)
+    assert len(open_runs(pair)) == 2
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])

@@ -88,8 +88,11 @@ def test_json_holds_the_figures_and_the_settings():
 
 
 def test_json_names_absent_classes_and_gives_them_null():
-    report = strict(evaluate(make_predictions(), TINY))
+    predictions = make_predictions()
+    report = strict(evaluate(predictions, TINY))
     assert report["absent_classes"] == ["umbrella stand"]
+    labels = np.concatenate([example["label"].ravel() for example, _ in predictions])
+    assert report["labelled_pixels"] == {name: (labels == index).sum() for index, name in enumerate(TINY.classes)}
     assert report["per_class"]["umbrella stand"] is None
     others = [report["per_class"][name] for name in ("water", "sand", "sky")]
     assert report["mIoU"] == pytest.approx(np.mean(others))

@@ -24,6 +24,7 @@ SHARE = metadata.or_null(metadata.number(0, 1))
 EVALUATED = {
     "mIoU": SHARE,
     "per_class": metadata.SECTION,
+    "labelled_pixels": metadata.or_null(metadata.SECTION),
     "images": metadata.whole(0, metadata.LARGEST_STEP),
     "settings": metadata.SECTION,
     "settings.dataset": metadata.TEXT,
@@ -181,6 +182,18 @@ def check_comparable(first: ComparedRun, other: ComparedRun) -> None:
         here, there = (({**run.settings, "images": run.figures["images"]})[name] for run in (first, other))
         if here != there:
             raise _other_images(first, other, f"{name} {there} and {here}")
+    if difference := _other_labels(first, other):
+        raise _other_images(first, other, difference)
+
+
+def _other_labels(first: ComparedRun, other: ComparedRun) -> str:
+    """How the labels of two evaluations differ; empty if they do not, or were not read alike or not counted."""
+    here, there = (run.figures.get("labelled_pixels") or {} for run in (first, other))
+    if any(first.settings.get(name) != other.settings.get(name) for name in ("ignored_classes", "class_names")):
+        return ""
+    differ = (name for name in here if name in there and here[name] != there[name])
+    name = next(differ, "")
+    return f"labelled pixels of {quoted(name)} {there[name]} and {here[name]}" if name else ""
 
 
 def _only(run: ComparedRun, other: ComparedRun) -> str:

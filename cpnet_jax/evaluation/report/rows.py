@@ -19,7 +19,7 @@ HEADLINES = {
 }
 SETTINGS = ("dataset", "split", "step", "scales", "flip", "window")
 # Names with a fixed place on the page. Everything else in eval.json is listed as a further figure or column.
-ELSEWHERE = {*HEADLINES, "per_class", "per_class_accuracy", "absent_classes", "images", "settings"}
+ELSEWHERE = {*HEADLINES, "per_class", "per_class_accuracy", "absent_classes", "labelled_pixels", "images", "settings"}
 
 
 @dataclass(frozen=True)
