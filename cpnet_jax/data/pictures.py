@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from cpnet_jax.data import fonts
 from cpnet_jax.data.catalog import Colour, Dataset
+from cpnet_jax.data.large_images import bands
 
 # Height to which small images are enlarged, in pixels, so that a legend fits under them.
 PANEL_HEIGHT = 256
@@ -40,8 +41,11 @@ def overlay(
     image: UInt8[np.ndarray, "h w 3"], colours: UInt8[np.ndarray, "h w 3"], opacity: float = 0.6
 ) -> UInt8[np.ndarray, "h w 3"]:
     """Blends colours over the image in grey; `opacity` is the weight of the colours, 0 .. 1."""
-    grey = image.mean(axis=-1, keepdims=True)
-    return np.round((1 - opacity) * grey + opacity * colours).astype(np.uint8)
+    blended = np.empty(colours.shape, np.uint8)
+    for rows in bands(*image.shape[:2]):
+        grey = image[rows].mean(axis=-1, keepdims=True)
+        blended[rows] = np.round((1 - opacity) * grey + opacity * colours[rows])
+    return blended
 
 
 def error_map(

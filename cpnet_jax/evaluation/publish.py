@@ -21,6 +21,8 @@ from cpnet_jax.runtime.progress import Progress
 
 # Images whose whole context prior is in the report: the split's first ones, the same at every evaluation.
 WHOLE_PRIORS = 3
+# The longer side of a panel in TensorBoard, whose files keep those of every evaluation.
+LONGEST_LOGGED = 3072
 
 
 def figures(evaluation: Evaluation, evaluator: Evaluator, step: int) -> dict[str, Any]:
@@ -122,6 +124,7 @@ def draw(
     with Progress(len(places) + len(with_prior), "Drawing TensorBoard", unit="picture") as progress:
         for sample in progress.over(evaluator.samples(evaluation, places)):
             panel = pictures.panel(sample.image, sample.label, sample.prediction, evaluation.dataset)
+            panel.thumbnail((LONGEST_LOGGED, LONGEST_LOGGED))
             show(f"prediction/{sample.id}", panel)
         for sample in progress.over(evaluator.prior_samples(network, with_prior)):
             show(f"context_prior/{sample.id}", prior_panel(sample))

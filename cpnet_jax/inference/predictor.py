@@ -125,6 +125,11 @@ class Predictor:
             if not memory.is_lacking(error):
                 raise
             raise UserError(self._less_memory(why=reason(error).rstrip("."))) from error
+        except MemoryError as error:
+            raise UserError(
+                f"this machine's memory is not enough for an image and what is predicted of it ({reason(error)}): cut "
+                "the image into parts, or leave out --probabilities"
+            ) from error
 
     def _less_memory(self, why: str) -> str:
         """What does not fit into a device's memory, and the fields that help."""

@@ -1,10 +1,12 @@
 """Panels and overlays show predictions in the dataset's colours, for every shape of the image."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pytest
 
+from cpnet_jax.data import large_images
 from cpnet_jax.data.catalog import CAMVID, SCENES
 from cpnet_jax.data.pictures import colourise, error_map, overlay, panel
 
@@ -50,6 +52,19 @@ def test_overlay_goes_from_the_image_in_grey_to_the_colours():
     white = np.full_like(image, 255)
     assert (overlay(white, white) == 255).all(), "no overflow"
     assert np.array_equal(image, copies[0]) and np.array_equal(colours, copies[1])
+
+
+def test_overlays_of_large_images_take_little_memory_besides_the_result(monkeypatch):
+    image, label, _ = make_trio((500, 700))
+    colours = colourise(label, CAMVID.palette, IGNORED)
+    monkeypatch.setattr(large_images, "PIXELS_AT_ONCE", 2**12)
+    tracemalloc.start()
+    drawn = overlay(image, colours)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 1.5 * drawn.nbytes
+    expected = np.round(0.4 * image.mean(axis=-1, keepdims=True) + 0.6 * colours)
+    assert np.array_equal(drawn, expected)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -3,17 +3,20 @@
 import dataclasses
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from configs import folder
+from cpnet_jax.data import pictures
 from cpnet_jax.data.catalog import CAMVID
 from cpnet_jax.evaluation import publish, shown_images
 from cpnet_jax.evaluation.data import data_of_run
 from cpnet_jax.evaluation.evaluate import evaluate, merge
 from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.evaluation.kept_predictions import KeptPredictions, merged
+from cpnet_jax.evaluation.samples import Sample
 
 
 def evaluation(images):
@@ -68,6 +71,31 @@ def test_an_evaluation_without_panels_leaves_no_index_of_older_ones(tmp_path):
     publish.write_all(tmp_path, evaluation(3)[0], evaluator, lambda *_: None, step=2, panels=False)
     assert json.loads((tmp_path / "eval.json").read_text())["settings"]["step"] == 2
     assert not (tmp_path / "predictions" / "shown.json").exists()
+
+
+@pytest.mark.usefixtures("without_shape_checks")
+def test_pictures_in_tensorboard_are_shrunk_and_keep_their_shape(monkeypatch):
+    monkeypatch.setattr(publish, "LONGEST_LOGGED", 500)
+    samples = [Sample("large", *large_image(300, 400), {}), Sample("small", *large_image(30, 40), {})]
+    evaluator = SimpleNamespace(
+        pictures=2,
+        first_places=range,
+        places_with_prior=lambda places: (),
+        samples=lambda evaluation, places: iter(samples),
+        prior_samples=lambda network, places: iter(()),
+    )
+    shown = {}
+    publish.draw(shown.__setitem__, evaluation(2)[0], evaluator, lambda *_: None, count=2)
+    assert list(shown) == ["prediction/large", "prediction/small"]
+    whole = [pictures.panel(sample.image, sample.label, sample.prediction, CAMVID) for sample in samples]
+    assert shown["prediction/large"].width == 500 < whole[0].width
+    assert shown["prediction/large"].height == round(500 / whole[0].width * whole[0].height)
+
+
+def large_image(height, width):
+    """Image, label and prediction."""
+    classes = np.zeros((height, width), np.uint8)
+    return np.zeros((height, width, 3), np.uint8), classes, classes
 
 
 @pytest.mark.parametrize(

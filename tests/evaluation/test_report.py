@@ -207,6 +207,11 @@ def test_the_matrix_is_normalised_by_row_and_shows_rare_confusions():
     assert [(cell.text, cell.x < cell.y) for cell in matrix.cells] == [("99", False), ("1", False), ("100", True)]
 
 
+def test_wide_letters_have_room_beside_the_matrix():
+    matrix = draw_matrix(np.eye(2, dtype=np.int64), ("道路と歩道橋", "空"))
+    assert matrix.margin >= 6 * matrix.letters
+
+
 @pytest.mark.parametrize("classes", [2, 14, 15, 60, 61, 150, 255])
 def test_matrices_of_all_sizes_name_every_class(tmp_path, classes):
     names = tuple(f"class {i}" for i in range(classes))

@@ -16,7 +16,9 @@ from inference import reference
 from cpnet_jax import sharding
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.normalize import normalize
+from cpnet_jax.errors import UserError
 from cpnet_jax.inference import predictor as predictor_module
+from cpnet_jax.inference.cutting import PendingImage
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.predictor import Predictor
 from cpnet_jax.inference.protocol import Protocol
@@ -271,6 +273,15 @@ def test_examples_are_consumed_lazily_and_freed_at_once(kind, size):
         assert taken <= done + few
         assert sum(image() is not None for image in images) <= few
     assert taken == count
+
+
+def test_results_larger_than_the_machines_memory_are_said_in_one_sentence(monkeypatch):
+    def store(*_):
+        raise MemoryError("Unable to allocate 60.3 GiB for an array with shape (12000, 9000, 150)")
+
+    monkeypatch.setattr(PendingImage, "store", store)
+    with pytest.raises(UserError, match=r"memory is not enough .*60\.3 GiB.*: cut the image .*--probabilities"):
+        list(toy_predictor("single scale").probabilities(examples_of(make_images([(24, 32)]))))
 
 
 def test_an_error_of_the_examples_reaches_the_caller():

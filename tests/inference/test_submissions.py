@@ -332,11 +332,18 @@ def test_a_whole_test_set_without_its_images_is_valid(tmp_path, count):
     assert validate(ADE20K_TEST, tmp_path / "all.zip") == []
 
 
+@pytest.mark.parametrize("with_images", [True, False])
 @pytest.mark.parametrize("name", ["frankfurt_000000_000294_labelIds.png", "ADE_val_00000001.png"])
-def test_without_images_predictions_of_another_split_are_reported(tmp_path, name):
+def test_predictions_of_another_split_are_reported(tmp_path, name, with_images):
+    """Even if all images are given: ADE20K has as many for validation as for a test."""
     form = CITYSCAPES_TEST if name[0] == "f" else ADE20K_TEST
-    replace(tmp_path / name, np.full((1024, 2048), form.values[0], np.uint8))
-    assert f"{name} is a prediction of no test image" in validate(form, tmp_path)
+    prediction, image = tmp_path / "packed" / name, tmp_path / name.replace("labelIds", "leftImg8bit")
+    prediction.parent.mkdir()
+    for path in (prediction, image):
+        replace(path, np.full((1024, 2048), form.values[0], np.uint8))
+    assert validate(form, prediction.parent, [image] if with_images else None)[0] == (
+        f"{name} is a prediction of no test image"
+    )
 
 
 def test_an_empty_folder_is_not_a_submission(tmp_path):

@@ -1,5 +1,6 @@
 """Draws the confusion matrix with class names along its sides, and lists the most frequent confusions."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,10 +73,15 @@ def draw_matrix(confusion: Int64[np.ndarray, "k k"], classes: Sequence[str]) -> 
     shares = _row_shares(confusion)
     cell, letters = next((cell, letters) for most, cell, letters in SIZES if len(classes) <= most)
     names = tuple(name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in classes)
-    margin = round(max(map(len, names)) * letters * 0.62) + 12
+    margin = round(max(map(_ems, names)) * letters) + 12
     figures = _figures(shares, cell, margin) if len(classes) <= MOST_WITH_FIGURES else ()
     present = tuple((confusion.sum(axis=1) > 0).tolist())
     return Matrix(_picture(shares, cell), cell, letters, margin, names, present, tuple(figures))
+
+
+def _ems(name: str) -> float:
+    """About how wide a name is drawn, in units of the font's size."""
+    return sum(1 if unicodedata.east_asian_width(letter) in "WF" else 0.62 for letter in name)
 
 
 def frequent_confusions(confusion: Int64[np.ndarray, "k k"]) -> list[Confusion]:

@@ -13,8 +13,10 @@ import cpnet_jax
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.normalize import normalize
 from cpnet_jax.data.value_range import ValueRange
+from cpnet_jax.errors import UserError, reason
 from cpnet_jax.inference.export import artifact
 from cpnet_jax.inference.export.artifact import Artifact
+from cpnet_jax.inference.export.interface import check_interface
 from cpnet_jax.inference.export.load import deserialise
 from cpnet_jax.inference.export.program import PLATFORMS, make_network, serialise, weights_for
 from cpnet_jax.inference.export.verify import Agreement, verify, verify_any_size
@@ -50,7 +52,8 @@ def export_model(
       announce: called with what is done next.
 
     Raises:
-      UserError: if the two differ; an existing file at `path` then stays as it was.
+      UserError: if the two differ, or `load_exported` would refuse the file. An existing file at `path` then stays as
+        it was.
     """
 
     @jax.jit
@@ -68,9 +71,17 @@ def export_model(
         announce("writing the file and reading it back")
         artifact.write(temporary, Artifact(metadata, program, weights))
         written = artifact.read(temporary)
+        network = deserialise(path, written)
+        try:
+            check_interface(network, written.metadata, written.weights)
+        except ValueError as error:
+            raise UserError(
+                f"this network cannot be exported, since --model would refuse the file ({reason(error)}): write your "
+                "own modules without such operations"
+            ) from error
         compare = verify_any_size if any_size else verify
         return compare(
-            partial(jax.jit(deserialise(path, written).call), written.weights),
+            partial(jax.jit(network.call), written.weights),
             live,
             crop_size,
             jnp.dtype(model.dtype or jnp.float32).name,

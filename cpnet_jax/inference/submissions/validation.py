@@ -74,7 +74,7 @@ def _check_names(
             problems.append(f"{name} is a second prediction of {key}, beside {predictions[key]}")
         elif expected is not None and key not in expected:
             problems.append(f"{name} is a prediction of an image that was not given")
-        elif expected is None and not re.fullmatch(form.test_key, key):
+        elif not re.fullmatch(form.test_key, key):
             problems.append(f"{name} is a prediction of no test image")
         else:
             predictions[key] = name

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -150,6 +151,14 @@ def test_no_file_is_left_if_it_computes_something_else(tmp_path, variables, monk
         export_model(path, MODEL, variables, **DESCRIPTION)
     assert path.read_bytes() == b"what was there before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_could_not_be_loaded_is_not_exported(tmp_path, variables, monkeypatch):
+    """As own modules whose program calls functions of the library, such as a Fourier transform."""
+    monkeypatch.setattr("cpnet_jax.inference.export.interface.OUTWARD", re.compile(r"stablehlo\.(convolution)"))
+    with pytest.raises(UserError, match=r"cannot be exported, since --model would refuse the file .*convolution"):
+        export_model(tmp_path / "m.cpnet", MODEL, variables, **DESCRIPTION)
+    assert not list(tmp_path.iterdir())
 
 
 def test_weights_of_another_network_are_not_exported(tmp_path, variables):
