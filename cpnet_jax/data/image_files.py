@@ -51,6 +51,7 @@ FOREIGN = {
         "it is damaged, or a TIFF of a kind that Pillow cannot read: save it with 1 or 3 channels of 8 or 16 bits",
     ),
 }
+JPEG_IN_TIFF = ("jpeg", "tiff_jpeg")  # Pillow's names of a TIFF's compressions that are JPEG
 GREY_STEPS = {2: 85, 4: 17}  # bits of a grey value -> factor by which Pillow stretches it to 0 .. 255
 
 
@@ -131,6 +132,17 @@ def is_deep(data: bytes) -> bool:
         return _is_deep(Image.open(BytesIO(data), formats=FORMATS))
     except Exception:  # reading the whole image finds out what is wrong
         return False
+
+
+def is_jpeg(data: bytes) -> bool:
+    """Returns from the header whether an image is a JPEG, or a TIFF that holds one; False if it cannot be read."""
+    if data.startswith(JPEG_START):
+        return True
+    try:
+        image = Image.open(BytesIO(data), formats=FORMATS)
+    except Exception:  # reading the whole image finds out what is wrong
+        return False
+    return image.format == "TIFF" and image.info.get("compression") in JPEG_IN_TIFF
 
 
 def pixel_values(image: Image.Image, data: bytes) -> Shaped[np.ndarray, "h w ..."]:

@@ -201,3 +201,15 @@ def test_labels_of_several_pages_are_refused(tmp_path, ending):
     page.save(tmp_path / f"a.{ending}", save_all=True, append_images=[other])
     with pytest.raises(UserError, match=f"a.{ending} has several pages"):
         read_indices(Source(tmp_path), f"a.{ending}")
+
+
+TWO_PICTURES = {"save_all": True, "append_images": [Image.new("L", (4, 4))]}
+
+
+@pytest.mark.parametrize(
+    ("coding", "options"), [("JPEG", {}), ("MPO", TWO_PICTURES), ("TIFF", {"compression": "jpeg"})]
+)
+def test_labels_that_jpeg_has_changed_are_refused(tmp_path, coding, options):
+    Image.new("L", (4, 4), 1).save(tmp_path / "a", coding, **options)
+    with pytest.raises(UserError, match="a is compressed as JPEG"):
+        read_indices(Source(tmp_path), "a")

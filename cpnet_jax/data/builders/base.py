@@ -324,11 +324,20 @@ def read_indices(source: Source, name: str) -> Integer[np.ndarray, "h w"]:
     """
     data = source.read(name)
     label = open_image(data, source.where(name))
-    if image_files.has_more_frames(data):
-        raise UserError(f"{source.where(name)} has several pages: save the label as one page of class indices")
+    check_label_file(data, source.where(name))
     if label.mode not in ("L", "P"):
         raise UserError(f"{source.where(name)} is a {label.mode} image: labels must be one-channel class indices")
     return image_files.stored_indices(label, image_files.bits_of(label, data))
+
+
+def check_label_file(data: bytes, where: str) -> None:
+    """Raises UserError that names `where` if a label's file has several pages, or pixels that JPEG has changed."""
+    if image_files.has_more_frames(data):
+        raise UserError(f"{where} has several pages: save the label as one page")
+    if image_files.is_jpeg(data):
+        raise UserError(
+            f"{where} is compressed as JPEG, which changes labels at their borders: export the labels again, as PNG"
+        )
 
 
 def open_image(data: bytes, where: str) -> Image.Image:

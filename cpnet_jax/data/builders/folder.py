@@ -11,11 +11,11 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from PIL import Image
 
-from cpnet_jax.data import image_files
 from cpnet_jax.data.builders.base import (
     EncodedExample,
     Pair,
     SegmentationBuilder,
+    check_label_file,
     check_size,
     encode_image,
     encode_label,
@@ -240,8 +240,7 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
     def _ids(self, pair: Pair, mask: Image.Image, data: bytes) -> UInt8[np.ndarray, "h w"]:
         table, mask_format, where = self.DATASET.table, self._found[1], self.source.where(pair.label)
         assumed = self.DATASET.layout.mask_format == "auto"
-        if image_files.has_more_frames(data):
-            raise UserError(f"{where} has several pages: save the mask as one page of class indices or colours")
+        check_label_file(data, where)
         ids = training_ids(mask, table, mask_format, where, assumed=assumed, bits=bits_of(mask, data))
         if assumed and mask_format == "indices" and mask.mode == "P" and not table.colours:
             self._palettes.add(mask, ids, where, table)

@@ -86,8 +86,6 @@ def training_ids(
 
 
 def _check_storage(mask: Image.Image, where: str) -> None:
-    if mask.format == "JPEG":
-        raise UserError(f"{where} is a JPEG, which blurs labels at their borders: export the masks again, as PNG")
     if mask.mode not in INDEX_MODES + COLOUR_MODES:
         raise UserError(f"{where} is a {mask.mode} image: save it as class indices, a palette image or RGB colours")
     if mask.mode in ("RGBA", "LA", "PA"):

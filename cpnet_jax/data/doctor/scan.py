@@ -21,6 +21,7 @@ from cpnet_jax.data.image_files import (
     bits_of,
     has_more_frames,
     is_deep,
+    is_jpeg,
     orientation_of,
     pixel_values,
 )
@@ -156,12 +157,12 @@ def _look_at_label(seen: Observation, examined: ExaminedData) -> tuple[int, int]
     try:
         data = seen.entry.label_file() if seen.entry.label_file else b""
         with work_on(data):
-            raw = seen.entry.raw_label()
             # The values of a JPEG are compression artefacts, so they are not counted.
-            if data.startswith(JPEG_START):
+            if is_jpeg(data):
                 seen.findings.append(Finding("label_lossy", name))
-            else:
-                _examine_label(seen, raw, examined)
+                return open_image(data, name).size
+            raw = seen.entry.raw_label()
+            _examine_label(seen, raw, examined)
             return raw.shape[1], raw.shape[0]
     except PalettesDiffer as error:
         fault, _, _ = _without_name(error, name).partition(": set ")  # the report says what to do

@@ -280,3 +280,13 @@ def test_a_mask_of_several_pages_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"x1\.tif has several pages"):
         prepare(source)
     assert "label_no_indices" in kinds(check(source))
+
+
+def test_a_mask_compressed_as_jpeg_inside_a_tiff_is_refused(tmp_path):
+    """Its changed values may all be classes."""
+    source = write(tmp_path / "own", [random(256, index, 3).astype(np.uint8) for index in range(COUNT)])
+    (source / "masks/x1.png").unlink()
+    Image.fromarray(label(1)).save(source / "masks/x1.tif", compression="jpeg")
+    with pytest.raises(UserError, match=r"x1\.tif is compressed as JPEG"):
+        prepare(source)
+    assert "label_lossy" in kinds(check(source))
