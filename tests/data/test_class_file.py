@@ -87,6 +87,25 @@ def test_names_that_start_with_a_digit_are_written_in_quotes():
     assert parse("\"2-wheeler\" 1 2 3\n'3D sign' #040506\nsky 7 8 9", "c.txt").palette[1] == (4, 5, 6)
 
 
+@pytest.mark.parametrize("gap", [" ", "\t", ": ", ",", " = "])
+@pytest.mark.parametrize("header", ["", "label{}index\n"])
+def test_values_behind_names_are_refused_not_mapped_by_place(gap, header):
+    lines = [f"road{gap}2", f"sky{gap}0", f"traffic light{gap}1"]
+    text = header.format(gap) + "\n".join(lines)
+    assert_refused(text, f"the value of {lines[0]!r} stands behind its name: write VALUE: NAME", "classes.txt")
+    assert parse("2: road\n0: sky\n1: traffic light", "classes.txt").values == {2: 0, 0: 1, 1: 2, 255: 255}
+    in_quotes = parse("\n".join(f"'{line}'" for line in lines), "classes.txt")
+    assert in_quotes.names == tuple(lines) and in_quotes.values == BY_PLACE
+
+
+@pytest.mark.parametrize(
+    "names", [("level 1", "level 2", "level 3"), ("lane 2", "lane 1", "sky"), ("car 0", "van 1", "bus 2")]
+)
+def test_numbers_that_no_value_contradicts_belong_to_names(names):
+    table = parse("\n".join(names), "classes.txt")
+    assert (table.names, table.values) == (names, BY_PLACE)
+
+
 @pytest.mark.parametrize("name", ["void", "unlabeled", "background", "Void"])
 def test_what_may_be_a_class_is_one_unless_its_value_marks_pixels_without_a_class(name):
     assert parse(f"0: {name}\n1: road\n2: sky", "c.txt").names == (name, "road", "sky")

@@ -6,9 +6,10 @@ A text file has one class a line. Without values, classes have the mask values 0
     sky                  7: sky              sky #4682b4
     ignore               255: ignore         ignore 0 0 0
 
-A name that starts with a digit is written in quotes. "Ignore" and "ignored" are read as "ignore", and so are "void" and
-"unlabeled" for the values that only mark pixels without a class (255, -1). "__ignore__" in the first line, as labelme
-writes it, has no place: the next name has the mask value 0.
+A name that starts with a digit is written in quotes, and so are names that end in numbers, unless the numbers cannot be
+values. "Ignore" and "ignored" are read as "ignore", and so are "void" and "unlabeled" for the values that only mark
+pixels without a class (255, -1). "__ignore__" in the first line, as labelme writes it, has no place: the next name has
+the mask value 0.
 
 A YAML file (.yaml, .yml) can also map several raw values or colours to one class:
 
@@ -51,6 +52,7 @@ _RGB = rf"\d{{1,3}}{_GAP}\d{{1,3}}{_GAP}\d{{1,3}}"
 _NAME = r"""(?P<name>"[^"]+"|'[^']+'|(?!-?\d)[^\s#].*?)"""
 _CONTROL = re.compile(r"[\x00-\x08\n-\x1f\x7f-\x9f\u2028\u2029]")
 _COLOUR_FIRST = re.compile(rf"(?P<colour>{_HEX}|{_RGB}){_GAP}{_NAME}")
+_NAME_VALUE = re.compile(r"(?P<name>.*?)(?<![\s:=,])[\s:=,]++(?P<value>-?\d+)")
 _LINE = re.compile(rf"((?P<value>-?\d+)(\s*+[:=,]\s*+|\s++))?{_NAME}({_GAP}(?P<colour>{_HEX}|{_RGB}))?")
 
 
@@ -137,8 +139,11 @@ def parse(text: str, where: str) -> ClassTable:
 
 def _parse_text(text: str, where: str) -> _Content:
     rows = read_rows(text, where)
+    if rows is None:
+        rows = list(_rows(text, where))
+        _check_values_lead(rows, where)
     entries, first_place = [], 0
-    for row in _rows(text, where) if rows is None else rows:
+    for row in rows:
         if row.name == LABELME_FIRST and not entries:
             first_place = -1
         entries.append(_text_entry(row, f"{where}, line {row.line}"))
@@ -159,8 +164,27 @@ def _rows(text: str, where: str) -> Iterator[Row]:
             )
         found = match.groupdict()
         name = found["name"]
-        name = name[1:-1].strip() if re.fullmatch(r"""("[^"]+"|'[^']+')""", name) else name
-        yield Row(number, name, found.get("value") or "", found["colour"] or "")
+        quoted_name = bool(re.fullmatch(r"""("[^"]+"|'[^']+')""", name))
+        name = name[1:-1].strip() if quoted_name else name
+        yield Row(number, name, found.get("value") or "", found["colour"] or "", quoted_name)
+
+
+def _check_values_lead(rows: Sequence[Row], where: str) -> None:
+    """Raises UserError if the lines are NAME VALUE, perhaps below a header: values would be read as parts of names.
+
+    Names such as "level 1" and "level 2" cannot be that, because two classes would have one name.
+    """
+    unquoted = {place: row for place, row in enumerate(rows) if not (row.value or row.in_quotes)}
+    found = {place: match for place, row in unquoted.items() if (match := _NAME_VALUE.fullmatch(row.name))}
+    if len(found) < 2 or not found.keys() >= set(range(1, len(rows))):
+        return
+    all_differ = all(len({match[part] for match in found.values()}) == len(found) for part in ("name", "value"))
+    if all_differ and any(match["value"] != str(place) for place, match in found.items()):
+        first = rows[min(found)]
+        raise UserError(
+            f"{where}, line {first.line}: the value of {quoted(first.name)} stands behind its name: write "
+            "VALUE: NAME in every line, or put the names into quotes if the numbers belong to them"
+        )
 
 
 def _text_entry(row: Row, where: str) -> _Entry:

@@ -27,6 +27,7 @@ class Row(NamedTuple):
     name: str
     value: str = ""
     colour: str = ""
+    in_quotes: bool = False  # whether a line in the form of `class_file` quotes the name
 
 
 def read_rows(text: str, where: str) -> list[Row] | None:
