@@ -12,7 +12,7 @@ from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, open_image
 from cpnet_jax.data.builders.pairing import nearest
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.doctor.findings import Finding
-from cpnet_jax.data.records import Records
+from cpnet_jax.data.records import Records, read_record
 from cpnet_jax.data.value_range import Extremes, ValueRange
 
 # Endings of label files that are images. Others, such as lists of polygons, may hold the labels of many images.
@@ -138,7 +138,7 @@ def _key(builder: SegmentationBuilder) -> str:
 
 def _record_entry(records: Records, split: str, index: int) -> Entry:
     def read(part: str) -> bytes:
-        return records[index][part]
+        return read_record(records, index)[part]
 
     def raw_label() -> Integer[np.ndarray, "h w"]:
         return np.asarray(open_image(read("label"), label))

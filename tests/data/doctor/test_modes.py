@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from camvid_source import COUNTS, Tree, check, config_for, encoded, found_in, label_of, plant_all
@@ -40,6 +41,19 @@ def test_damaged_records_are_found(tmp_path, monkeypatch):
         check_data(config_for("", tmp_path / "data"), tmp_path / "run")
     report = json.loads((tmp_path / "run/check_data/report.json").read_text())
     assert set(found_in(report)["unknown_values"]) == {"train record 0 (label)", "val record 0 (label)"}
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(bytes(path.stat().st_size)), Path.unlink])
+def test_an_unreadable_record_is_a_finding(tmp_path, damage):
+    prepare(config_for(Tree(tmp_path / "raw").root, tmp_path / "data"))
+    [shard] = (tmp_path / "data").rglob("*-val.array_record*")
+    damage(shard)
+    with pytest.raises(UserError, match="not sound"):
+        check_data(config_for("", tmp_path / "data"), tmp_path / "run")
+    found = found_in(json.loads((tmp_path / "run/check_data/report.json").read_text()))
+    records = [f"val record {index}" for index in range(COUNTS["val"])]
+    assert found["image_unreadable"].keys() == {f"{record} (image)" for record in records}
+    assert found["label_unreadable"].keys() == {f"{record} (label)" for record in records}
 
 
 def test_a_missing_split_names_the_field(tmp_path):
