@@ -99,6 +99,11 @@ def turn_upright(pixels: Shaped[np.ndarray, "h w ..."], orientation: int) -> Sha
     return np.ascontiguousarray(TURNS[orientation](pixels)) if orientation in TURNS else pixels
 
 
+def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Returns the (width, height) that an image of this stored size has after `turn_upright`."""
+    return size[::-1] if orientation >= 5 else size
+
+
 def stored_size(path: Path) -> tuple[int, int]:
     """Returns an image file's (width, height) as stored, from its header; raises ValueError or OSError."""
     with path.open("rb") as file:

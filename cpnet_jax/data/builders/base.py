@@ -148,6 +148,21 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         """Returns whether the label files show classes by colours, which have no order."""
         return False
 
+    def to_be_turned(self, pair: Pair, size: tuple[int, int], orientation: int, label_size: tuple[int, int]) -> bool:
+        """Returns whether preparing turns the pixels of a pair's image as its EXIF orientation says; no by default.
+
+        Args:
+          pair: the pair.
+          size: stored (width, height) of the image.
+          orientation: EXIF orientation of the image.
+          label_size: (width, height) of the label.
+
+        Raises:
+          UserError: if that has to be configured.
+        """
+        del pair, size, orientation, label_size
+        return False
+
     def read_label(self, pair: Pair) -> Integer[np.ndarray, "h w"]:
         """Reads a pair's raw label values; override this if labels are not index images."""
         return read_indices(self.source, pair.label)

@@ -29,7 +29,7 @@ from cpnet_jax.data.builders.prepared_folders import note_on_others
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.catalog import folder as catalog
 from cpnet_jax.data.catalog.class_file import parse
-from cpnet_jax.data.image_files import UPRIGHT, bits_of, orientation_of, turn_upright
+from cpnet_jax.data.image_files import UPRIGHT, bits_of, orientation_of, turn_upright, upright_size
 from cpnet_jax.data.large_images import work_on
 from cpnet_jax.data.value_range import Extremes, ValueRange, find_value_range
 from cpnet_jax.errors import UserError, quoted
@@ -221,9 +221,10 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         where = self.source.where
         image, mask = open_image(data, where(pair.image)), open_image(mask_data, where(pair.label))
         orientation = orientation_of(image)
-        to_be_turned = self._to_be_turned(pair, image.size, orientation, mask.size)
-        swapped = to_be_turned and orientation >= 5
-        check_size(self.source, pair, image.size[::-1] if swapped else image.size, mask.size)
+        to_be_turned = self.to_be_turned(pair, image.size, orientation, mask.size)
+        if orientation != UPRIGHT and self.DATASET.layout.orientation != "stored":
+            (self._turned if to_be_turned else self._kept).append(pair.image)
+        check_size(self.source, pair, upright_size(image.size, orientation) if to_be_turned else image.size, mask.size)
         if to_be_turned or image.format not in JPEGS or image.mode == "CMYK":
             pixels = rgb_pixels(image, data, where(pair.image), value_range)
             pixels = turn_upright(pixels, orientation) if to_be_turned else pixels
@@ -231,6 +232,18 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
             del image  # as large as its pixels
             data = _encode_jpeg(pixels) if is_jpeg else encode_image(pixels)
         return pair.name, data, encode_label(self._ids(pair, mask, mask_data))
+
+    def to_be_turned(self, pair: Pair, size: tuple[int, int], orientation: int, label_size: tuple[int, int]) -> bool:
+        """Returns whether to apply the image's EXIF orientation, so that it fits its mask."""
+        choice, turned_size = self.DATASET.layout.orientation, upright_size(size, orientation)
+        if orientation == UPRIGHT or choice == "stored":
+            return False
+        if choice == "auto" and turned_size == size == label_size:
+            raise UserError(
+                f"{self.source.where(pair.image)} has an EXIF orientation ({orientation}), and its size does not show "
+                f"whether its mask is turned by it: set {FIELD}.orientation to 'turned' if it is, else to 'stored'"
+            )
+        return label_size == turned_size
 
     def read_label(self, pair: Pair) -> UInt8[np.ndarray, "h w"]:
         """Returns training ids, since the class file defines what a mask's raw values mean."""
@@ -245,21 +258,6 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         if assumed and mask_format == "indices" and mask.mode == "P" and not table.colours:
             self._palettes.add(mask, ids, where, table)
         return ids
-
-    def _to_be_turned(self, pair: Pair, size: tuple[int, int], orientation: int, mask_size: tuple[int, int]) -> bool:
-        """Returns whether to apply the image's EXIF orientation, so that it fits its mask."""
-        choice = self.DATASET.layout.orientation
-        if orientation == UPRIGHT or choice == "stored":
-            return False
-        turned_size = size[::-1] if orientation >= 5 else size
-        if choice == "auto" and turned_size == size == mask_size:
-            raise UserError(
-                f"{self.source.where(pair.image)} has an EXIF orientation ({orientation}), and its size does not show "
-                f"whether its mask is turned by it: set {FIELD}.orientation to 'turned' if it is, else to 'stored'"
-            )
-        turned = mask_size == turned_size
-        (self._turned if turned else self._kept).append(pair.image)
-        return turned
 
 
 def _print_note(line: str) -> None:

@@ -31,6 +31,8 @@ class Entry:
       image_file: returns the image's bytes.
       label_file: returns the label's bytes; None if the label is not an image file.
       raw_label: returns the label's raw values.
+      to_be_turned: returns whether training uses the image turned by its EXIF orientation, from its stored (width,
+        height), its orientation and the label's (width, height); raises UserError if that has to be configured.
     """
 
     split: str
@@ -39,6 +41,7 @@ class Entry:
     image_file: Callable[[], bytes]
     label_file: Callable[[], bytes] | None
     raw_label: Callable[[], Integer[np.ndarray, "h w"]]
+    to_be_turned: Callable[[tuple[int, int], int, tuple[int, int]], bool] = lambda *_: False
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,7 @@ def _file_entry(builder: SegmentationBuilder, split: str, pair: Pair) -> Entry:
         image_file=partial(builder.source.read, pair.image),
         label_file=partial(builder.source.read, pair.label) if is_image else None,
         raw_label=partial(builder.read_label, pair),
+        to_be_turned=partial(builder.to_be_turned, pair),
     )
 
 

@@ -54,6 +54,12 @@ KINDS = {
         "label whose size differs from its image's",
         "Export it again in the image's size; resize labels by nearest neighbour only.",
     ),
+    "orientation_unknown": Kind(
+        True,
+        "image with an EXIF orientation whose label may be turned by it or not",
+        "Its size does not show it: set config.data.folder.orientation to 'turned' if labels fit the images as viewers "
+        "show them, else to 'stored'.",
+    ),
     "unknown_values": Kind(
         True,
         "label with unknown values",
@@ -91,7 +97,7 @@ KINDS = {
     "image_turned": Kind(
         False,
         "image with an EXIF orientation",
-        "Training uses pixels as they are stored, most viewers turn them: check on the sheet that the label fits.",
+        "Most viewers turn it, training may not: check on the sheet that the label fits.",
     ),
     "image_grey": Kind(False, "greyscale image", "Training uses three equal channels."),
     "image_transparent": Kind(False, "image with transparency", "Alpha is dropped; transparent pixels become visible."),

@@ -24,6 +24,7 @@ from cpnet_jax.data.image_files import (
     is_jpeg,
     orientation_of,
     pixel_values,
+    upright_size,
 )
 from cpnet_jax.data.large_images import bands, work_on
 from cpnet_jax.data.records import decode_record
@@ -44,7 +45,8 @@ class Observation:
     Attributes:
       entry: the pair.
       findings: its problems.
-      size: (width, height) of the image; None if it cannot be read.
+      size: (width, height) of the image as training uses it; None if it cannot be read.
+      turn: EXIF orientation by which training uses the image turned; UPRIGHT: it uses the pixels as they are stored.
       extremes: lowest and highest value of an image of more than 8 bits; None for others.
       values: raw label value -> pixels, of all known values and at most MOST_UNKNOWN others; empty if the label cannot
         be read or was saved as a JPEG.
@@ -55,6 +57,7 @@ class Observation:
     entry: Entry
     findings: list[Finding] = field(default_factory=list)
     size: tuple[int, int] | None = None
+    turn: int = UPRIGHT
     extremes: Extremes | None = None
     values: dict[int, int] = field(default_factory=dict)
     zero_outline: int = 0
@@ -76,18 +79,29 @@ def scan(examined: ExaminedData, threads: int) -> list[Observation]:
 def examine(entry: Entry, examined: ExaminedData) -> Observation:
     """Reads a pair and finds its problems."""
     seen = Observation(entry)
-    turned = _look_at_image(seen)
+    orientation = _look_at_image(seen)
     size = _look_at_label(seen, examined)
-    if size and seen.size and size != seen.size:
-        sizes = "label {}x{}, image {}x{}".format(*size, *seen.size)
-        because = " (its label was made for the image turned by its EXIF orientation)"
-        swapped = turned and size[::-1] == seen.size
-        seen.findings.append(Finding("size_mismatch", entry.label, sizes + (because if swapped else "")))
+    if size and seen.size:
+        _compare_sizes(seen, seen.size, orientation, size)
     return seen
 
 
-def _look_at_image(seen: Observation) -> bool:
-    """Examines the image; returns whether its EXIF orientation swaps width and height."""
+def _compare_sizes(seen: Observation, stored: tuple[int, int], orientation: int, label: tuple[int, int]) -> None:
+    """Compares the label's (width, height) with those of the image as training uses it."""
+    turned_size = upright_size(stored, orientation)
+    try:
+        if seen.entry.to_be_turned(stored, orientation, label):
+            seen.turn, seen.size = orientation, turned_size
+    except UserError:
+        seen.findings.append(Finding("orientation_unknown", seen.entry.image, f"orientation {orientation}"))
+    if label != seen.size:
+        sizes = "label {}x{}, image {}x{}".format(*label, *stored)
+        because = " (its label was made for the image turned by its EXIF orientation)"
+        seen.findings.append(Finding("size_mismatch", seen.entry.label, sizes + because * (label == turned_size)))
+
+
+def _look_at_image(seen: Observation) -> int:
+    """Examines the image; returns its EXIF orientation."""
     name = seen.entry.image
     try:
         data = seen.entry.image_file()
@@ -95,10 +109,10 @@ def _look_at_image(seen: Observation) -> bool:
             return _examine_image(seen, data)
     except UserError as error:
         seen.findings.append(Finding("image_unreadable", name, _without_name(error, name)))
-        return False
+        return UPRIGHT
 
 
-def _examine_image(seen: Observation, data: bytes) -> bool:
+def _examine_image(seen: Observation, data: bytes) -> int:
     """Examines the decoded image, see `_look_at_image`; raises UserError if it cannot be decoded."""
     name = seen.entry.image
     # Pillow detects truncated files; OpenCV, which training uses, fills them up with grey.
@@ -123,7 +137,7 @@ def _examine_image(seen: Observation, data: bytes) -> bool:
         seen.findings.append(Finding("image_frames", name, f"of the format {picture.format}"))
     if kind := _unusual_mode(picture):
         seen.findings.append(Finding(kind, name, f"mode {picture.mode}"))
-    return orientation >= 5
+    return orientation
 
 
 def _unusual_mode(picture: Image.Image) -> str | None:

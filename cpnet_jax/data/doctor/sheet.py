@@ -12,6 +12,7 @@ from cpnet_jax.data.doctor.census import Census
 from cpnet_jax.data.doctor.examined_data import ExaminedData
 from cpnet_jax.data.doctor.findings import KINDS
 from cpnet_jax.data.doctor.scan import Observation, decode_image
+from cpnet_jax.data.image_files import turn_upright
 from cpnet_jax.data.pictures import BACKGROUND, GAP, IGNORED_COLOUR, class_names, colourise, legend, overlay
 from cpnet_jax.data.value_range import ValueRange
 
@@ -70,7 +71,7 @@ def _has(seen: Observation, kind: str) -> bool:
 
 def _tile(seen: Observation, data: ExaminedData, value_range: ValueRange | None) -> Image.Image:
     entry = seen.entry
-    image = decode_image(entry.image_file(), value_range)
+    image = turn_upright(decode_image(entry.image_file(), value_range), seen.turn)
     classes = _translate(entry.raw_label(), data.rule)
     pixels = overlay(image, colourise(classes, data.dataset.palette, data.dataset.ignore_label))
     pixels[classes == UNKNOWN] = UNKNOWN_COLOUR  # opaque, since there may be few

@@ -7,6 +7,12 @@ import pytest
 from PIL import Image
 from users_folder import IMAGE, MASK, assert_one_sentence, examples_of, prepare, write
 
+from cpnet_jax.data import builders
+from cpnet_jax.data.catalog import FolderLayout
+from cpnet_jax.data.doctor import examined_data, sheet
+from cpnet_jax.data.doctor.census import Census
+from cpnet_jax.data.doctor.findings import is_fault
+from cpnet_jax.data.doctor.scan import scan
 from cpnet_jax.errors import UserError
 
 
@@ -51,3 +57,36 @@ def test_an_ambiguous_orientation_must_be_configured(orientation, size, tmp_path
         for choice in ("stored", "turned")
     )
     assert left_is_bright(stored) and not left_is_bright(turned)
+
+
+def check(source: Path, **layout) -> Census:
+    builder = builders.make_builder(builders.describe_folder(source, FolderLayout(**layout)), source / "none", source)
+    examined = examined_data.from_source(builder)
+    return Census(examined, scan(examined, 2), "train", "val")
+
+
+@pytest.mark.parametrize("choice", ["auto", "stored", "turned"])
+@pytest.mark.parametrize(
+    ("orientation", "size", "mask_size"),
+    [(6, (24, 16), (16, 24)), (6, (24, 16), (24, 16)), (6, (16, 16), (16, 16)), (3, (24, 16), (24, 16))],
+)
+def test_check_data_and_prepare_agree_on_turned_photographs(tmp_path, choice, orientation, size, mask_size):
+    source = with_orientation(write(tmp_path / "own"), orientation, np.ones(mask_size[::-1], np.uint8), size)
+    census = check(source, orientation=choice)
+    faults = [finding.kind for finding in census.findings if is_fault(finding)]
+    try:
+        image = examples_of(prepare(source, tmp_path / "data", orientation=choice))["a1"]["image"]
+    except UserError:
+        assert faults == ["size_mismatch" if mask_size != size else "orientation_unknown"]
+    else:
+        assert not faults and census.sizes[image.shape[1::-1]] == 1
+
+
+def test_the_sheet_shows_photographs_as_they_are_prepared(tmp_path, monkeypatch):
+    source = with_orientation(write(tmp_path / "own"), 6, np.ones((24, 16), np.uint8))
+    prepared = examples_of(prepare(source, tmp_path / "data"))["a1"]["image"]
+    drawn = []
+    monkeypatch.setattr(sheet, "overlay", lambda image, colours: drawn.append(image) or colours)
+    assert sheet.contact_sheet(check(source))
+    [photograph] = [image for image in drawn if image.shape == prepared.shape]
+    assert np.abs(photograph.astype(int) - prepared).max() < 8, "they are encoded once more"
