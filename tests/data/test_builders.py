@@ -249,6 +249,14 @@ BROKEN = {
     "empty split": (lambda root: [path.unlink() for path in root.glob("val*/*")], ["val"]),
     "image without its label": (lambda root: (root / LABEL).unlink(), [IMAGE, "trainannot"]),
     "label without its image": (lambda root: (root / IMAGE).unlink(), [LABEL, "image"]),
+    "images of one name in two folders": (
+        lambda root: shutil.copytree(root / "train", root / "train/old"),
+        ["train/old/train_0.png", "train/train_0.png", "keep only one"],
+    ),
+    "labels of one name in two folders": (
+        lambda root: shutil.copytree(root / "trainannot", root / "trainannot/old"),
+        ["trainannot/old/train_0.png", "trainannot/train_0.png", "keep only one"],
+    ),
     "label of another size": (
         lambda root: Image.open(root / LABEL).crop((0, 0, 16, 11)).save(root / LABEL),
         [LABEL, "16x11", "16x12"],

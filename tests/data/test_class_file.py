@@ -297,6 +297,16 @@ def test_faults_in_files_of_other_tools_are_named_by_their_line(text, reason):
     assert_refused(text, reason, "classes.txt")
 
 
+@pytest.mark.parametrize(
+    ("header", "part"), [("name,id,r,g,b,class", "name"), ("value,name,id", "value"), ("name,r,g,b,red", "red")]
+)
+def test_two_columns_of_one_meaning_are_refused(header, part):
+    rows = "\n".join(",".join([name] * (header.count(",") + 1)) for name in "12")
+    assert_refused(
+        f"{header}\n{rows}", f"line 1: the header {header!r} has several columns for {part} (", "classes.csv"
+    )
+
+
 @pytest.mark.parametrize("key", ["'*'", "others"])
 def test_a_map_can_have_a_class_for_all_other_values_and_colours(key):
     table = parse(f"classes: [road, sky, other]\nmap: {{7: road, '#010203': sky, {key}: other}}", "c.yaml")

@@ -139,6 +139,12 @@ def test_images_are_stored_unchanged(source, tmp_path):
         assert record["image"] == (source / FOLDER / "JPEGImages" / f"{record['id'].decode()}.jpg").read_bytes()
 
 
+def test_two_files_of_one_id_are_refused(source, tmp_path):
+    write_aug(source)
+    shutil.copytree(source / FOLDER / "SegmentationClassAug", source / "old/SegmentationClassAug")
+    assert_refused(catalog.VOC, tmp_path / "out", source, "old/SegmentationClassAug", str(FOLDER), "keep only one")
+
+
 def test_without_sbd_plain_voc_is_read_and_one_note_says_so(source, tmp_path, capsys):
     builder = builders.prepare(catalog.VOC, tmp_path / "out", source)
     assert sorted(read(builder, "train")) == TRAIN and sorted(read(builder, "val")) == VAL

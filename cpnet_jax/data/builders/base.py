@@ -21,7 +21,7 @@ from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.data.image_files import JPEG_START
 from cpnet_jax.data.large_images import work_on
 from cpnet_jax.data.value_range import Extremes, ValueRange, to_8_bits, value_range_from
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, quoted
 from cpnet_jax.runtime.progress import track
 
 # Folder in config.data.dir of the records of sources that can be evaluated on, but not trained on.
@@ -220,13 +220,31 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
             yield name, {"id": name, "image": image, "label": label}
 
 
+def stem_of(name: str) -> str:
+    """Returns a file's name without folder and ending."""
+    return PurePosixPath(name).stem
+
+
+def files_by_id(source: Source, names: Iterable[str], id_of: Callable[[str], str] = stem_of) -> dict[str, str]:
+    """Maps each file's id to its name; raises UserError that names two files of one id."""
+    found: dict[str, str] = {}
+    for name in names:
+        other = found.setdefault(id_of(name), name)
+        if other != name:
+            raise UserError(
+                f"{source.where(other)} and {source.where(name)} are both named {quoted(id_of(name))}: keep only one "
+                f"of them in {source.path}"
+            )
+    return found
+
+
 def match_pairs(
     builder: SegmentationBuilder,
     images: str,
     labels: str,
     *,
-    image_key: Callable[[str], str] = lambda name: PurePosixPath(name).stem,
-    label_key: Callable[[str], str] = lambda name: PurePosixPath(name).stem,
+    image_key: Callable[[str], str] = stem_of,
+    label_key: Callable[[str], str] = stem_of,
 ) -> list[Pair]:
     """Pairs the images and labels that match two patterns, by the ids in their names.
 
@@ -236,11 +254,12 @@ def match_pairs(
       image_key, label_key: name -> the example's id, equal for an image and its label.
 
     Raises:
-      UserError: if no image or no label matches, or a file lacks its partner. For evaluation, both may be missing.
+      UserError: if no image or no label matches, two of them have one id, or a file lacks its partner. For evaluation,
+        both may be missing.
     """
     source = builder.source
     found = {
-        pattern: {key(name): name for name in source.glob(pattern)}
+        pattern: files_by_id(source, source.glob(pattern), key)
         for pattern, key in ((images, image_key), (labels, label_key))
     }
     if builder.for_evaluation and not any(found.values()):

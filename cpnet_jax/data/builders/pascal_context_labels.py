@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Integer
 from pycocotools import mask as rle
 
-from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, read_indices
+from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, files_by_id, read_indices
 from cpnet_jax.data.builders.sources import Source
-from cpnet_jax.data.builders.voc_devkit import SPLITS, by_stem, read_ids, read_matrix
+from cpnet_jax.data.builders.voc_devkit import SPLITS, read_ids, read_matrix
 from cpnet_jax.data.catalog import PASCAL_CONTEXT
 from cpnet_jax.data.catalog.pascal_context import BACKGROUND
 from cpnet_jax.errors import UserError
@@ -59,7 +59,7 @@ class Labels:
 
 def class_images(builder: SegmentationBuilder, root: str) -> Labels | None:
     """Labels of mmsegmentation's converter, SegmentationClassContext/ID.png: 0 = background, 1 .. 59 = the classes."""
-    files = by_stem(builder.source.glob("*SegmentationClassContext/*.png"))
+    files = files_by_id(builder.source, builder.source.glob("*SegmentationClassContext/*.png"))
     if not files:
         return None
     return Labels(
@@ -94,7 +94,7 @@ def detail_masks(builder: SegmentationBuilder, root: str) -> Labels | None:
 def released_images(builder: SegmentationBuilder, root: str) -> Labels | None:
     """Labels of the release, 59_context_labels/ID.png; 59_labels.txt defines the order of the classes."""
     source = builder.source
-    files = by_stem(source.glob("*59_context_labels/*.png"))
+    files = files_by_id(source, source.glob("*59_context_labels/*.png"))
     if not files:
         return None
     found = source.glob("*59_labels.txt")
@@ -113,7 +113,7 @@ def released_images(builder: SegmentationBuilder, root: str) -> Labels | None:
 
 def label_maps(builder: SegmentationBuilder, root: str) -> Labels | None:
     """Labels of the release, trainval/ID.mat: a matrix LabelMap with its 459 categories."""
-    files = by_stem(builder.source.glob("*trainval/*.mat"))
+    files = files_by_id(builder.source, builder.source.glob("*trainval/*.mat"))
     if not files:
         return None
     return Labels(

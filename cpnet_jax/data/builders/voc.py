@@ -6,8 +6,8 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Integer
 
-from cpnet_jax.data.builders.base import Pair, SegmentationBuilder
-from cpnet_jax.data.builders.voc_devkit import SPLITS, by_stem, files_in, pairs_of, read_ids, read_matrix, release_root
+from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, files_by_id
+from cpnet_jax.data.builders.voc_devkit import SPLITS, files_in, pairs_of, read_ids, read_matrix, release_root
 from cpnet_jax.data.catalog import VOC
 
 BORDER = 255
@@ -29,7 +29,7 @@ class VocBuilder(SegmentationBuilder, skip_registration=True):
     def pairs(self) -> dict[str, list[Pair]]:
         root = release_root(self, 2012)
         train, val = (read_ids(self, f"{root}ImageSets/Segmentation/{split}.txt") for split in SPLITS)
-        own = by_stem(files_in(self.source, f"{root}SegmentationClass/", ".png"))
+        own = files_by_id(self.source, files_in(self.source, f"{root}SegmentationClass/", ".png"))
         ids, labels = self._augmentation
         labels = {name: labels[name] for name in labels.keys() - {*train}}
         return {
@@ -45,7 +45,7 @@ class VocBuilder(SegmentationBuilder, skip_registration=True):
     @cached_property
     def _augmentation(self) -> tuple[list[str], dict[str, str]]:
         """The ids of the augmented training set, and id -> label file."""
-        images = by_stem(self.source.glob("*SegmentationClassAug/*.png"))
+        images = files_by_id(self.source, self.source.glob("*SegmentationClassAug/*.png"))
         if images:
             lists = [name for file in AUGMENTED_LISTS for name in self.source.glob(f"*ImageSets/Segmentation/{file}")]
             # Without a list, the folder's own files count: it holds all of VOC and SBD.
@@ -53,7 +53,8 @@ class VocBuilder(SegmentationBuilder, skip_registration=True):
         matrices = self.source.glob("*dataset/cls/*.mat")
         if matrices:
             folder = matrices[0][: matrices[0].rindex("cls/")]
-            return [name for split in SPLITS for name in read_ids(self, f"{folder}{split}.txt")], by_stem(matrices)
+            ids = [name for split in SPLITS for name in read_ids(self, f"{folder}{split}.txt")]
+            return ids, files_by_id(self.source, matrices)
         print(
             f"Note: {self.source.path} has neither SBD's dataset/cls nor SegmentationClassAug: training uses only VOC "
             "2012's own 1,464 images, not the usual 10,582",

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from jaxtyping import Integer
 
-from cpnet_jax.data.builders.base import Pair, SegmentationBuilder
+from cpnet_jax.data.builders.base import Pair, SegmentationBuilder, files_by_id
 from cpnet_jax.data.builders.mat_file import read_array
 from cpnet_jax.data.builders.sources import Source
 from cpnet_jax.errors import UserError
@@ -65,11 +65,6 @@ def _folder(name: str) -> str:
     return name[: name.rfind("/") + 1]
 
 
-def by_stem(names: Iterable[str]) -> dict[str, str]:
-    """Maps each file's stem (name without folder and extension) to its name."""
-    return {PurePosixPath(name).stem: name for name in names}
-
-
 def pairs_of(builder: SegmentationBuilder, root: str, ids: Iterable[str], labels: dict[str, str]) -> list[Pair]:
     """Pairs images and labels by id; sorted, each id once.
 
@@ -82,7 +77,7 @@ def pairs_of(builder: SegmentationBuilder, root: str, ids: Iterable[str], labels
     Raises:
       UserError: if an image or a label is missing. For evaluation, all images may be missing.
     """
-    images = by_stem(files_in(builder.source, f"{root}JPEGImages/", ".jpg"))
+    images = files_by_id(builder.source, files_in(builder.source, f"{root}JPEGImages/", ".jpg"))
     ids = sorted(set(ids))
     if builder.for_evaluation and images.keys().isdisjoint(ids):
         return []

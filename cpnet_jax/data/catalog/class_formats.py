@@ -34,7 +34,8 @@ def read_rows(text: str, where: str) -> list[Row] | None:
     """Returns the classes of a file in one of these formats, or None if it is in none of them.
 
     Raises:
-      UserError: if a line has another form than the first one; names the file and the line.
+      UserError: if the header has two columns for the same, or a line has another form than the first one; names the
+        file and the line.
     """
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     if not lines:
@@ -45,12 +46,21 @@ def read_rows(text: str, where: str) -> list[Row] | None:
     for delimiter in ",;\t":
         columns = [COLUMNS.get(cell.lower(), "") for cell in _cells(lines[0][1], delimiter)]
         if "name" in columns and ("value" in columns or {"red", "green", "blue"} <= set(columns)):
+            _check_columns(columns, f"{where}, line {lines[0][0]}: the header {quoted(lines[0][1])}")
             return _read_csv(lines[1:], columns, delimiter, where)
         if "name" in columns and {"red", "green", "blue"} & set(columns):
             raise UserError(
                 f"{where}, line {lines[0][0]}: the header {quoted(lines[0][1])} lacks a colour: write name,r,g,b"
             )
     return None
+
+
+def _check_columns(columns: Sequence[str], where: str) -> None:
+    """Raises UserError that begins with `where` if two columns hold the same."""
+    twice = [part for part in columns if part and columns.count(part) > 1]
+    if twice:
+        headers = ", ".join(header for header, part in COLUMNS.items() if part == twice[0])
+        raise UserError(f"{where} has several columns for {twice[0]} ({headers}): remove or rename all but one")
 
 
 def _read_csv(lines: _Lines, columns: list[str], delimiter: str, where: str) -> list[Row]:
