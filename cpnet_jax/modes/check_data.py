@@ -38,7 +38,7 @@ def check_data(config: ml_collections.ConfigDict, workdir: AnyPath) -> None:
     train_split = config.data.train_split or dataset.train_split
     eval_split = config.data.eval_split or dataset.eval_split
     for field, split in (("train_split", train_split), ("eval_split", eval_split)):
-        if split not in examined.splits:
+        if not set(split.split("+")) <= examined.splits.keys():
             raise UserError(
                 f"config.data.{field} is {split!r}, which {examined.origin} lacks: use one of {sorted(examined.splits)}"
             )

@@ -24,7 +24,7 @@ class Census:
     Attributes:
       data: the data that was examined.
       observations: the result for every pair.
-      train_split, eval_split: the config's splits.
+      train_split, eval_split: the config's splits; each may be several, joined by "+".
     """
 
     data: ExaminedData
@@ -63,6 +63,10 @@ class Census:
                 if name in counts[split]:
                     counts[split][name] += count
         return counts
+
+    def class_pixels_in(self, joined: str) -> Counter[str]:
+        """Returns class -> pixels of one split, or of several joined by "+"."""
+        return sum((self.class_pixels[split] for split in joined.split("+")), Counter())
 
     @cached_property
     def sizes(self) -> Counter[tuple[int, int]]:
@@ -153,12 +157,12 @@ def _unlabelled(census: Census) -> Iterator[Finding]:
             raw = ", ".join(map(str, seen.values))
             yield Finding("all_ignored", seen.entry.label, f"only {raw}")
     for split in dict.fromkeys((census.train_split, census.eval_split)):
-        if not census.class_pixels[split].total():
+        if not census.class_pixels_in(split).total():
             yield Finding("no_labels", split)
 
 
 def _classes(census: Census) -> Iterator[Finding]:
-    trained = census.class_pixels[census.train_split]
+    trained = census.class_pixels_in(census.train_split)
     total = trained.total()
     for name in census.data.dataset.classes:
         if not any(counts[name] for counts in census.class_pixels.values()):

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from camvid_source import COUNTS, Tree, check, config_for, encoded, found_in, label_of, plant_all
 from forked_program import run_all
@@ -60,6 +61,19 @@ def test_a_missing_split_names_the_field(tmp_path):
     config = config_for(Tree(tmp_path / "raw").root, tmp_path / "data")
     config.data.eval_split = "vale"
     with pytest.raises(UserError, match=r"config\.data\.eval_split is 'vale'"):
+        check_data(config, tmp_path / "run")
+
+
+def test_joined_splits_are_checked(tmp_path):
+    """No class is missing if one of the joined splits has it."""
+    tree = Tree(tmp_path / "raw", lambda label: np.where(label == 3, 4, label).astype(np.uint8))
+    tree.add("val/road")
+    config = config_for(tree.root, tmp_path / "data")
+    config.data.train_split = config.data.eval_split = "train+val"
+    check_data(config, tmp_path / "run")
+    assert found_in(json.loads((tmp_path / "run/check_data/report.json").read_text())).keys() == {"split_size"}
+    config.data.eval_split = "train+vale"
+    with pytest.raises(UserError, match=r"config\.data\.eval_split is 'train\+vale'"):
         check_data(config, tmp_path / "run")
 
 
