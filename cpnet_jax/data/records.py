@@ -12,7 +12,10 @@ from cpnet_jax.data import codecs
 from cpnet_jax.data.augment import LoadImage
 from cpnet_jax.errors import UserError
 
-PREPARE_AGAIN = "delete the dataset's folder in config.data.dir, then run --mode=prepare"
+PREPARE_AGAIN = (
+    "delete the dataset's folder in config.data.dir, then run --mode=prepare (if it is in a bucket, first try deleting "
+    "only its copy in config.system.data_cache)"
+)
 
 # "id", "image" and "label" as bytes, see `data.builders`.
 Record = dict[str, Any]

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -199,6 +200,57 @@ def test_an_interrupted_upload_is_not_used_and_a_newer_one_replaces_the_copy(buc
     save(source / "trainannot" / "3.png", np.zeros((8, 8), np.uint8))
     builders.prepare(catalog.CAMVID, url, source, cache=tmp_path / "host_2")
     assert len(labels(builders.prepare(catalog.CAMVID, url, cache=tmp_path / "host_0"))) == 4
+
+
+def test_records_deleted_in_a_bucket_are_prepared_again_on_the_same_host(bucket, source, tmp_path):
+    prepare = partial(builders.prepare, catalog.CAMVID, "gs://bucket/data")
+    prepare(source, cache=tmp_path / "host_0")
+    for path in (source / "trainannot").iterdir():
+        save(path, np.full((8, 8), 5, np.uint8))
+    for name in [name for name in bucket.objects if name.startswith("bucket/data/camvid/")]:
+        del bucket.objects[name]
+    assert labels(prepare(source, cache=tmp_path / "host_0")) == [[[5] * 8] * 8] * 3
+    assert labels(prepare(cache=tmp_path / "host_1")) == [[[5] * 8] * 8] * 3
+
+
+def test_an_upload_that_was_interrupted_early_is_continued_from_the_copy_on_the_host(bucket, source, tmp_path):
+    prepare = partial(builders.prepare, catalog.CAMVID, "gs://bucket/data", cache=tmp_path / "host_0")
+    written = labels(prepare(source))
+    first = next(name for name in bucket.uploads if "/camvid/" in name)
+    assert len(bucket.objects[first]) == min(map(len, bucket.objects.values())), "it is there soon"
+    for name in [name for name in bucket.objects if name != first]:
+        del bucket.objects[name]
+    shutil.rmtree(source)
+    assert labels(prepare()) == written
+
+
+def test_a_note_on_added_images_names_their_records_in_the_bucket(bucket, source, tmp_path, capsys):
+    (source / "classes.txt").write_text("\n".join("abcdefghijkl"))
+    dataset = builders.describe_folder(source, catalog.FolderLayout(images="train", masks="trainannot"))
+    for images in (3, 4):
+        for folder in ("train", "trainannot"):
+            save(source / folder / f"{images}.png", np.zeros((8, 8), np.uint8))
+        builders.prepare(dataset, "gs://bucket/data", source, cache=tmp_path / "host_0")
+    note = capsys.readouterr().out.splitlines()[-1]
+    assert note.startswith("Note: ") and "or delete gs://bucket/data/folder/camvid-" in note
+
+
+def test_advice_names_the_records_in_the_bucket_and_works(bucket, source, tmp_path):
+    prepare = partial(builders.prepare, catalog.CAMVID, "gs://bucket/data", cache=tmp_path / "host_0")
+    copy = Path(prepare(source).data_dir)
+    other = shutil.copytree(source, tmp_path / "other")
+    with pytest.raises(UserError, match=r"or delete gs://bucket/data/camvid/1\.0\.0 and run --mode=prepare again"):
+        prepare(other)
+    bucket.objects["bucket/data/camvid/1.0.0/dataset_info.json"] = b"{"
+    (copy / "dataset_info.json").write_bytes(b"{")
+    with pytest.raises(
+        UserError, match=f"delete {copy.parent} and .*; if that does not help, delete gs://bucket/data/camvid as well"
+    ):
+        prepare(source)
+    shutil.rmtree(copy.parent)
+    for name in [name for name in bucket.objects if name.startswith("bucket/data/camvid/")]:
+        del bucket.objects[name]
+    assert len(labels(prepare(other))) == 3
 
 
 def test_a_users_folder_has_one_place_in_a_bucket_for_each_class_file_and_that_of_earlier_versions_is_used(

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import io
 import os
+import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -87,15 +88,19 @@ def make_builder(
     else:
         make, damaged = _builder_of(dataset), data_dir / dataset.name
     try:
-        return make(data_dir=data_dir, source=location, for_evaluation=for_evaluation)
+        builder = make(data_dir=data_dir, source=location, for_evaluation=for_evaluation)
+        builder.copy_of = copy_of
+        return builder
     except UserError:
         raise
     except Exception as error:  # TFDS reads the description of prepared records, by parsers without a common error
         if not damaged.exists():
             raise
+        original = copy_of and copy_of / damaged.relative_to(data_dir).as_posix()
+        more = f"; if that does not help, delete {original} as well" if original else ""
         raise UserError(
             f"the description of the records in {damaged} cannot be read ({' '.join(str(error).split())[:200]}): "
-            f"delete {damaged} and run --mode=prepare again"
+            f"delete {damaged} and run --mode=prepare again{more}"
         ) from error
 
 
@@ -208,8 +213,8 @@ def _prepare(make: Callable[..., SegmentationBuilder], skip_unreadable: bool, do
     made_from, wanted = builder.info.metadata["source"], builder.source_path
     if wanted is not None and made_from != str(wanted):
         raise UserError(
-            f"{builder.data_dir} was prepared from {made_from}, not from {wanted}: set another config.data.dir, or "
-            f"delete {builder.data_dir} and run --mode=prepare again"
+            f"{builder.records_dir} was prepared from {made_from}, not from {wanted}: set another config.data.dir, or "
+            f"delete {builder.records_dir} and run --mode=prepare again"
         )
     builder.compare_with_source()
     return builder
@@ -224,6 +229,8 @@ def _prepare_in_store(
         object_store.download(remote, local)
         return _prepare(partial(make, folder), skip_unreadable, download)
     files.make_folder(data_dir, "config.data.dir")
+    if not remote.exists():  # deleted to prepare them again: this host's copy must not return
+        shutil.rmtree(local, ignore_errors=True)
     builder = _prepare(partial(make, folder), skip_unreadable, download)
     object_store.upload(local, remote)
     return builder
@@ -232,8 +239,8 @@ def _prepare_in_store(
 def _copies(make: Callable[..., SegmentationBuilder], data_dir: AnyPath, cache: Path) -> tuple[Path, Path, AnyPath]:
     """This host's counterpart of data_dir in an object store, and the folders of the records here and there."""
     folder = cache / quote(str(data_dir), safe="")
-    local = Path(make(folder).data_dir)
-    return folder, local, data_dir / local.relative_to(folder).as_posix()
+    builder = make(folder)
+    return folder, Path(builder.data_dir), builder.records_dir
 
 
 def _write(builder: SegmentationBuilder, make: Callable[[], SegmentationBuilder]) -> None:

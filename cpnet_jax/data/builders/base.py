@@ -22,6 +22,7 @@ from cpnet_jax.data.image_files import JPEG_START
 from cpnet_jax.data.large_images import work_on
 from cpnet_jax.data.value_range import Extremes, ValueRange, to_8_bits, value_range_from
 from cpnet_jax.errors import UserError, quoted
+from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.runtime.progress import track
 
 # Folder in config.data.dir of the records of sources that can be evaluated on, but not trained on.
@@ -54,6 +55,8 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
     pkg_dir_path = Path(__file__).parent
     # Whether a pair that cannot be read is reported and left out; otherwise it raises UserError.
     skip_unreadable = False
+    # The counterpart of data_dir_root in an object store, if the records are copied from or to there.
+    copy_of: AnyPath | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Keeps a builder out of TFDS's registry, which refuses the second of a name: a config file is loaded twice."""
@@ -84,6 +87,12 @@ class SegmentationBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=Tru
         Workers cannot import the class if a config file defines it.
         """
         return tfds.builder_from_directory, (str(self.data_dir),)
+
+    @property
+    def records_dir(self) -> AnyPath:
+        """Folder to delete if the records shall be prepared again: in the object store if data_dir is a copy."""
+        local = Path(self.data_dir)
+        return self.copy_of / local.relative_to(self.data_dir_root).as_posix() if self.copy_of else local
 
     @cached_property
     def source(self) -> Source:

@@ -115,8 +115,8 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         then = {split: info.num_examples + skipped.get(split, 0) for split, info in self.info.splits.items()}
         if now != then:
             print(
-                f"Note: {self.source.path} now holds {_counts(now)} images, {self.data_dir} was prepared from "
-                f"{_counts(then)}: to prepare them all, set another config.data.dir, or delete {self.data_dir}, and "
+                f"Note: {self.source.path} now holds {_counts(now)} images, {self.records_dir} was prepared from "
+                f"{_counts(then)}: to prepare them all, set another config.data.dir, or delete {self.records_dir}, and "
                 "run the same command again",
                 flush=True,
             )

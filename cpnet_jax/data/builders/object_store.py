@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import files
 from cpnet_jax.runtime.files import AnyPath
 from cpnet_jax.runtime.progress import track
 
@@ -51,7 +52,8 @@ def upload(local: AnyPath, remote: AnyPath) -> None:
     Raises:
       UserError: if the store cannot be written to.
     """
-    paths = sorted(local.iterdir(), key=lambda path: (path.name == LAST, path.name))
+    # The smallest first, since another process takes a folder without files for a deleted one, see `builders.prepare`.
+    paths = sorted(local.iterdir(), key=lambda path: (path.name == LAST, files.size(path)))
     for path in track(paths, f"Copying to {remote}", total=len(paths), unit="file"):
         _copy(path, remote / path.name)
 
