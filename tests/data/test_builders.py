@@ -222,6 +222,15 @@ builders.prepare(catalog.CAMVID, *sys.argv[1:])
     assert [len(builders.records(builder, split)) for split in ("train", "val")] == [3, 2]
 
 
+def test_a_partly_copied_folder_of_records_is_named(source, tmp_path):
+    folder = Path(builders.prepare(catalog.CAMVID, tmp_path / "out", source).data_dir)
+    (folder / "dataset_info.json").unlink()
+    with pytest.raises(UserError, match=f"^{folder} is incomplete .*: delete it and run --mode=prepare again"):
+        builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+    shutil.rmtree(folder)
+    assert len(builders.records(builders.prepare(catalog.CAMVID, tmp_path / "out", source), "train")) == 3
+
+
 # --- faulty sources ---------------------------------------------------------------------------------------------------
 
 

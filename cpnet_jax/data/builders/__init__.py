@@ -196,6 +196,7 @@ def _prepare(make: Callable[..., SegmentationBuilder], skip_unreadable: bool, do
     for pattern in ("incomplete.*", "*/incomplete.*"):  # TFDS's name for what it writes
         leftovers.remove_folders(Path(builder.data_dir_root) / builder.name, pattern)
     if not builder.is_prepared():
+        _refuse_incomplete(builder)
         if builder.source_path is None and builder.DATASET.downloads:
             from cpnet_jax.data import downloads  # here, since its HTTP library is slow to import
 
@@ -260,6 +261,16 @@ def _write(builder: SegmentationBuilder, make: Callable[[], SegmentationBuilder]
             f"the disk of {builder.data_dir} is full (the unfinished records were deleted): free space and run "
             "--mode=prepare again, or set another config.data.dir"
         ) from error
+
+
+def _refuse_incomplete(builder: SegmentationBuilder) -> None:
+    """Raises UserError if the folder of the records lacks their description; TFDS would write nothing into it."""
+    # In this order, since another process may rename its complete folder at any time.
+    if Path(builder.data_dir).exists() and not builder.is_prepared():
+        raise UserError(
+            f"{builder.data_dir} is incomplete (it has no {object_store.LAST}): delete it and run --mode=prepare "
+            "again, or finish copying it"
+        )
 
 
 def _disk_is_full(error: Exception) -> bool:
