@@ -147,6 +147,14 @@ def test_prepared_records_do_not_need_their_source(source, tmp_path):
     assert len(list(examples(records, decode=decode11))) == 2
 
 
+def test_sizes_are_compared_at_every_start(source, tmp_path, capsys):
+    for _ in range(2):
+        capsys.readouterr()
+        builder = builders.prepare(catalog.CAMVID, tmp_path / "out", source)
+        note = "Note: split train of camvid has 3 examples here, 367 in the publication"
+        assert f"{note}; if the source has others now, delete {builder.data_dir} and run" in capsys.readouterr().out
+
+
 def test_records_of_another_source_are_refused(camvid, source):
     first, data_dir, _ = camvid
     before = prepared_files(data_dir)

@@ -210,13 +210,13 @@ def _prepare(make: Callable[..., SegmentationBuilder], skip_unreadable: bool, do
         _write(builder, make)
         # Another process may have finished first; then its records are used.
         builder = make()
-        _compare_sizes(builder)
     made_from, wanted = builder.info.metadata["source"], builder.source_path
     if wanted is not None and made_from != str(wanted):
         raise UserError(
             f"{builder.records_dir} was prepared from {made_from}, not from {wanted}: set another config.data.dir, or "
             f"delete {builder.records_dir} and run --mode=prepare again"
         )
+    _compare_sizes(builder)
     builder.compare_with_source()
     return builder
 
@@ -285,7 +285,11 @@ def _compare_sizes(builder: SegmentationBuilder) -> None:
             continue
         found = builder.info.splits[split].num_examples if split in builder.info.splits else "no"
         if found != expected:
-            print(f"Note: split {split} of {builder.name} has {found} examples here, {expected} in the publication")
+            print(
+                f"Note: split {split} of {builder.name} has {found} examples here, {expected} in the publication; if "
+                f"the source has others now, delete {builder.records_dir} and run --mode=prepare again",
+                flush=True,
+            )
 
 
 def records(builder: SegmentationBuilder, split: str) -> Records:

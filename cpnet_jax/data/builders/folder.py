@@ -1,5 +1,7 @@
 """Builder of a user's own images and masks, described by config.data.folder and a class file."""
 
+import hashlib
+import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -35,6 +37,7 @@ from cpnet_jax.data.value_range import Extremes, ValueRange, find_value_range
 from cpnet_jax.errors import UserError, quoted
 
 OWN_SPLITS = "own_splits"  # entry of the metadata: splits that the source has; others were drawn
+FILES = "files"  # entry of the metadata: hash of the names of the images and masks of each split
 CLASS_FILES = ("classes.txt", "classes.yaml", "classes.yml")
 # Names of the class files of other tools; read if none of the files above exists.
 OTHER_CLASS_FILES = ("class_dict.csv", "classes.csv", "label_colors.txt", "labelmap.txt", "labels.txt", "_classes.csv")
@@ -105,21 +108,30 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
         return info
 
     def compare_with_source(self) -> None:
-        """Prints a note if images were added to or removed from the source; the records remain valid."""
+        """Prints a note if the source has other images, masks or splits than were prepared; the records remain valid.
+
+        Names are compared, since reading all files would take long.
+        """
         try:
             found, _ = find_pairs(self.source, self.DATASET.layout, for_evaluation=self.for_evaluation)
-            now = {split: len(pairs) for split, pairs in found.items()}
         except UserError:  # the source is being edited, or is gone
             return
-        skipped = self.info.metadata.get("skipped", {})  # records of earlier versions do not have it
+        now = {split: len(pairs) for split, pairs in found.items()}
+        # Records of earlier versions have neither entry.
+        skipped = self.info.metadata.get("skipped", {})
+        same_files = self.info.metadata.get(FILES) in (None, _hash_of_names(found))
         then = {split: info.num_examples + skipped.get(split, 0) for split, info in self.info.splits.items()}
-        if now != then:
-            print(
-                f"Note: {self.source.path} now holds {_counts(now)} images, {self.records_dir} was prepared from "
-                f"{_counts(then)}: to prepare them all, set another config.data.dir, or delete {self.records_dir}, and "
-                "run the same command again",
-                flush=True,
-            )
+        if now == then and same_files:
+            return
+        others = (
+            f"other images, masks or splits than {self.records_dir} was prepared from"
+            if now == then
+            else f"{_counts(now)} images, {self.records_dir} was prepared from {_counts(then)}"
+        )
+        _print_note(
+            f"{self.source.path} now holds {others}: to prepare them all, set another config.data.dir, or delete "
+            f"{self.records_dir}, and run the same command again"
+        )
 
     def refuse_unpaired(self, unpaired: dict[str, str], lacks: str) -> None:
         refuse_unpaired(self.source, unpaired, lacks)
@@ -151,7 +163,7 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
             note=_print_note,
             for_evaluation=self.for_evaluation,
         )
-        self.info.metadata[OWN_SPLITS] = sorted(self._own_splits())
+        self.info.metadata.update({OWN_SPLITS: sorted(self._own_splits()), FILES: _hash_of_names(splits)})
         mask_format = self.DATASET.layout.mask_format
         if mask_format == "auto":
             mask_format = self._first_format(next(iter(splits.values())))
@@ -262,6 +274,11 @@ class FolderBuilder(SegmentationBuilder, skip_registration=True):
 
 def _print_note(line: str) -> None:
     print(f"Note: {line}", flush=True)
+
+
+def _hash_of_names(splits: dict[str, list[Pair]]) -> str:
+    files = sorted((split, pair.image, pair.label) for split, pairs in splits.items() for pair in pairs)
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
 def _counts(images: dict[str, int]) -> str:

@@ -1,6 +1,7 @@
 """Records that exist are used if they fit, and kept beside those of another class file."""
 
 import hashlib
+import json
 import os
 import pickle
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from users_folder import COLOURED, assert_one_sentence, config_for, examples_of, prepare, write
 
 from cpnet_jax.data import builders
+from cpnet_jax.data.builders.folder import FILES
 from cpnet_jax.errors import UserError
 from cpnet_jax.modes.check_data import check_data
 
@@ -113,6 +115,32 @@ def test_an_abandoned_preparation_of_another_class_file_is_removed(tmp_path):
     os.utime(abandoned, (0, 0))
     prepare(source, data)
     assert live.exists() and not abandoned.exists()
+
+
+def test_a_replaced_image_and_an_edited_csv_are_noted(tmp_path, capsys):
+    source, data = write(tmp_path / "own"), tmp_path / "data"
+
+    def list_pairs(*splits):
+        rows = [f"images/a{index}.png,masks/a{index}.png,{split}" for index, split in enumerate(splits)]
+        (source / "pairs.csv").write_text("\n".join(["image,mask,split", *rows]))
+
+    def noted(**layout):
+        capsys.readouterr()
+        builder = prepare(source, data, **layout)
+        note = f"now holds other images, masks or splits than {builder.data_dir} was prepared from"
+        return note in capsys.readouterr().out
+
+    list_pairs("train", "train", "train", "val")
+    for layout in ({}, {"pairs": "pairs.csv"}) * 2:
+        assert not noted(**layout)
+    list_pairs("train", "train", "val", "train")
+    assert noted(pairs="pairs.csv") and not noted()
+    for folder in ("images", "masks"):
+        (source / folder / "a1.png").rename(source / folder / "b1.png")
+    assert noted()
+    [path] = [path for path in data.rglob("metadata.json") if '"pairs": ""' in path.read_text()]
+    path.write_text(json.dumps({name: entry for name, entry in json.loads(path.read_text()).items() if name != FILES}))
+    assert not noted(), "records of earlier versions only have the number of images"
 
 
 def test_added_images_are_noted(tmp_path, capsys):
