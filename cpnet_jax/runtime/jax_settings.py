@@ -23,6 +23,12 @@ REQUIRED = {
     "jax_disable_jit": False,
     "jax_numpy_dtype_promotion": "standard",
     "jax_numpy_rank_promotion": "allow",
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_threefry_partitionable": True,
+    "jax_random_seed_offset": 0,
+    # These would end a run at a non-finite step, which training skips, or reports after it has saved the state.
+    "jax_debug_nans": False,
+    "jax_debug_infs": False,
 }
 
 
@@ -40,7 +46,7 @@ def configure(compilation_cache: str) -> None:
 
 def _require_settings() -> None:
     for name, value in REQUIRED.items():
-        if jax.config.values[name] != value:
+        if jax.config.values.get(name, value) != value:  # a later JAX may have dropped the setting
             print(f"Note: {name.upper()} is ignored: this program needs JAX's default, {value}", file=sys.stderr)
             jax.config.update(name, value)
 

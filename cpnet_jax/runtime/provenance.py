@@ -13,12 +13,15 @@ from typing import Any
 import jax
 
 import cpnet_jax
+from cpnet_jax.runtime.programs import COMPILER_VARIABLES
 
 # Packages that can change numbers or speed. Those that are not installed are left out.
 PACKAGES = (
     *("jax", "jaxlib", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin", "flax", "optax", "orbax-checkpoint"),
     *("grain", "numpy", "opencv-python-headless", "pillow", "simplejpeg"),
 )
+# Environment variables that can change numbers or speed.
+VARIABLES = (*COMPILER_VARIABLES, "JAX_DEFAULT_MATMUL_PRECISION", "NVIDIA_TF32_OVERRIDE")
 GIT_SECONDS = 5.0
 
 
@@ -32,6 +35,7 @@ def describe() -> dict[str, Any]:
         **_commit(Path(cpnet_jax.__file__).resolve().parents[1]),
         "python": platform.python_version(),
         "packages": _versions(),
+        "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "system": f"{platform.system()} {platform.machine()}",
         "platform": devices[0].platform,
         "device": devices[0].device_kind,

@@ -23,16 +23,19 @@ def program():
     jax_settings.configure("")
     import jax
     print(json.dumps([jax.devices()[0].platform, {name: jax.config.values[name] for name in jax_settings.REQUIRED}]))
+    if "random" in sys.argv:
+        started = jax.random.key_data(jax.random.split(jax.random.key(0)))
+        resumed = jax.random.bits(jax.random.wrap_key_data(started[0]), 4)
+        print(started.tolist(), resumed.tolist())
 
 exit_status.run(program)
 """
 
 
-def configure(**environment):
+def configure(*arguments, **environment):
     inherited = {name: value for name, value in os.environ.items() if name not in jax_settings.PLATFORM_VARIABLES}
-    return subprocess.run(
-        [sys.executable, "-c", CONFIGURE], env={**inherited, **environment}, cwd=ROOT, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", CONFIGURE, *arguments]
+    return subprocess.run(command, env={**inherited, **environment}, cwd=ROOT, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("platforms", [" CPU", "cuda,cpu", ""])
@@ -42,6 +45,11 @@ def test_platforms_are_found_however_they_are_written(platforms):
     assert json.loads(result.stdout)[0] == "cpu"
 
 
+RANDOM_NUMBERS = {
+    "JAX_DEFAULT_PRNG_IMPL": "rbg",
+    "JAX_THREEFRY_PARTITIONABLE": "0",
+    "JAX_RANDOM_SEED_OFFSET": "5",
+}
 MISTAKES = [{"JAX_PLATFORMS": platforms} for platforms in ("cuda", "gpu", ",")]
 MISTAKES += [{"JAX_PLATFORM_NAME": "foo"}, {"JAX_ENABLE_X64": "maybe"}]
 
@@ -57,12 +65,30 @@ def test_a_mistake_gets_one_sentence_that_names_the_variable_and_exit_2(mistake)
 
 def test_settings_that_would_change_what_is_computed_are_ignored_with_a_note():
     result = configure(
-        JAX_ENABLE_X64="1", JAX_DISABLE_JIT="1", JAX_NUMPY_DTYPE_PROMOTION="strict", JAX_NUMPY_RANK_PROMOTION="raise"
+        JAX_ENABLE_X64="1",
+        JAX_DISABLE_JIT="1",
+        JAX_NUMPY_DTYPE_PROMOTION="strict",
+        JAX_NUMPY_RANK_PROMOTION="raise",
+        JAX_DEBUG_NANS="1",
+        JAX_DEBUG_INFS="1",
+        **RANDOM_NUMBERS,
     )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)[1] == jax_settings.REQUIRED
     notes = result.stderr.splitlines()
-    assert len(notes) == 4 and all(note.startswith("Note: JAX_") for note in notes)
+    assert len(notes) == 9 and all(note.startswith("Note: JAX_") for note in notes)
+
+
+def test_settings_of_random_numbers_change_neither_the_start_nor_a_resumed_run():
+    usual, changed = configure("random", JAX_PLATFORMS="cpu"), configure("random", **RANDOM_NUMBERS)
+    assert usual.returncode == changed.returncode == 0, usual.stderr + changed.stderr
+    assert usual.stdout == changed.stdout
+
+
+def test_a_required_setting_that_jax_no_longer_has_is_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(jax_settings, "REQUIRED", {"jax_dropped": True})
+    jax_settings._require_settings()
+    assert capsys.readouterr().err == ""
 
 
 @pytest.fixture

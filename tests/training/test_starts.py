@@ -20,6 +20,14 @@ def test_every_start_is_added(tmp_path):
     assert second["devices"] == jax.device_count() and second["python"].startswith("3.")
 
 
+def test_variables_that_change_what_is_compiled_are_recorded_if_they_are_set(tmp_path, monkeypatch):
+    for name in provenance.VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    starts.record(tmp_path, 0)
+    assert starts.starts(tmp_path)[0]["environment"] == {"NVIDIA_TF32_OVERRIDE": "0"}
+
+
 def test_the_first_and_the_newest_starts_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(starts, "MOST", 3)
     monkeypatch.setattr(provenance, "describe", dict)
