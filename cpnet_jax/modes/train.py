@@ -303,12 +303,14 @@ def _diverged(
     kept = f"the state before it is kept in {workdir}/checkpoints/{step}"
     if step == 0:
         kept = "no step came before it"
-    elif step not in checkpoints.steps():
+    else:
         # With this count, a run that resumes with the same limit stops at the same step again.
         good = replace(found.state, skipped=jnp.full_like(found.state.skipped, limit))
         try:
-            checkpoints.save(step, good, position=step, config=experiment.description(), miou=None)
-            checkpoints.finish_saving()
+            checkpoints.finish_saving()  # it may be this step's
+            if step not in checkpoints.steps():
+                checkpoints.save(step, good, position=step, config=experiment.description(), miou=None)
+                checkpoints.finish_saving()
         except WriteFailed as error:
             kept = f"the state before it could not be kept ({error})"
     return TrainingDiverged(

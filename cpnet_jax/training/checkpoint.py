@@ -52,7 +52,7 @@ class Checkpoints:
         their steps can be saved again, and unfinished ones are removed.
 
     Attributes:
-      damaged: step -> what is wrong with its checkpoint.
+      damaged: step -> what is wrong with its checkpoint; without the steps that were saved again.
 
     Raises:
       UserError: if something else is in the directory's place.
@@ -127,6 +127,7 @@ class Checkpoints:
           miou: validation mIoU in [0, 1]; None if the step was not evaluated.
         """
         self.finish_saving()
+        self.damaged.pop(step, None)
         with self._reporting_failures():
             self._saving = step
             self._manager.save(

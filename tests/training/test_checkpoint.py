@@ -77,6 +77,18 @@ def test_the_best_step_is_kept_although_its_miou_came_later(tmp_path):
         assert not checkpoints.damaged and checkpoints.steps() == [2, 3] and checkpoints.best() == 2
 
 
+def test_a_damaged_step_that_was_saved_again_is_a_step(tmp_path):
+    for step in (1, 2):
+        with Checkpoints(tmp_path) as checkpoints:
+            save(checkpoints, step, 1 / step)
+    (tmp_path / "2" / "data" / "metadata").write_bytes(b"{}")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert list(checkpoints.damaged) == [2] and checkpoints.steps() == [1]
+        save(checkpoints, 2)
+        checkpoints.finish_saving()
+        assert not checkpoints.damaged and checkpoints.latest() == 2
+
+
 def test_a_checkpoint_is_read_in_a_folder_that_looks_like_a_pattern(tmp_path):
     """Saving there is refused: see `files.check_is_no_pattern`."""
     with Checkpoints(tmp_path / "run") as checkpoints:
