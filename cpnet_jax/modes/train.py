@@ -68,9 +68,7 @@ def train(config: ml_collections.ConfigDict, workdir: AnyPath, stop: Stop) -> No
         if last and published:
             _print(_finished(workdir, start))
             return
-        if processes.is_main_process():
-            files.write_json(workdir / "config.json", experiment.description())
-            starts.record(workdir, start)
+        processes.on_all(lambda: _record_start(experiment, workdir, start) if processes.is_main_process() else None)
         with MetricsWriter(workdir, start, on_failure=stop.request) as writer:
             _train(experiment, state, start, checkpoints, writer, workdir, stop, published=published)
     _print(f"{workdir}/eval.json holds these figures, {workdir}/report/index.html shows them.")
@@ -132,6 +130,11 @@ def _start(experiment: Experiment, checkpoints: Checkpoints, workdir: AnyPath) -
     if experiment.config.init.backbone or experiment.config.init.checkpoint:
         _print(f"config.init is ignored: {workdir} continues from its checkpoint of step {step}.")
     return state, step
+
+
+def _record_start(experiment: Experiment, workdir: AnyPath, step: int) -> None:
+    files.write_json(workdir / "config.json", experiment.description())
+    starts.record(workdir, step)
 
 
 def _is_published(workdir: AnyPath, step: int, *, last: bool) -> bool:

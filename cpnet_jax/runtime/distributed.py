@@ -86,9 +86,7 @@ def check_shared(workdir: AnyPath) -> None:
         return
     # A new name each time, so that no network disk answers from its cache.
     marker = workdir / processes.gather(f".seen-by-all-{uuid.uuid4().hex}")[0]
-    if processes.is_main_process():
-        marker.write_bytes(b"")
-    processes.wait_for_all()
+    processes.on_all(lambda: marker.write_bytes(b"") if processes.is_main_process() else None)
     seen = processes.gather(marker.exists())
     if processes.is_main_process():
         marker.unlink(missing_ok=True)

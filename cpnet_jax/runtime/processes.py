@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cpnet_jax.errors import UserError
+from cpnet_jax.errors import UserError, reason
 
 # Messages of JAX's collectives and runtime, which have no exception type for this.
 LOST_PEER = re.compile(r"Gloo [\w -]+ failed|UNAVAILABLE|[Hh]eartbeat|coordination service")
@@ -48,27 +48,34 @@ def gather(value: Any) -> list[Any]:
     return [pickle.loads(part[:size]) for part, size in zip(parts, sizes, strict=True)]
 
 
-def wait_for_all() -> None:
-    """Waits until every process has called this."""
-    gather(None)
-
-
 def on_all(function: Callable[[], T]) -> T:
     """Calls the function; returns its result after it has returned on every process.
 
     Raises:
-      UserError: on every process if one raised it, so that none waits for another forever.
+      UserError: on every process if one raised any error, so that none waits for another forever. A process that raised
+        an error raises that one.
     """
     result: Any = None
     error = None
     try:
         result = function()
-    except UserError as raised:
+    except Exception as raised:
         error = raised
-    errors = [found for found in gather(error) if found]
+    errors = [found for found in gather(_for_others(error)) if found]
     if errors:
         raise error or errors[0]
     return result
+
+
+def _for_others(error: Exception | None) -> UserError | None:
+    """What the other processes raise. Not the error itself, since only the process that raised it has its traceback."""
+    if error is None or isinstance(error, UserError):
+        return error
+    index, count = process()
+    return UserError(
+        f"process {index} of {count} failed ({reason(error)}): see what it printed, then run the same command on every "
+        "host again"
+    )
 
 
 def from_main(function: Callable[[], T]) -> T:

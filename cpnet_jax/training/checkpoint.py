@@ -63,8 +63,8 @@ class Checkpoints:
         self._read_only = read_only
         abandoned_io.hide()
         processes.on_all(self._check_is_folder)
-        self.damaged = self._inspect()
-        self._report_damage()
+        self.damaged = processes.from_main(self._inspect)
+        processes.on_all(lambda: self._report_damage() if processes.is_main_process() else None)
         best = preservation.BestN(get_metric_fn=_miou, n=1, keep_checkpoints_without_metrics=False)
         keep = preservation.AnyPreservationPolicy([preservation.LatestN(1), best])
         options = ocp.CheckpointManagerOptions(
@@ -233,16 +233,15 @@ class Checkpoints:
             raise ValueError(f"its files have {stored:,} bytes, far too few for the {needed:,} bytes of its network")
 
     def _inspect(self) -> dict[int, str]:
-        """Step -> what is wrong with its checkpoint. Process 0 reads for all."""
-        found = {}
-        if processes.is_main_process() and self._directory.is_dir():
-            folders = {int(path.name): path for path in self._directory.iterdir() if NAME.fullmatch(path.name)}
-            found = {step: damage for step in sorted(folders) if (damage := _damage(folders[step]))}
-        return processes.gather(found)[0]
+        """Step -> what is wrong with its checkpoint."""
+        if not self._directory.is_dir():
+            return {}
+        folders = {int(path.name): path for path in self._directory.iterdir() if NAME.fullmatch(path.name)}
+        return {step: damage for step in sorted(folders) if (damage := _damage(folders[step]))}
 
     def _report_damage(self) -> None:
         """Prints what is damaged or unfinished, and renames damaged checkpoints."""
-        if not processes.is_main_process() or not self._directory.is_dir():
+        if not self._directory.is_dir():
             return
         for step, damage in self.damaged.items():
             line = f"{self._directory / str(step)} is damaged and skipped: {damage}"

@@ -160,6 +160,35 @@ def test_a_process_that_ends_while_it_compiles_does_not_abort_the_others():
         assert status == right, out + err
 
 
+TRAIN = """
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from unittest.mock import Mock
+from configs import quickstart
+from cpnet_jax.modes import train
+from cpnet_jax.runtime import distributed, exit_status
+address, index, workdir = sys.argv[1:]
+train.Experiment = lambda config, **_: Mock(config=config, description=dict)
+train.Checkpoints = lambda folder: nullcontext(Mock())
+train._start = lambda *_: (None, 0)
+
+def program():
+    distributed.start(address, 2, int(index), timeout=300)
+    train.train(quickstart.get_config(), Path(workdir), Mock())
+
+exit_status.run(program)
+"""
+
+
+def test_every_process_says_at_once_why_process_0_cannot_start(tmp_path):
+    (tmp_path / "config.json").mkdir()
+    address = f"localhost:{free_port()}"
+    for status, _, err in finish([start("-c", TRAIN, address, index, tmp_path) for index in range(2)]):
+        [line] = [line for line in err.splitlines() if line.startswith("error: ")]
+        assert status == 2 and f"{tmp_path}/config.json" in line, err
+
+
 def test_processes_with_different_configs_or_data_are_refused():
     ours = {"seed": 0, "data": {"dir": "here"}, "trained_on": {"fingerprint": "a"}}
     check_same_everywhere([ours, ours | {"data": {"dir": "there"}}])
