@@ -147,13 +147,16 @@ class Checkpoints:
         Raises:
           UserError: if the checkpoint cannot be read or written.
         """
-        with self._reading(step):
-            if miou is None or _miou(self._manager.metrics(step)) > -math.inf:
-                return
+        if miou is None:
+            return
         processes.on_all(lambda: self._write_miou(step, miou) if processes.is_main_process() else None)
         self._manager.reload()
 
-    def _write_miou(self, step: int, miou: float | None) -> None:
+    def _write_miou(self, step: int, miou: float) -> None:
+        """Decides and writes on process 0: another process could already see what it wrote."""
+        with self._reading(step):
+            if _miou(self._manager.metrics(step)) > -math.inf:
+                return
         folder = self._directory / str(step)
         with self._reporting_failures():
             files.write_json(folder / METRICS, {METRIC: miou})

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import jax.numpy as jnp
 import pytest
 
+from cpnet_jax.runtime import processes
 from cpnet_jax.training.checkpoint import Checkpoints
 
 
@@ -64,6 +66,20 @@ def test_a_step_evaluated_after_a_restart_can_be_the_best(tmp_path, restart):
     checkpoints.close()
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.steps() == [3, 4]
+
+
+def test_all_processes_agree_whether_a_step_has_its_miou(tmp_path, monkeypatch):
+    """A slow process may see the mIoU that process 0 has just written: it takes part in the same collectives."""
+    gather = Mock(wraps=processes.gather)
+    monkeypatch.setattr(processes, "gather", gather)
+    with Checkpoints(tmp_path) as checkpoints:
+        save(checkpoints, 1)
+        checkpoints.finish_saving()
+        gather.reset_mock()
+        checkpoints.add_miou(1, 0.6)
+        first = gather.call_count
+        checkpoints.add_miou(1, 0.6)
+        assert gather.call_count == 2 * first > 0
 
 
 def test_the_best_step_is_kept_although_its_miou_came_later(tmp_path):
