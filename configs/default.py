@@ -117,7 +117,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = optimizer = ml_collections.ConfigDict()
     optimizer.base_lr = 0.02  # learning rate at step 0
     optimizer.power = 0.9  # exponent of the poly schedule
-    optimizer.min_lr = 0.0  # lower bound of the schedule
+    optimizer.min_lr = 0.0  # lower bound of the schedule, at most base_lr
     optimizer.warmup_steps = 0  # steps of linear warm-up; 0: none
     optimizer.warmup_epochs = placeholder(float)  # warmup_steps in epochs; replaces it if set
     optimizer.momentum = 0.9  # momentum of SGD

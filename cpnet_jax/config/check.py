@@ -169,6 +169,11 @@ def _check_optimizer(config: ml_collections.ConfigDict) -> None:
             f"config.batch_size is {config.batch_size}: it must be a multiple of config.optimizer.accumulate, "
             f"{config.optimizer.accumulate}"
         )
+    if config.optimizer.min_lr > config.optimizer.base_lr:
+        raise UserError(
+            f"config.optimizer.min_lr is {config.optimizer.min_lr}: the learning rate falls to it, so it must be at "
+            f"most config.optimizer.base_lr, {config.optimizer.base_lr}"
+        )
 
 
 def _check_parts(config: ml_collections.ConfigDict) -> None:

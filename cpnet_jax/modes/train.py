@@ -331,6 +331,19 @@ def _announcement(experiment: Experiment, start: int) -> str:
     return (
         f"{len(experiment.train_records)} training and {len(experiment.evaluator)} evaluation images; {begins} "
         f"{config.total_steps} steps of {config.batch_size}. The first step compiles, unless it is in the cache."
+        f"{_unfinished_warm_up(config)}"
+    )
+
+
+def _unfinished_warm_up(config: ml_collections.ConfigDict) -> str:
+    """A note if training ends within the warm-up; empty otherwise. It may be a deliberate short try."""
+    steps = config.optimizer.warmup_steps
+    if steps <= config.total_steps:
+        return ""
+    field = "warmup_steps" if config.optimizer.warmup_epochs is None else "warmup_epochs"
+    return (
+        f"\nNote: training ends at step {config.total_steps}, within the warm-up of {steps} steps, so the learning rate "
+        f"never reaches config.optimizer.base_lr. A lower config.optimizer.{field} shortens the warm-up, in a new run."
     )
 
 

@@ -184,6 +184,15 @@ def test_epochs_become_steps():
     assert config.checkpoint_every == load("default").checkpoint_every
 
 
+def test_a_lower_bound_of_the_learning_rate_above_its_start_is_refused():
+    config = load("default")
+    config.optimizer.min_lr = config.optimizer.base_lr
+    check_config(config)
+    config.optimizer.min_lr = 1.0
+    with pytest.raises(UserError, match=r"config\.optimizer\.min_lr is 1\.0: .* config\.optimizer\.base_lr, 0\.02"):
+        check_config(config)
+
+
 def test_class_weights_are_counted_once_the_classes_are_known():
     config = load("folder")
     config.loss.class_weights = (1.0, 2.0)
