@@ -74,7 +74,10 @@ class Programs:
         """The compiled program; waits for it if it was started. Raises what tracing and compiling raise."""
         if name not in self._programs:
             self._programs[name] = future = Future()
-            future.set_result(self._load_or_compile(name, make))
+            try:
+                future.set_result(self._load_or_compile(name, make))
+            except BaseException as error:  # otherwise whoever asks for it next would wait forever
+                future.set_exception(error)
         return self._programs[name].result()
 
     def _load_or_compile(self, name: str, make: Callable[[], Traceable]) -> Any:

@@ -58,6 +58,20 @@ def test_a_program_is_made_once_in_a_process_whether_it_was_started_or_not(tmp_p
     assert make.calls == 2
 
 
+@pytest.mark.parametrize("started", [True, False])
+def test_a_program_that_failed_to_compile_fails_again(started):
+    def fail():
+        raise ValueError("shapes do not match")
+
+    kept = Programs("", {})
+    if started:
+        kept.start("broken", fail)
+    for _ in range(2):
+        asked = background.run(lambda: kept.get("broken", fail))
+        with pytest.raises(ValueError, match="shapes do not match"):
+            asked.result(60)
+
+
 @pytest.mark.parametrize("change", ["config", "name", "user's module", "environment", "jax option", "processor"])
 def test_whatever_a_program_may_depend_on_is_part_of_its_key(first, monkeypatch, change):
     config, name, make = {"lr": 1}, "twice", Make()
