@@ -84,7 +84,7 @@ def _explaining_memory(config: ml_collections.ConfigDict, checkpoints: Checkpoin
             raise
         raise UserError(
             f"the memory of a device is not enough to train on {config.batch_size} images with {jax.device_count()} "
-            f"device(s) ({reason(error).rstrip('.')}): {_less_memory(config, begun=bool(checkpoints.steps()))}"
+            f"device(s) ({reason(error).rstrip('.')}): {_less_memory(config, begun=checkpoints.begun())}"
         ) from error
 
 

@@ -104,6 +104,10 @@ class Checkpoints:
         named = (step for step in self._manager.all_steps() if (self._directory / str(step)).exists())
         return sorted(set(named) - self.damaged.keys())
 
+    def begun(self) -> bool:
+        """Whether there is a checkpoint, complete or being written."""
+        return self._saving is not None or bool(self.steps())
+
     def latest(self) -> int | None:
         return max(self.steps(), default=None)
 

@@ -12,11 +12,11 @@ from cpnet_jax.modes.train import _explaining_memory
 from cpnet_jax.training.checkpoint import Checkpoints
 
 
-def explained(*, steps=(), **fields):
-    """What the program says if its device lacks memory after checkpoints of these steps."""
+def explained(*, begun=False, **fields):
+    """What the program says if its device lacks memory before or after its first checkpoint."""
     config = quickstart.get_config()
     config.update_from_flattened_dict(fields)
-    checkpoints = Mock(spec=Checkpoints, steps=lambda: list(steps))
+    checkpoints = Mock(spec=Checkpoints, begun=lambda: begun)
     with pytest.raises(UserError) as caught, _explaining_memory(config, checkpoints):
         jax.block_until_ready(jnp.zeros(10**15))
     return str(caught.value)
@@ -38,7 +38,7 @@ def test_a_lack_of_memory_is_reported_with_the_fields_that_help():
         {"batch_size": 1},
         {"batch_size": jax.device_count()},
         {"batch_size": 4 * jax.device_count(), "optimizer.accumulate": 4},
-        {"batch_size": 4 * jax.device_count(), "steps": [50]},
+        {"batch_size": 4 * jax.device_count(), "begun": True},
     ],
     ids=["one image", "one image on each device", "one image in each micro-batch", "a run that has begun"],
 )

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+import threading
 from unittest.mock import Mock
 
 import jax.numpy as jnp
 import pytest
 
 from cpnet_jax.runtime import processes
+from cpnet_jax.training import checksums
 from cpnet_jax.training.checkpoint import Checkpoints
 
 
@@ -91,6 +93,18 @@ def test_the_best_step_is_kept_although_its_miou_came_later(tmp_path):
         save(checkpoints, 3, 0.5)
     with Checkpoints(tmp_path) as checkpoints:
         assert not checkpoints.damaged and checkpoints.steps() == [2, 3] and checkpoints.best() == 2
+
+
+def test_a_run_has_begun_while_its_first_checkpoint_is_written(tmp_path, monkeypatch):
+    released, write = threading.Event(), checksums.write
+    monkeypatch.setattr(checksums, "write", lambda *what, **how: released.wait(60) and write(*what, **how))
+    with Checkpoints(tmp_path) as checkpoints:
+        assert not checkpoints.begun()
+        save(checkpoints, 1)
+        assert checkpoints.begun() and checkpoints.steps() == []
+        released.set()
+        checkpoints.finish_saving()
+        assert checkpoints.begun() and checkpoints.steps() == [1]
 
 
 def test_a_damaged_step_that_was_saved_again_is_a_step(tmp_path):
