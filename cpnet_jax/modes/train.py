@@ -342,8 +342,8 @@ def _unfinished_warm_up(config: ml_collections.ConfigDict) -> str:
         return ""
     field = "warmup_steps" if config.optimizer.warmup_epochs is None else "warmup_epochs"
     return (
-        f"\nNote: training ends at step {config.total_steps}, within the warm-up of {steps} steps, so the learning rate "
-        f"never reaches config.optimizer.base_lr. A lower config.optimizer.{field} shortens the warm-up, in a new run."
+        f"\nNote: training ends at step {config.total_steps}, within the warm-up of {steps} steps, so the learning "
+        f"rate never reaches config.optimizer.base_lr. A lower config.optimizer.{field} shortens it, in a new run."
     )
 
 

@@ -14,7 +14,6 @@ from cpnet_jax.training.checkpoint import Checkpoints
 from cpnet_jax.training.monitor import NonFiniteStep
 from cpnet_jax.training.state import TrainState
 
-
 EXPERIMENT = SimpleNamespace(config=quickstart.get_config(), description=dict)
 
 

@@ -28,5 +28,5 @@ def test_any_error_of_one_process_ends_the_others_and_keeps_its_traceback_where_
         processes.on_all(fail)
     assert caught.traceback[-1].name == "fail"
     sent.append(processes._for_others(caught.value))
-    with pytest.raises(UserError, match="process 0 of 1 failed .*a bug"):
+    with pytest.raises(UserError, match=r"process 0 of 1 failed .*a bug"):
         processes.on_all(lambda: None)
