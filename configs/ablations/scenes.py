@@ -13,8 +13,10 @@ seven rows of today's):
     prior_affinity_without_aggregation 75.1 +- 5.1, prior_bce 83.0 +- 0.6, full 83.0 +- 0.6,
     pairs 84.8 +- 0.3, pairs_unsupervised 82.8 +- 0.7
 
-With --config.total_steps=600, means of the seeds 0 and 1 (of none, 0 to 2): none 75.8, prior_unsupervised 88.7,
-psp 88.8, non_local 88.9, pairs_unsupervised 89.1, full 89.3, pairs 90.0.
+With --config.total_steps=600:
+
+    none 75.8 +- 0.6, psp 88.7 +- 0.2, prior_unsupervised 88.8 +- 0.1, non_local 88.9 +- 0.3,
+    pairs_unsupervised 89.1 +- 0.0, full 89.2 +- 0.3, pairs 90.0 +- 0.1
 """
 
 from configs import quickstart
