@@ -10,9 +10,13 @@ import numpy as np
 import pytest
 import random_weights
 
+from configs import default
 from cpnet_jax import losses, sharding
 from cpnet_jax.data.catalog import Dataset
+from cpnet_jax.data.class_matching import match_classes
 from cpnet_jax.data.normalize import normalize
+from cpnet_jax.evaluation.data import EvaluationData
+from cpnet_jax.evaluation.evaluator import Evaluator
 from cpnet_jax.evaluation.window_losses import WindowLosses, compiled_losses, mean_losses
 from cpnet_jax.inference.model import TrainedModel
 from cpnet_jax.inference.network import compiled_network
@@ -73,31 +77,19 @@ def expected(variables, examples):
     return {name: np.mean([float(terms[name]) for terms in found]) for name in found[0]}
 
 
-def means(
-    model,
-    variables,
-    examples,
-    protocol,
-    *,
-    devices,
-    batch_size,
-    canvas_bytes=2**30,
-    windows=True,
-    loss=losses.total_loss,
-):
+def means(model, variables, examples, protocol, *, devices, batch_size, canvas_bytes=2**30):
     mesh = sharding.make_mesh(jax.devices()[:devices])
     network = partial(compiled_network(model, mesh, mean=MEAN, std=STD), sharding.on_mesh(mesh, variables))
-    total = WindowLosses(compiled_losses(loss, mesh), ignore_label=IGNORE)
+    total = WindowLosses(compiled_losses(losses.total_loss, mesh), ignore_label=IGNORE)
 
     def logits(inputs, batch):
         output = network(*inputs)
-        total.add(output, batch, *inputs[1:])
+        total.add(output, batch)
         return output.logits
 
     of_inputs = lambda *inputs: network(*inputs).logits  # noqa: E731
-    trained = TrainedModel(DATASET, CROP, MEAN, STD, of_inputs, any_size=model.takes_any_size)
-    limits = {"batch_size": batch_size, "canvas_bytes": canvas_bytes}
-    predictor = Predictor(trained, mesh, protocol=protocol, windows=windows, **limits)
+    trained = TrainedModel(DATASET, CROP, MEAN, STD, of_inputs)
+    predictor = Predictor(trained, mesh, protocol=protocol, batch_size=batch_size, canvas_bytes=canvas_bytes)
     watched = [classes for _, classes in predictor.classes(examples, logits=logits)]
     for one, other in zip(watched, predictor.classes(examples), strict=True):
         np.testing.assert_array_equal(one, other[1])
@@ -132,11 +124,27 @@ def test_padding_of_a_whole_image_is_in_no_term_of_its_loss(examples):
     variables, loss = variables_of(model), partial(losses.total_loss, mean_over="all")
     apply = jax.jit(partial(model.apply, variables, train=False))
     wanted = [unpadded_terms(apply, loss, example) for example in examples]
-    protocol = Protocol(scales=(1.0, 0.5), flip=True)
-    found = means(model, variables, examples, protocol, devices=8, batch_size=1, windows=False, loss=loss)
+    config = default.get_config()
+    config.update_from_flattened_dict(
+        {
+            **{"data.crop_size": CROP, "data.mean": MEAN, "data.std": STD, "loss.mean_over": "all"},
+            **{"eval.windows": False, "eval.multi_scale": True, "eval.scales": (1.0, 0.5), "eval.pictures": 0},
+        }
+    )
+    data = Decoded(DATASET, "val", examples, DATASET, match_classes(DATASET, DATASET))
+    mesh = sharding.local_mesh()
+    network = partial(compiled_network(model, mesh, mean=MEAN, std=STD), sharding.on_mesh(mesh, variables))
+    found = Evaluator(config, data, any_size=True).validate(network).losses
     assert {"loss", "affinity_unary", "affinity_specificity"} <= found.keys()
     for name, value in found.items():
         np.testing.assert_allclose(value, np.mean([each[name] for each in wanted]), rtol=1e-4, err_msg=name)
+
+
+class Decoded(EvaluationData):
+    """Data whose records are examples."""
+
+    def decode(self, record):
+        return record
 
 
 def unpadded_terms(apply, loss, example):
