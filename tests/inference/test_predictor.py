@@ -187,7 +187,7 @@ def test_a_canvas_cut_into_tiles_gives_the_same(name, windows):
     assert_agrees(predictor, make_images(), expected(PROTOCOLS[name]))
 
 
-def test_a_cpnet_agrees_with_the_reference():
+def test_a_cpnet_agrees_with_the_reference(small_backbone):
     crop, protocol = (32, 48), Protocol(scales=(0.75, 1.5), flip=True)
     logits, images = tiny_cpnet(crop), make_images([(32, 48), (20, 31), (45, 81)])
     predictor = Predictor(trained(logits, crop=crop), make_mesh(8), protocol=protocol, batch_size=1)
@@ -200,7 +200,7 @@ def test_a_cpnet_agrees_with_the_reference():
 def tiny_cpnet(crop):
     model = CPNet(CLASSES, depth=18, prior_size=(crop[0] // 8, crop[1] // 8), channels=16, aux_channels=0)
     shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, *crop, 3)), train=False))
-    variables = random_weights.draw(shapes)
+    variables = random_weights.draw(shapes, seed=1)  # with which it predicts several classes
     return jax.jit(lambda windows: model.apply(variables, normalize(windows, MEAN, STD), train=False).logits)
 
 
@@ -330,7 +330,7 @@ def test_programs_are_compiled_a_few_times_not_once_per_image_size():
 
 @pytest.mark.parametrize("kind", ["classes", "probabilities"])
 def test_other_devices_do_not_run_ahead_of_one_with_a_large_image(kind):
-    sizes, taken = [(400, 500), *[(24, 32)] * 1500], 0
+    sizes, taken = [(150, 200), *[(24, 32)] * 300], 0
 
     def source():
         nonlocal taken
