@@ -5,6 +5,7 @@ Trains on the data that `test_layouts` made in FOLDER, with 4 virtual CPU device
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -81,6 +82,10 @@ def main(folder: str, index: str, count: str, port: str) -> None:
     root = Path(folder)
     out = root / f"process_{index}"
     trainer = Trainer(root)
+    # Gloo gives up if a process reaches the first step 30 seconds after another, as compiling on few cores may make it.
+    (out / "compiled").touch()
+    while not all((root / f"process_{other}" / "compiled").exists() for other in range(int(count))):
+        time.sleep(0.1)
     save_result(out / "straight", trainer.train(root / "two_processes"))
     save_result(out / "resumed", trainer.train(root, resume=root / "two_processes"))
     save_result(out / "from_eight_devices", trainer.train(root, resume=root / "eight_devices"))
