@@ -69,7 +69,7 @@ def total_loss(
             dtype=upsampled_dtype,
             form=upsampled_form,
         )
-        # Labelled pixels are no padding, but all pixels include it.
+        # The mean over all pixels counts padding; that over labelled pixels does not.
         return value / jnp.mean(real, dtype=value.dtype) if real is not None and mean_over == "all" else value
 
     prior_size = output.logits.shape[1:3]

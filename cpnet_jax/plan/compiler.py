@@ -71,7 +71,7 @@ TOOLCHAINS = {
     # compiled for the topology that is passed. No chip is used, so that several processes may load libtpu at once.
     "tpu": Toolchain(
         ("libtpu",),
-        "--mode=plan needs libtpu, TPUs' compiler, which is not installed: pip install 'jax[tpu]' (it needs no TPU)",
+        "--mode=plan needs libtpu, the TPU compiler, which is not installed: pip install 'jax[tpu]' (it needs no TPU)",
         "pip install -U libtpu",
         {
             "JAX_PLATFORMS": "cpu",

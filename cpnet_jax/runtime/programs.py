@@ -76,7 +76,7 @@ class Programs:
             self._programs[name] = future = Future()
             try:
                 future.set_result(self._load_or_compile(name, make))
-            except BaseException as error:  # otherwise whoever asks for it next would wait forever
+            except BaseException as error:  # the next call would wait forever for a future without a result
                 future.set_exception(error)
         return self._programs[name].result()
 

@@ -120,7 +120,7 @@ def test_the_mean_is_that_of_every_window_alone(
 def test_padding_of_a_whole_image_is_in_no_term_of_its_loss(examples):
     examples = examples[1:3]
     model = MODEL.clone(prior_size=None, prior=PriorOptions(kind="pairs", aggregation_kernel=3))
-    # Not the usual mean over labelled pixels, among which there is no padding.
+    # A mean over all pixels would count padding; the default, a mean over labelled pixels, never does.
     variables, loss = variables_of(model), partial(losses.total_loss, mean_over="all")
     apply = jax.jit(partial(model.apply, variables, train=False))
     wanted = [unpadded_terms(apply, loss, example) for example in examples]
