@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +16,9 @@ from cpnet_jax.errors import Stopped, UserError, WriteFailed, shortened
 from cpnet_jax.runtime import background, standard_streams, watchdog
 
 PEER_LOST = 69  # EX_UNAVAILABLE
+# How long a process that failed waits for the others. They end at the same time if they failed alike; if it failed
+# alone, they wait for it.
+SECONDS_TO_LEAVE = 30
 LONGEST_LINE = 4000  # characters
 # Exit status -> meaning, for --help.
 MEANINGS = {
@@ -54,7 +58,10 @@ def run(program: Callable[[], None]) -> NoReturn:
     atexit.register(watchdog.unneeded)  # before JAX registers its exit handler: the first one registered runs last
     try:
         status = _status(program)
+        if status and status != Stopped.exit_status:
+            _leave_soon(1 if isinstance(status, str) else status)
     except Exception:
+        _leave_soon(1)
         if not background.busy():
             raise
         traceback.print_exc()
@@ -102,6 +109,16 @@ def _status(program: Callable[[], None]) -> int | str | None:
             raise
         # A normal exit would wait for the process that died. The watchdog prints the last line.
         os._exit(PEER_LOST)
+
+
+def _leave_soon(status: int) -> None:
+    """Ends a process of several within SECONDS_TO_LEAVE; JAX would wait 300 s for the others."""
+    jax = sys.modules.get("jax")  # a mistake in a flag is reported before JAX is imported
+    if not jax or not jax.distributed.is_initialized():
+        return
+    timer = threading.Timer(SECONDS_TO_LEAVE, at_once, [status])
+    timer.daemon = True
+    timer.start()
 
 
 def at_once(status: int) -> NoReturn:

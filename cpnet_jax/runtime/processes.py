@@ -30,7 +30,8 @@ def is_main_process() -> bool:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether the error came from a collective with a process that died."""
-    return jax.process_count() > 1 and bool(LOST_PEER.search(str(error)))
+    # The number last: JAX starts the devices to count the processes, and waits for all of them.
+    return bool(LOST_PEER.search(str(error))) and jax.process_count() > 1
 
 
 def my_places(count: int) -> range:

@@ -160,6 +160,41 @@ def test_a_process_that_ends_while_it_compiles_does_not_abort_the_others():
         assert status == right, out + err
 
 
+FAIL_ALONE = """
+import sys, threading
+from cpnet_jax.errors import UserError
+from cpnet_jax.runtime import distributed, exit_status
+exit_status.SECONDS_TO_LEAVE = 2
+address, index = sys.argv[1], int(sys.argv[2])
+
+def program():
+    distributed.start(address, 3, index, timeout=300)
+    if index == 1:
+        raise UserError("a mistake")
+    if index == 2:
+        raise KeyError("a defect")
+    print("ready", flush=True)
+    threading.Event().wait()  # as in a collective
+
+exit_status.run(program)
+"""
+
+
+def test_a_process_that_fails_alone_does_not_wait_for_those_that_wait_for_it():
+    address = f"localhost:{free_port()}"
+    waiting, *alone = [start("-c", FAIL_ALONE, address, index) for index in range(3)]
+    try:
+        assert waiting.stdout.readline() == "ready\n"
+        outputs = [process.communicate(timeout=60)[1] for process in alone]
+        assert waiting.poll() is None
+    finally:
+        for process in (waiting, *alone):
+            process.kill()
+            process.communicate()
+    assert [process.returncode for process in alone] == [2, 1]
+    assert "error: a mistake" in outputs[0] and "KeyError: 'a defect'" in outputs[1]
+
+
 TRAIN = """
 import sys
 from contextlib import nullcontext
