@@ -43,12 +43,13 @@ def small_normal(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float3
 
 def _normal(key: jax.Array, shape: tuple[int, ...], std: float, dtype: Any) -> Array:
     """Draws on the host: XLA would compile a generator for every shape, which takes seconds for a ResNet."""
-
-    def draw(seed: Array) -> np.ndarray:
-        return (std * np.random.default_rng(np.asarray(seed)).standard_normal(shape, np.float32)).astype(dtype)
-
     seed = key if jnp.issubdtype(key.dtype, jnp.uint32) else jax.random.key_data(key)
+    draw = partial(_draw, shape, std, dtype)
     return jax.pure_callback(draw, jax.ShapeDtypeStruct(shape, dtype), seed, vmap_method="sequential")
+
+
+def _draw(shape: tuple[int, ...], std: float, dtype: Any, seed: Array) -> np.ndarray:
+    return (std * np.random.default_rng(np.asarray(seed)).standard_normal(shape, np.float32)).astype(dtype)
 
 
 def conv(

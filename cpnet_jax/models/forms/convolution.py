@@ -60,9 +60,7 @@ def conv_general_dilated(
     # Not bfloat16: the forms for CPUs round sums to the dtype of x.
     if x.dtype in (jnp.float32, jnp.float64):
         forms |= _for_cpus(x.shape, kernel.shape, rhs_dilation, feature_group_count)
-    return (
-        by_platform(default=Form(plain, partial(_gradients, plain)), **forms)(x, kernel) if forms else plain(x, kernel)
-    )
+    return by_platform(Form(plain, partial(_gradients, plain)), forms, x, kernel) if forms else plain(x, kernel)
 
 
 def _for_cpus(

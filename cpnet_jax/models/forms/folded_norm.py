@@ -113,8 +113,8 @@ def _covariance(x: Float[Array, "*b c"]) -> tuple[Float[Array, " c"], Float[Arra
 def _gram(x: Float[Array, "*b c"]) -> Float[Array, "c c"]:
     """Sum of x x^T over all positions in float32, of an x that is narrower."""
     # On TPUs as a convolution, the gradient of a 1x1 kernel: a product would copy the images to another layout.
-    form = {"tpu": Form(_gram_by_convolution, _gram_gradient)} if x.ndim == 4 else {}
-    return by_platform(default=Form(_gram_by_product, _gram_gradient), **form)(x)
+    forms = {"tpu": Form(_gram_by_convolution, _gram_gradient)} if x.ndim == 4 else {}
+    return by_platform(Form(_gram_by_product, _gram_gradient), forms, x)
 
 
 def _gram_by_product(x: Float[Array, "*b c"]) -> Float[Array, "c c"]:

@@ -20,10 +20,8 @@ def max_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
     """
     if x.shape[1] % 2 or x.shape[2] % 2:
         return _by_windows(x)
-    return by_platform(
-        cpu=Form(_by_comparisons, partial(_gradient, _by_comparisons)),
-        default=Form(_by_windows, partial(_gradient, _by_windows)),
-    )(x)
+    default, cpu = (Form(value, partial(_gradient, value)) for value in (_by_windows, _by_comparisons))
+    return by_platform(default, {"cpu": cpu}, x)
 
 
 def _gradient(form: Callable[[Array], Array], x: Array, cotangent: Array) -> tuple[Array]:

@@ -1,7 +1,8 @@
 """Choice of form by the platform that a program is compiled for, and by how many images a device has."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -28,27 +29,29 @@ class Form(NamedTuple):
     gradients: Callable[..., tuple[Array, ...]]
 
 
-def by_platform(*, default: Form, **forms: Form) -> Callable[..., Array]:
-    """A function that uses the form named after the platform ("cpu", "tpu") it is compiled for, or else the default.
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def by_platform(default: Form, forms: Mapping[str, Form], *arrays: Array) -> Array:
+    """Computes a function of the arrays in the form of the platform it is compiled for ("cpu", "tpu"), or the default.
 
     Has first derivatives in reverse mode. Value and gradients are chosen separately: if the chosen value were
     differentiated, JAX would store everything that the backward pass of any of the forms needs.
     """
+    values = {platform: form.value for platform, form in forms.items()}
+    return lax.platform_dependent(*arrays, default=default.value, **values)
 
-    @jax.custom_vjp
-    def function(*arrays: Array) -> Array:
-        values = {platform: form.value for platform, form in forms.items()}
-        return lax.platform_dependent(*arrays, default=default.value, **values)
 
-    def forward(*arrays: Array) -> tuple[Array, tuple[Array, ...]]:
-        return function(*arrays), arrays
+def _forward(default: Form, forms: Mapping[str, Form], *arrays: Array) -> tuple[Array, tuple[Array, ...]]:
+    return by_platform(default, forms, *arrays), arrays
 
-    def backward(arrays: tuple[Array, ...], cotangent: Array) -> tuple[Array, ...]:
-        gradients = {platform: form.gradients for platform, form in forms.items()}
-        return lax.platform_dependent(*arrays, cotangent, default=default.gradients, **gradients)
 
-    function.defvjp(forward, backward)
-    return function
+def _backward(
+    default: Form, forms: Mapping[str, Form], arrays: tuple[Array, ...], cotangent: Array
+) -> tuple[Array, ...]:
+    gradients = {platform: form.gradients for platform, form in forms.items()}
+    return lax.platform_dependent(*arrays, cotangent, default=default.gradients, **gradients)
+
+
+by_platform.defvjp(_forward, _backward)
 
 
 def axes_to_divide(batch: Size) -> tuple[str, ...]:

@@ -67,7 +67,7 @@ def test_values_and_gradients_equal_those_of_xla(name, winograd_for_all, monkeyp
     images, kernel, given, has_form = CONVOLUTIONS[name]
     forms = []
     by_platform = convolution.by_platform
-    monkeypatch.setattr(convolution, "by_platform", lambda **given: forms.append(given) or by_platform(**given))
+    monkeypatch.setattr(convolution, "by_platform", lambda *given: forms.append(given) or by_platform(*given))
     given = options(kernel[:2], **given)
     with jax.enable_x64(True):
         arrays = arrays_of(images, kernel)
@@ -143,7 +143,7 @@ def test_a_compiled_program_holds_only_the_chosen_form(devices):
     ]
     plain = partial(jax.lax.conv_general_dilated, **options((7, 7)))
     form = platforms.Form(plain, partial(convolution._gradients, plain))
-    chosen = platforms.by_platform(cpu=form, default=platforms.Form(*map(_negated, form)))
+    chosen = partial(platforms.by_platform, platforms.Form(*map(_negated, form)), {"cpu": form})
     programs = [
         value_and_gradients.trace(function, *placed).lower().compile().as_text() for function in (plain, chosen)
     ]
