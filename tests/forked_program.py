@@ -44,11 +44,14 @@ def run_fork(arguments):
 
 
 if __name__ == "__main__":
+    small = "small" in sys.argv[2:]
+    if small:
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # as in small_main.py
     # A fork must not start with threads or devices: importing makes neither.
     from small_main import use_small_backbone
 
     from cpnet_jax.modes import program, train  # noqa: F401
 
-    if "small" in sys.argv[2:]:
+    if small:
         use_small_backbone()
     Path(sys.argv[1]).write_text(json.dumps([run_fork(arguments) for arguments in json.load(sys.stdin)]))

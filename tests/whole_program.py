@@ -55,7 +55,7 @@ def command(folder, workdir, *overrides, mode="train"):
 
 
 def environment(devices):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     return {"JAX_PLATFORMS": "cpu", **os.environ, "XLA_FLAGS": flags}
 
 

@@ -53,7 +53,7 @@ class Demo:
         self.process = subprocess.Popen(
             # If the tests run in the background, they and their children ignore SIGINT.
             ["env", "--default-signal=INT", *program, "--mode=demo", f"--workdir={workdir}", f"--port={self.port}"],
-            env={**os.environ, "TMPDIR": str(self.uploads), "PYTHONPATH": str(HERE.parents[1]), "XLA_FLAGS": ""},
+            env={**os.environ, "TMPDIR": str(self.uploads), "PYTHONPATH": str(HERE.parents[1])},
             stdout=self.output.open("w"),
             stderr=subprocess.STDOUT,
         )
@@ -251,7 +251,7 @@ def test_it_connects_to_nothing_but_itself_and_ctrl_c_deletes_all_files(workdir,
             f"--workdir={workdir}",
             f"--port={demo.port}",
         ],
-        env={**os.environ, "PYTHONPATH": str(HERE.parents[1]), "XLA_FLAGS": ""},
+        env={**os.environ, "PYTHONPATH": str(HERE.parents[1])},
         capture_output=True,
         text=True,
     )

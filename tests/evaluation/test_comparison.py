@@ -21,7 +21,7 @@ from cpnet_jax.modes.evaluate import evaluate_exported
 from cpnet_jax.modes.export import export_workdir
 from cpnet_jax.runtime import files
 
-pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module", "quick_compilation")
 PICTURES = 3
 FIELDS = {"eval.pictures": PICTURES}
 # Another crop, network and protocol.

@@ -42,7 +42,7 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, *map(str, [*program, *arguments])],
             cwd=ROOT,
-            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", **dict(environment)},
+            env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **dict(environment)},
             stdout=stdout or self._output,
             stderr=self._output,
             umask=umask,

@@ -9,6 +9,8 @@ import pytest
 
 from cpnet_jax.models import CPNet, upsample
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def count(tree):
     return sum(np.prod(leaf.shape, dtype=int) for leaf in jax.tree.leaves(tree))

@@ -1,7 +1,6 @@
 """--mode=eval scores a trained network on any labelled images, by the names of their classes."""
 
 import json
-import os
 from pathlib import Path
 
 import forked_program
@@ -10,6 +9,7 @@ import pytest
 from evaluated_runs import CLASSES, CROP, STEP, config_for, label_of, make, of_run, write
 from raw_data import save
 from small_main import CACHE
+from whole_program import environment
 
 from cpnet_jax import sharding
 from cpnet_jax.config.compiled_fields import compiled_fields
@@ -169,8 +169,7 @@ def test_one_command_evaluates_new_images_and_a_mistake_gets_one_sentence_and_ex
         return [*program, *(f"--config.{field}" for field in fields)]
 
     commands = [command("new"), command("strange"), command("new", "data.crop_size=(64,64)"), command("nowhere")]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-    done, *mistakes = forked_program.run_all(commands, environment, "small")
+    done, *mistakes = forked_program.run_all(commands, environment(devices=1), "small")
     assert done.returncode == 0, done.stderr
     [folder] = run.glob("run/evaluations/new-test-*")
     assert f"{folder}/eval.json holds these figures" in done.stdout

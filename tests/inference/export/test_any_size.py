@@ -17,7 +17,7 @@ from cpnet_jax.inference.export import export_model
 from cpnet_jax.models import PriorOptions, upsample
 from cpnet_jax.modes.predict import predict
 
-pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module", "quick_compilation")
 
 PAIRS = MODEL.clone(prior_size=None, prior=PriorOptions(kind="pairs", aggregation_kernel=3))
 

@@ -37,7 +37,7 @@ from cpnet_jax.inference.export.verify import TOLERANCE
 from cpnet_jax.models import upsample
 from cpnet_jax.modes.predict import predict
 
-pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module", "quick_compilation")
 
 
 @pytest.fixture(scope="module")

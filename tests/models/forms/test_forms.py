@@ -11,6 +11,7 @@ import random_weights
 from cpnet_jax import losses
 from cpnet_jax.models import CPNet, Forms, resnet
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 IMAGES = jnp.asarray(np.random.default_rng(1).normal(size=(2, 32, 32, 3)), jnp.float32)
 
 

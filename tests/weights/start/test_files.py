@@ -11,6 +11,8 @@ from cpnet_jax.weights.convert import to_tensors
 from cpnet_jax.weights.merge import paths
 from cpnet_jax.weights.resize_prior import resize_prior
 
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
+
 
 def write_backbone(path, variables):
     """Writes a backbone in open-mmlab's layout."""

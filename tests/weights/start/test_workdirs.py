@@ -20,6 +20,8 @@ from cpnet_jax.training.state import TrainState
 from cpnet_jax.weights.agreement import unseen
 from cpnet_jax.weights.resize_prior import resize_prior
 
+pytestmark = pytest.mark.usefixtures("small_backbone_in_module")
+
 CLASSIFIERS = ("head/classifier/.*", "aux_head/classifier/.*")
 
 TRAINED_ON = {
