@@ -35,6 +35,11 @@ def by_platform(default: Form, forms: Mapping[str, Form], *arrays: Array) -> Arr
 
     Has first derivatives in reverse mode. Value and gradients are chosen separately: if the chosen value were
     differentiated, JAX would store everything that the backward pass of any of the forms needs.
+
+    Args:
+      default: the form of every other platform.
+      forms: name of a platform -> its form.
+      *arrays: the arguments of the forms.
     """
     values = {platform: form.value for platform, form in forms.items()}
     return lax.platform_dependent(*arrays, default=default.value, **values)
